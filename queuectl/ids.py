@@ -1,0 +1,35 @@
+"""Identifiers: the short ids of jobs, the time-ordered ids of requests, how a lease is written.
+
+A generated job id is one letter for the number of digits and then the digits: `a1` … `a9`, `b10` …
+`b99`, `c100`. So ids sort in order of arrival, stay short, and no generated id is the prefix of
+another, which matters where people shorten ids.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def job_id_of(seq: int) -> str:
+    """The generated id of the job with this sequence number (from 1)."""
+    digits = str(seq)
+    return chr(ord("a") + len(digits) - 1) + digits
+
+
+def new_request_id() -> str:
+    """A time-ordered request id: 48 bits of milliseconds and 80 random bits, as UUIDv7 (RFC 9562), in 26 letters."""
+    number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def lease_text(lease: int) -> str:
+    """A lease id as people and environments see it: 16 hex digits."""
+    return f"{lease:016x}"

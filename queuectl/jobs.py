@@ -1,0 +1,202 @@
+"""What a job is: its states, the outcomes of its attempts, and the specification a user hands over.
+
+`parse_job` is the one door for jobs from outside: the command line uses it on what people type, the
+broker on what arrives by wire, so both refuse the same things in the same words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from queuectl.errors import BadJob
+from queuectl.ids import JOB_ID, QUEUE_NAME
+from queuectl.suggest import did_you_mean
+from queuectl.times import parse_rfc3339
+
+COMMAND_BYTES_MAX = 128 * 1024 - 1  # one argument of execve holds 128 KiB with its end mark (MAX_ARG_STRLEN)
+ENV_BYTES_MAX = 128 * 1024  # all of a job's env; leaves room beside the worker's own under ARG_MAX
+PRIORITY_MAX = 1_000_000
+SECONDS_MAX = 10 * 365 * 86400.0
+DEFAULT_QUEUE = "default"
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class JobState(StrEnum):
+    """Where a job stands. The same words in the store, on the wire, on the command line and in the logs."""
+
+    PENDING = "pending"  # waiting for a worker, or for its time
+    PROCESSING = "processing"  # leased to a worker
+    COMPLETED = "completed"  # exit 0
+    FAILED = "failed"  # failed, waiting for its retry
+    DEAD = "dead"  # in the dead letter queue
+    CANCELLED = "cancelled"  # stopped by a person
+
+
+TERMINAL = frozenset({JobState.COMPLETED, JobState.DEAD, JobState.CANCELLED})
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETED = "completed"  # exit 0
+    EXIT = "exit"  # any other exit code
+    SIGNAL = "signal"  # killed by a signal
+    TIMEOUT = "timeout"  # ran longer than its timeout; the tree was killed
+    CANCELLED = "cancelled"  # killed because the job was cancelled
+    LOST = "lost"  # its worker died or was not heard of for longer than a lease
+    RELEASED = "released"  # given back by the worker: costs nothing
+    SPAWN_ERROR = "spawn_error"  # the command could not be started
+    EXPIRED = "expired"  # its time was over before it started
+
+
+class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A job as it is handed over. Only `command` is required; what is left out takes the queue's settings."""
+
+    command: str
+    id: str | None = None
+    queue: str | None = None
+    priority: int = 0  # higher runs first
+    max_retries: int | None = None  # attempts the job gets, the first one included
+    backoff_base: float | None = None  # the n-th retry waits backoff_base ** n seconds
+    backoff_max: float | None = None  # seconds
+    backoff_jitter: str | None = None  # none | full | equal
+    timeout: float | None = None  # seconds, for each attempt
+    delay: float | None = None  # seconds from the broker's receipt
+    run_at: str | None = None  # RFC 3339
+    env: dict[str, str] | None = None
+    cwd: str | None = None
+    keep_children: bool = False  # leave alone what the command left running
+    output_limit: int | None = None  # bytes kept of each stream of each attempt
+
+
+JITTERS = ("none", "full", "equal")
+_FIELDS = tuple(JobSpec.__struct_fields__)
+_TYPE_WORDS = {
+    "str": "text",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "null": "null",
+    "array": "a list",
+}
+
+
+def parse_job(fields: Any) -> JobSpec:
+    """Validate one job given as a mapping (from JSON or msgpack). Raises BadJob naming the field and the mend."""
+    if not isinstance(fields, Mapping):
+        raise BadJob("a job is an object with at least a command", hint='write {"command": "echo hello"}')
+    _refuse_unknown(fields)
+    try:
+        spec = msgspec.convert(fields, JobSpec)
+    except msgspec.ValidationError as error:
+        raise BadJob(_plain(str(error))) from None
+    check_job(spec)
+    return spec
+
+
+def check_job(spec: JobSpec) -> None:
+    """Check what types cannot say: lengths, ranges, characters. Raises BadJob."""
+    _check_command(spec.command)
+    if spec.id is not None and not JOB_ID.fullmatch(spec.id):
+        raise BadJob(f"id: {spec.id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
+    if spec.queue is not None and not QUEUE_NAME.fullmatch(spec.queue):
+        raise BadJob(f"queue: {spec.queue[:80]!r} is not a queue name", hint="1 to 64 of A-Z a-z 0-9 . _ -")
+    if abs(spec.priority) > PRIORITY_MAX:
+        raise BadJob(f"priority: must be within ±{PRIORITY_MAX}")
+    for name, low, high in _RANGES:
+        _check_range(name, getattr(spec, name), low, high)
+    if spec.timeout == 0:
+        raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
+    if spec.backoff_jitter is not None and spec.backoff_jitter not in JITTERS:
+        raise BadJob(f"backoff_jitter: must be one of {', '.join(JITTERS)}")
+    if spec.delay is not None and spec.run_at is not None:
+        raise BadJob("delay and run_at exclude each other")
+    if spec.run_at is not None:
+        _check_run_at(spec.run_at)
+    if spec.cwd is not None and ("\0" in spec.cwd or not spec.cwd.startswith("/")):
+        raise BadJob("cwd: must be an absolute path", hint="the job may run on another machine than yours")
+    if spec.env is not None:
+        _check_env(spec.env)
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_retries", 0, 1_000_000),
+    ("backoff_base", 0, 1_000_000),
+    ("backoff_max", 0, SECONDS_MAX),
+    ("timeout", 0, SECONDS_MAX),
+    ("delay", 0, SECONDS_MAX),
+    ("output_limit", 0, 64 * 2**20),
+)
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {value:g}")
+
+
+def _check_command(command: str) -> None:
+    if not command.strip():
+        raise BadJob("command: is empty")
+    if "\0" in command:
+        raise BadJob("command: contains a NUL character")
+    try:
+        size = len(command.encode())
+    except UnicodeEncodeError:
+        raise BadJob("command: is not valid UTF-8", hint="put it into a script and enqueue the script") from None
+    if size > COMMAND_BYTES_MAX:
+        raise BadJob(
+            f"command: has {size} bytes, the system takes {COMMAND_BYTES_MAX} (128 KiB)",
+            hint="put it into a script and enqueue the script",
+        )
+
+
+def _check_run_at(text: str) -> None:
+    try:
+        parse_rfc3339(text)
+    except (ValueError, OverflowError) as error:
+        raise BadJob(f"run_at: {error}") from None
+
+
+def _check_env(env: dict[str, str]) -> None:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise BadJob(f"env: {name[:80]!r} is not a variable name", hint="A-Z a-z 0-9 _, not starting with a digit")
+        if name.startswith("QUEUECTL_"):
+            raise BadJob(f"env: {name}: names that start with QUEUECTL_ are set by queuectl itself")
+        if "\0" in value:
+            raise BadJob(f"env: {name} contains a NUL character")
+    try:
+        size = sum(len(name) + len(value.encode()) + 2 for name, value in env.items())
+    except UnicodeEncodeError:
+        raise BadJob("env: is not valid UTF-8") from None
+    if size > ENV_BYTES_MAX:
+        raise BadJob(f"env: has {size} bytes, the limit is {ENV_BYTES_MAX}")
+
+
+def _refuse_unknown(fields: Mapping[Any, Any]) -> None:
+    for name in fields:
+        if name not in _FIELDS:
+            word = str(name)[:80]
+            raise BadJob(f"unknown field '{word}'", hint=did_you_mean(word, _FIELDS) or f"known: {', '.join(_FIELDS)}")
+
+
+def _plain(text: str) -> str:
+    """msgspec's message in our words: ``Expected `int`, got `str` - at `$.timeout` `` → `timeout: expected …`."""
+    match = re.match(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?([^`]*)`)?", text)
+    if match:
+        kinds = [word.strip() for word in match[1].split("|") if "null" not in word]
+        wanted = " or ".join(_TYPE_WORDS.get(kind, kind) for kind in kinds)
+        where = f"{match[3]}: " if match[3] else ""
+        return f"{where}expected {wanted}, got {_TYPE_WORDS.get(match[2], match[2])}"
+    match = re.match(r"Object missing required field `([^`]+)`", text)
+    if match:
+        return f"{match[1]}: is missing"
+    return text.replace("`", "'")

@@ -1,0 +1,265 @@
+"""What broker and worker say to each other: one struct a message, one union a direction.
+
+Every message is a msgpack array that starts with its name. After WELCOME every message of either side
+carries the session number, because ZeroMQ reconnects silently and what was meant for an older session
+may surface in a newer one. docs/protocol.md tells the rules; the fields are said here.
+
+A lease id is a random 63-bit integer. Held leases are named in every heartbeat, and the broker answers
+with what to drop: so a lost push, a lost cancel and a zombie heal by themselves (anti-entropy).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+LeaseId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=256)]
+Boot = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+CHUNK_BYTES_MAX = 64 * 1024
+Chunk = Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)]
+Stream = Annotated[int, Meta(ge=1, le=2)]  # 1 stdout, 2 stderr
+STDOUT, STDERR = 1, 2
+
+
+class _Message(msgspec.Struct, array_like=True, frozen=True):
+    pass
+
+
+# --- worker → broker ---------------------------------------------------------------------------
+
+
+class Held(_Message, frozen=True):
+    """A lease that a worker still has: its job is queued, running, or done and not yet recorded."""
+
+    lease: LeaseId
+    job: Text
+    attempt: Count
+    done: bool
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """First message on a new socket, repeated each second until WELCOME or REFUSE; idempotent for one boot."""
+
+    version_min: Count
+    version_max: Count
+    boot: Boot  # random per process start; leases belong to it
+    home: Text  # which worker home on that host
+    host: Text
+    pid: Count
+    slots: Annotated[int, Meta(ge=0, le=4096)]
+    queues: list[Text]  # empty: all queues
+    software: Text  # version of queuectl
+    draining: bool
+    held: list[Held]
+    broker: Text  # id of the broker that its held leases come from; "" if none
+
+
+class Beat(_Message, frozen=True, tag="beat"):
+    """Sign of life, every heartbeat: renews exactly the leases it names."""
+
+    session: Count
+    n: Count  # number of this beat in the session
+    received: Count  # highest push sequence number seen in this session
+    held: list[LeaseId]  # queued or running
+    done: list[LeaseId]  # finished, result not yet recorded
+    draining: bool
+
+
+class Result(_Message, frozen=True):
+    """How an attempt ended. Sent again until the broker says `recorded` or `stale`."""
+
+    lease: LeaseId
+    job: Text
+    attempt: Count
+    outcome: Text  # a word of queuectl.jobs.Outcome
+    exit_code: int | None
+    signal: int | None
+    started_at_ms: Count  # worker's clock
+    duration_ms: Count
+    stdout_bytes: Count  # all that the command wrote, kept or not
+    stderr_bytes: Count
+    last_line: Annotated[str, Meta(max_length=512)]  # of stderr, or of stdout if stderr is empty
+    note: Annotated[str, Meta(max_length=512)]  # in words: spawn error, what was left running …
+
+
+class Results(_Message, frozen=True, tag="results"):
+    """Results of one or more attempts."""
+
+    session: Count
+    results: Annotated[list[Result], Meta(max_length=1000)]
+
+
+class Piece(_Message, frozen=True):
+    """A piece of output. `offset` counts all bytes the command wrote to the stream; a jump is a gap of that size."""
+
+    lease: LeaseId
+    job: Text
+    attempt: Count
+    stream: Stream
+    offset: Count
+    data: Chunk
+
+
+class Output(_Message, frozen=True, tag="output"):
+    """Pieces of output, within the byte credit of the session."""
+
+    session: Count
+    pieces: Annotated[list[Piece], Meta(max_length=1000)]
+
+
+class Returned(_Message, frozen=True):
+    """A lease given back before the job had run to an end; costs the job nothing unless `lost`."""
+
+    lease: LeaseId
+    reason: Text  # draining | busy | stopped | worker_fault | lost
+
+
+class Release(_Message, frozen=True, tag="release"):
+    """Leases given back: the jobs are pending again at once."""
+
+    session: Count
+    leases: Annotated[list[Returned], Meta(max_length=10_000)]
+
+
+class Gone(_Message, frozen=True, tag="gone"):
+    """Boots of this worker's home that are dead and whose processes are gone: their leases are lost now."""
+
+    session: Count
+    boots: Annotated[list[Boot], Meta(max_length=1000)]
+
+
+class Bye(_Message, frozen=True, tag="bye"):
+    """The worker leaves; it holds no lease any more."""
+
+    session: Count
+
+
+ToBroker = Hello | Beat | Results | Output | Release | Gone | Bye
+
+
+# --- broker → worker ---------------------------------------------------------------------------
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """The session begins. `keep` and `drop` answer the held leases of HELLO: drop = kill and forget."""
+
+    session: Count
+    version: Count
+    broker: Text  # id of the database; results are bound to it
+    epoch: Count  # grows with every start of the broker
+    heartbeat_ms: Count
+    silence_ms: Count  # hear nothing for so long: close the socket and connect anew
+    window_bytes: Count  # output credit of the session
+    worker: Text  # the name this worker goes by, for people
+    keep: list[LeaseId]
+    drop: list[LeaseId]
+
+
+class Refuse(_Message, frozen=True, tag="refuse"):
+    """No session: the reason, and after how long to try again (0: do not)."""
+
+    code: Text
+    text: Text
+    retry_ms: Count
+
+
+class Who(_Message, frozen=True, tag="who"):
+    """Answer to anything from an unknown session: say HELLO."""
+
+
+class Grant(_Message, frozen=True):
+    """The right to run one attempt of one job."""
+
+    lease: LeaseId
+    job: Text
+    attempt: Count
+    max_retries: Count
+    queue: Text
+    command: str
+    env: dict[str, str] | None
+    cwd: str | None
+    timeout_ms: Count | None
+    output_limit: Count
+    keep_children: bool
+
+
+class Push(_Message, frozen=True, tag="push"):
+    """Leases, sent after the transaction that they stand in; `seq` numbers the pushes of a session from 1."""
+
+    session: Count
+    seq: Count
+    grants: list[Grant]
+
+
+class Echo(_Message, frozen=True, tag="echo"):
+    """Answer to a heartbeat. `drop`: leases that are not this worker's any more: kill and forget."""
+
+    session: Count
+    n: Count
+    heartbeat_ms: Count
+    drop: list[LeaseId]
+
+
+class Verdict(_Message, frozen=True):
+    """What became of a result: `recorded` (also when it had been before) or `stale`; either way it is settled."""
+
+    lease: LeaseId
+    verdict: Text
+
+
+class Recorded(_Message, frozen=True, tag="recorded"):
+    """Verdicts on results, sent after COMMIT: the worker forgets them."""
+
+    session: Count
+    verdicts: list[Verdict]
+
+
+class Taken(_Message, frozen=True):
+    """All of this stream below `upto` is stored, or will never be wanted."""
+
+    lease: LeaseId
+    stream: Stream
+    upto: Count
+
+
+class Took(_Message, frozen=True, tag="took"):
+    """Output credit comes back, sent after COMMIT."""
+
+    session: Count
+    taken: list[Taken]
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """Kill these jobs' trees (TERM, grace, KILL) and report the outcome `cancelled`."""
+
+    session: Count
+    leases: list[LeaseId]
+    grace_ms: Count
+
+
+class Stop(_Message, frozen=True, tag="stop"):
+    """Take nothing new and end when all is done; `now`: kill the jobs and give them back first."""
+
+    session: Count
+    now: bool
+
+
+class ByeOk(_Message, frozen=True, tag="bye_ok"):
+    """The broker has let the worker go."""
+
+    session: Count
+
+
+ToWorker = Welcome | Refuse | Who | Push | Echo | Recorded | Took | Cancel | Stop | ByeOk
+
+
+def _by_name(union: Any) -> dict[str, Any]:
+    return {kind.__struct_config__.tag: kind for kind in get_args(union)}
+
+
+TO_BROKER: dict[str, type[ToBroker]] = _by_name(ToBroker)
+TO_WORKER: dict[str, type[ToWorker]] = _by_name(ToWorker)

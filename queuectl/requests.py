@@ -1,0 +1,158 @@
+"""What a client asks of the broker: one struct of arguments an operation, one table of operations.
+
+A request is a msgpack map `{"v": 1, "id": …, "op": …, "args": {…}}`, a reply `{"v": 1, "id": …, "ok": …}`
+or `{"v": 1, "id": …, "error": {…}}`: easy to write from any language with a plain REQ socket. The id of a
+changing request makes it safe to repeat: the broker stores the reply with the effect for 24 hours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+JOBS_PER_REQUEST_MAX = 1000
+ROWS_PER_REPLY_MAX = 500
+
+RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern="^[A-Za-z0-9._:-]*$")]
+IdText = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The envelope of every request."""
+
+    v: int
+    id: RequestIdField
+    op: Annotated[str, Meta(max_length=64)]
+    args: dict[str, Any] = {}
+
+
+class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class Ping(_Args, frozen=True):
+    """Is the broker there? → `{broker, version, pid, epoch, data_dir}`."""
+
+
+class Enqueue(_Args, frozen=True):
+    """Store jobs (each is a JobSpec). → `{ids: [id | null], errors: [{index, code, message, …}]}`."""
+
+    jobs: Annotated[list[Any], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]
+
+
+class Job(_Args, frozen=True):
+    """One job by id or unique prefix. → `{job, history}`."""
+
+    id: IdText
+    state: str | None = None  # refuse unless it is in this state
+
+
+class Output(_Args, frozen=True):
+    """Kept output of one attempt, in slices. → `{segments: [[stream, offset, bytes]], totals, next, finished}`.
+
+    `cursor` is the `next` of the reply before; null there means that this was all there is now.
+    """
+
+    id: IdText
+    attempt: Annotated[int, Meta(ge=1)] | None = None  # default: the latest
+    stream: Annotated[int, Meta(ge=1, le=2)] | None = None  # default: both
+    cursor: list[int] | None = None
+    tail_bytes: Annotated[int, Meta(ge=0)] | None = None  # only the last so many bytes of each stream
+
+
+class List(_Args, frozen=True):
+    """Jobs, newest first, in slices. → `{jobs, next, counted}`; ask again with `cursor` = `next` until it is null."""
+
+    state: str | None = None
+    queue: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 50
+    cursor: int | None = None
+
+
+class Status(_Args, frozen=True):
+    """The broker, its workers and the number of jobs in each state. → `{broker, workers, jobs, …}`."""
+
+
+class DlqRetry(_Args, frozen=True):
+    """Dead jobs back to pending with a fresh budget. → `{ids, next}`.
+
+    Either `ids`, or `all` in slices: ask again with `cursor` = `next` until it is null.
+    """
+
+    ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
+    all: bool = False
+    cursor: int | None = None
+
+
+class DlqPurge(DlqRetry, frozen=True):
+    """Delete dead jobs with their history and output. → `{ids, next}`."""
+
+
+class ConfigShow(_Args, frozen=True):
+    """The queue-wide settings. → `{settings, changed, data_dir}`."""
+
+
+class ConfigSet(_Args, frozen=True):
+    """Change one setting, for new jobs. → `{key, value, before, per_job}`."""
+
+    key: Annotated[str, Meta(max_length=64)]
+    value: str | int | float | None
+
+
+class ConfigUnset(_Args, frozen=True):
+    """Back to the default. → `{key, value, before, per_job}`."""
+
+    key: Annotated[str, Meta(max_length=64)]
+
+
+class WorkerStop(_Args, frozen=True):
+    """Tell workers to stop (all if none is named). → `{workers: [id]}`; `wait` tells when they are gone."""
+
+    workers: list[IdText] = []
+    now: bool = False
+
+
+class Wait(_Args, frozen=True):
+    """A held reply: answered when the condition holds, or after `timeout_ms`. → `{done, …}`.
+
+    Exactly one of: `jobs` (all of them terminal), `empty` (no job pending, processing or failed),
+    `workers` (none of them connected).
+    """
+
+    jobs: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] | None = None
+    empty: bool = False
+    workers: list[IdText] | None = None
+    timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 10_000
+
+
+class Shutdown(_Args, frozen=True):
+    """Stop the broker; workers and their jobs go on. → `{pid, held}` (jobs that workers hold)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: the type of its arguments, and whether it changes the store (then its reply is stored)."""
+
+    args: type[msgspec.Struct]
+    changes: bool = False
+
+
+OPS: dict[str, Op] = {
+    "ping": Op(Ping),
+    "enqueue": Op(Enqueue, changes=True),
+    "job": Op(Job),
+    "output": Op(Output),
+    "list": Op(List),
+    "status": Op(Status),
+    "dlq_retry": Op(DlqRetry, changes=True),
+    "dlq_purge": Op(DlqPurge, changes=True),
+    "config_show": Op(ConfigShow),
+    "config_set": Op(ConfigSet, changes=True),
+    "config_unset": Op(ConfigUnset, changes=True),
+    "worker_stop": Op(WorkerStop),
+    "wait": Op(Wait),
+    "shutdown": Op(Shutdown),
+}
