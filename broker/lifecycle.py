@@ -1,0 +1,111 @@
+"""The life of a job: every change of state, in one table, and the decisions that choose among them.
+
+This is the only file that says how a job may go from one state to another. The drawing in
+ARCHITECTURE.md is checked against TRANSITIONS. Decisions are values: they never act, and time and
+randomness are arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker.backoff import backoff_ms
+from queuectl.jobs import JobState, Outcome
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    LEASE = "lease"  # a worker gets it
+    COMPLETE = "complete"  # its command exited 0
+    RETRY = "retry"  # its attempt failed, and the budget has room
+    BURY = "bury"  # attempts or losses are used up
+    RETURN = "return"  # its lease was lost or given back
+    ADOPT = "adopt"  # the lost worker is back, and nobody else has the job
+    REVIVE = "revive"  # dlq retry
+    CANCEL = "cancel"  # a person stops it
+
+
+_P, _R, _C, _F, _D, _X = (
+    JobState.PENDING,
+    JobState.PROCESSING,
+    JobState.COMPLETED,
+    JobState.FAILED,
+    JobState.DEAD,
+    JobState.CANCELLED,
+)
+
+TRANSITIONS: dict[tuple[JobState, Event], JobState] = {
+    (_P, Event.LEASE): _R,
+    (_P, Event.ADOPT): _R,
+    (_P, Event.CANCEL): _X,
+    (_R, Event.COMPLETE): _C,
+    (_R, Event.RETRY): _F,
+    (_R, Event.BURY): _D,
+    (_R, Event.RETURN): _P,
+    (_R, Event.CANCEL): _X,
+    (_F, Event.LEASE): _R,
+    (_F, Event.CANCEL): _X,
+    (_D, Event.REVIVE): _P,
+}
+
+
+def after(state: JobState, event: Event) -> JobState:
+    """The state that an event leads to. A move that is not in the table is a bug: AssertionError."""
+    following = TRANSITIONS.get((state, event))
+    assert following is not None, f"a {state} job cannot {event}"
+    return following
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What was copied into the job at enqueue."""
+
+    max_retries: int
+    backoff_base: float
+    backoff_max: float  # seconds
+    backoff_jitter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a job whose attempt is over."""
+
+    event: Event
+    attempts: int
+    losses: int
+    delay_ms: int = 0  # until the next run, for RETRY
+    reason: str | None = None
+    alone: bool = False  # to run beside no other suspected job
+
+
+ALONE_FROM_LOSSES = 2
+
+
+def decide_outcome(outcome: Outcome, policy: Policy, *, attempts: int, losses: int, chance: float) -> Decision:
+    """What becomes of a job whose worker reported this outcome. `chance` is a random number in [0, 1)."""
+    if outcome is Outcome.COMPLETED:
+        return Decision(Event.COMPLETE, attempts, losses)
+    if outcome is Outcome.CANCELLED:
+        return Decision(Event.CANCEL, attempts, losses, reason=outcome.value)
+    attempts += 1
+    if attempts < policy.max_retries:
+        delay_ms = backoff_ms(attempts, policy, chance)
+        return Decision(Event.RETRY, attempts, losses, delay_ms=delay_ms, reason=outcome.value)
+    return Decision(Event.BURY, attempts, losses, reason=outcome.value)
+
+
+def decide_loss(*, held_slot: bool, attempts: int, losses: int, max_losses: int) -> Decision:
+    """What becomes of a job whose worker is lost. A lease that never held a slot costs nothing."""
+    if not held_slot:
+        return Decision(Event.RETURN, attempts, losses, alone=losses >= ALONE_FROM_LOSSES)
+    losses += 1
+    if losses >= max_losses:
+        return Decision(Event.BURY, attempts, losses, reason="poison")
+    return Decision(Event.RETURN, attempts, losses, reason="lost", alone=losses >= ALONE_FROM_LOSSES)
+
+
+def decide_return(*, attempts: int, losses: int) -> Decision:
+    """What becomes of a job that was given back: nothing is counted."""
+    return Decision(Event.RETURN, attempts, losses, alone=losses >= ALONE_FROM_LOSSES)

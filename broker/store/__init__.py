@@ -1,0 +1,63 @@
+"""The store: every SQL statement of the program. It is the truth; the core's memory only mirrors it.
+
+Verbs work on sets and never commit: one turn of the loop is one transaction. Nothing outside this room
+knows that it is SQLite.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.store.connection import CHECKPOINT_BYTES, Connection, StoreFull, StoreRefused, open_connection
+from broker.store.history import History
+from broker.store.jobs import Jobs
+from broker.store.ledger import Ledger
+
+__all__ = ["Store", "StoreFull", "StoreRefused", "open_store"]
+
+
+class Store:
+    """Jobs, their history, and the broker's books, over one connection and within one transaction at a time."""
+
+    def __init__(self, connection: Connection):
+        self._db = connection
+        self.jobs = Jobs(connection)
+        self.history = History(connection)
+        self.ledger = Ledger(connection)
+
+    def begin(self) -> None:
+        """Begin the transaction of a turn."""
+        self._db.begin()
+
+    def commit(self) -> None:
+        """Make the turn durable; only then may anybody hear of it."""
+        self._db.commit()
+
+    def rollback(self) -> None:
+        """Void the turn."""
+        self._db.rollback()
+
+    def tidy(self) -> bool:
+        """Between turns: copy a long write-ahead log into the database file. True if it did."""
+        if self._db.wal_bytes() < CHECKPOINT_BYTES:
+            return False
+        self._db.checkpoint()
+        return True
+
+    def check(self) -> list[str]:
+        """What SQLite's quick check finds wrong; empty if all is well."""
+        found = [str(row[0]) for row in self._db.query("PRAGMA quick_check")]
+        return [] if found == ["ok"] else found
+
+    def close(self) -> None:
+        """Close for good."""
+        self._db.close()
+
+    def abandon(self) -> None:
+        """Let go as a crash would, without another write."""
+        self._db.abandon()
+
+
+def open_store(path: Path | str, *, create: bool = True) -> Store:
+    """Open the database, making it where it is new. Raises DatabaseRefused."""
+    return Store(open_connection(path, create=create))

@@ -1,0 +1,192 @@
+"""The one connection to the database: opening, migrating, transactions, and what its errors mean.
+
+One process, one connection, one thread (SQLite's howtocorrupt and WAL pages say why). `synchronous=FULL`:
+when `commit` returns, the transaction is on disk. EXCLUSIVE locking keeps everybody else out and needs no
+shared memory file. Any error voids the whole transaction: after a full disk SQLite may have rolled back by
+itself, and a statement after that would commit alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from queuectl.errors import DatabaseRefused, QueuectlError, StorageFailed
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x5143544C  # "QCTL"
+SCHEMA_VERSION = 1
+CHECKPOINT_BYTES = 8 * 2**20  # a WAL larger than this is copied into the database file between two turns
+
+_PRAGMAS = (
+    "locking_mode = EXCLUSIVE",  # before the first access to the WAL
+    "synchronous = FULL",
+    "wal_autocheckpoint = 0",  # the loop does it, after the replies are sent
+    "journal_size_limit = 67108864",
+    "cache_size = -32768",
+    "mmap_size = 0",  # an I/O error must be an error, not SIGBUS
+    "temp_store = MEMORY",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+)
+
+
+class StoreFull(QueuectlError):
+    """The disk of the database is full."""
+
+    code = "store_full"
+    retryable = True
+
+
+class StoreRefused(QueuectlError):
+    """A statement broke a rule of the schema: a bug, and only the batch with the offender is void."""
+
+    code = "store_refused"
+
+
+class Connection:
+    """A thin port to SQLite: run, run_many, query, begin, commit, rollback. Tests may put another under the same SQL."""
+
+    def __init__(self, path: Path | str):
+        self.path = str(path)
+        self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=256, timeout=0)
+        self._wal = Path(self.path + "-wal") if self.path != ":memory:" else None
+
+    def close(self) -> None:
+        """Copy the WAL into the file and let go of the database."""
+        self._guard(lambda: self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        self._db.close()
+
+    def abandon(self) -> None:
+        """Let go without touching the disk again, as a crash would."""
+        self._db.close()
+
+    def begin(self) -> None:
+        self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
+
+    def commit(self) -> None:
+        """Make the transaction durable. Raises StorageFailed if the disk may have lost it: then say nothing and stop."""
+        if not self._db.in_transaction:
+            raise StorageFailed("the transaction was gone before its commit")
+        self._guard(lambda: self._db.execute("COMMIT"))
+
+    def rollback(self) -> None:
+        """Void the transaction; nothing happens if SQLite has done so already."""
+        if self._db.in_transaction:
+            self._guard(lambda: self._db.execute("ROLLBACK"))
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; the number of rows it changed."""
+        return self._guard(lambda: self._db.execute(sql, parameters).rowcount)
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each row; the number of rows changed in all."""
+        return self._guard(lambda: self._db.executemany(sql, rows).rowcount)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a question; no cursor stays open, it would pin the WAL."""
+        return self._guard(lambda: self._db.execute(sql, parameters).fetchall())
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        try:
+            return self._wal.stat().st_size if self._wal else 0
+        except FileNotFoundError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Copy the WAL into the database file, so that the next transaction starts it anew."""
+        self._guard(lambda: self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+
+    def _guard(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except sqlite3.Error as error:
+            raise _meaning(error) from error
+
+
+def _meaning(error: sqlite3.Error) -> QueuectlError:
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    if name == "SQLITE_ERROR" or not isinstance(error, sqlite3.OperationalError | sqlite3.InternalError):
+        if type(error) is not sqlite3.DatabaseError:  # that one is corruption, or not a database at all
+            return StoreRefused(f"{name}: {error}")
+    if name == "SQLITE_FULL":
+        return StoreFull(f"{name}: {error}")
+    return StorageFailed(f"{name}: {error}")
+
+
+def open_connection(path: Path | str, *, create: bool) -> Connection:
+    """Open and, where it is new, make the database. Raises DatabaseRefused for a foreign, newer or missing one."""
+    if not create and not Path(path).exists():
+        raise DatabaseRefused(f"there is no database at {path}")
+    connection = Connection(path)
+    try:
+        _prepare(connection)
+    except StorageFailed as error:
+        connection.abandon()
+        raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
+    except BaseException:
+        connection.abandon()
+        raise
+    return connection
+
+
+def _prepare(connection: Connection) -> None:
+    fresh = connection.query("PRAGMA schema_version") == [(0,)]
+    if fresh:
+        connection.query("PRAGMA auto_vacuum = INCREMENTAL")
+    for pragma in _PRAGMAS:
+        connection.query(f"PRAGMA {pragma}")
+    if connection.path != ":memory:" and connection.query("PRAGMA journal_mode = WAL") != [("wal",)]:
+        raise DatabaseRefused(f"{connection.path}: the file system does not take a write-ahead log")
+    if not fresh:
+        _refuse_foreign(connection)
+    migrate(connection)
+
+
+def _refuse_foreign(connection: Connection) -> None:
+    [(application,)] = connection.query("PRAGMA application_id")
+    [(version,)] = connection.query("PRAGMA user_version")
+    if application != APPLICATION_ID:
+        raise DatabaseRefused(f"{connection.path} is a database, but not one of queuectl")
+    if version > SCHEMA_VERSION:
+        raise DatabaseRefused(
+            f"{connection.path} was written by a newer queuectl (schema {version}, this one knows {SCHEMA_VERSION})",
+            hint="run the newer version, or point data_dir at another directory",
+        )
+
+
+def _create(connection: Connection) -> None:
+    schema = (Path(__file__).parent / "schema.sql").read_text()
+    for statement in _statements(schema):
+        connection.run(statement)
+
+
+def _statements(script: str) -> Iterable[str]:
+    text = ""
+    for line in script.splitlines(keepends=True):
+        text += line
+        if sqlite3.complete_statement(text):
+            yield text
+            text = ""
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)  # the n-th leads from version n to n + 1
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to SCHEMA_VERSION, each step in its own transaction; forward only."""
+    [(version,)] = connection.query("PRAGMA user_version")
+    for number in range(version, SCHEMA_VERSION):
+        connection.begin()
+        MIGRATIONS[number](connection)
+        connection.query(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.query(f"PRAGMA user_version = {number + 1}")
+        connection.commit()

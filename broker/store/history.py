@@ -1,0 +1,147 @@
+"""What became of attempts: one row each, and the output that is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from broker.store.connection import Connection
+from broker.store.rows import AttemptRow
+
+INSERT_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# Takes back the record of a loss when the lost worker is back in time.
+DELETE_LOSS = "DELETE FROM attempt WHERE seq = ? AND attempt = ? AND lease = ? AND outcome = 'lost'"
+
+# The attempt that had this lease, if it has ended.
+ENDED = "SELECT lease, outcome, stdout_bytes, stderr_bytes FROM attempt WHERE seq = ? AND attempt = ?"
+
+# All attempts of a job, the first one first.
+ATTEMPTS = """
+SELECT a.attempt, w.name, a.started_at_ms, a.finished_at_ms, a.duration_ms, a.outcome, a.exit_code, a.signal,
+       a.stdout_bytes, a.stderr_bytes, a.last_line, a.note, a.lease
+FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt"""
+
+INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data) VALUES (?, ?, ?, ?, ?)"
+
+# More bytes for the piece that came last.
+EXTEND_CHUNK = """
+UPDATE output SET data = CAST(data || ? AS BLOB) WHERE seq = ? AND attempt = ? AND stream = ? AND offset = ?"""
+
+DELETE_CHUNK = "DELETE FROM output WHERE seq = ? AND attempt = ? AND stream = ? AND offset = ?"
+
+# Where the kept pieces of a stream lie.
+EXTENTS = "SELECT offset, length(data) FROM output WHERE seq = ? AND attempt = ? AND stream = ? ORDER BY offset"
+
+# Kept output of an attempt in order of arrival.
+CHUNKS = """
+SELECT chunk, stream, offset, data FROM output WHERE seq = ? AND attempt = ? AND chunk >= ? ORDER BY chunk LIMIT ?"""
+
+# The oldest output of jobs that are over.
+OLDEST = """
+SELECT chunk, length(data) FROM output o CROSS JOIN job j ON j.seq = o.seq
+WHERE j.state IN (2, 4, 5) ORDER BY chunk LIMIT ?"""
+
+EVICT = "DELETE FROM output WHERE chunk = ?"
+KEPT_BYTES_OF = "SELECT coalesce(sum(length(data)), 0) FROM output WHERE seq = ?"
+DELETE_ATTEMPTS = "DELETE FROM attempt WHERE seq = ?"
+DELETE_OUTPUT = "DELETE FROM output WHERE seq = ?"
+
+
+class Ended(NamedTuple):
+    """How an attempt ended, as far as late reports need to know."""
+
+    lease: int
+    outcome: str
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+
+
+class AttemptView(NamedTuple):
+    """One attempt as `show` tells it."""
+
+    attempt: int
+    worker: str | None
+    started_at_ms: int
+    finished_at_ms: int
+    duration_ms: int
+    outcome: str
+    exit_code: int | None
+    signal: int | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    last_line: str
+    note: str
+    lease: int
+
+
+class ChunkKey(NamedTuple):
+    """Where a piece of output stands."""
+
+    seq: int
+    attempt: int
+    stream: int
+    offset: int
+
+
+class History:
+    """The verbs on attempts and output. None of them commits."""
+
+    def __init__(self, connection: Connection):
+        self._db = connection
+
+    def record(self, attempts: Sequence[AttemptRow]) -> None:
+        """Write down ended attempts."""
+        self._db.run_many(INSERT_ATTEMPT, attempts)
+
+    def unrecord_loss(self, seq: int, attempt: int, lease: int) -> None:
+        """Take back the record of a loss that was none."""
+        self._db.run(DELETE_LOSS, (seq, attempt, lease))
+
+    def ended(self, seq: int, attempt: int) -> Ended | None:
+        """How this attempt ended, or None if it has not."""
+        rows = self._db.query(ENDED, (seq, attempt))
+        return Ended(*rows[0]) if rows else None
+
+    def attempts(self, seq: int) -> list[AttemptView]:
+        """All ended attempts of a job."""
+        return [AttemptView(*row) for row in self._db.query(ATTEMPTS, (seq,))]
+
+    def add_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
+        """Keep new pieces."""
+        self._db.run_many(INSERT_CHUNK, [(*key, data) for key, data in pieces])
+
+    def extend_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
+        """Add bytes to the end of pieces that are there."""
+        self._db.run_many(EXTEND_CHUNK, [(data, *key) for key, data in pieces])
+
+    def drop_output(self, keys: Sequence[ChunkKey]) -> None:
+        """Forget pieces."""
+        self._db.run_many(DELETE_CHUNK, keys)
+
+    def extents(self, seq: int, attempt: int, stream: int) -> list[tuple[int, int]]:
+        """(offset, length) of the kept pieces of a stream."""
+        return [(offset, length) for offset, length in self._db.query(EXTENTS, (seq, attempt, stream))]
+
+    def chunks(self, seq: int, attempt: int, from_chunk: int, limit: int) -> list[tuple[int, int, int, bytes]]:
+        """(chunk, stream, offset, data) of an attempt, in order of arrival."""
+        return [(c, s, o, d) for c, s, o, d in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
+
+    def evict(self, bytes_wanted: int, limit: int) -> int:
+        """Forget the oldest output of jobs that are over; how many bytes went."""
+        chosen, freed = [], 0
+        for chunk, length in self._db.query(OLDEST, (limit,)):
+            if freed >= bytes_wanted:
+                break
+            chosen.append((chunk,))
+            freed += length
+        self._db.run_many(EVICT, chosen)
+        return freed
+
+    def delete(self, seqs: Sequence[int]) -> int:
+        """Delete the attempts and output of jobs; how many bytes of output went."""
+        freed = sum(int(self._db.query(KEPT_BYTES_OF, (seq,))[0][0]) for seq in seqs)
+        keys = [(seq,) for seq in seqs]
+        self._db.run_many(DELETE_ATTEMPTS, keys)
+        self._db.run_many(DELETE_OUTPUT, keys)
+        return freed

@@ -1,0 +1,232 @@
+"""Jobs on disk: stored, found, leased, moved, listed. Each verb is a few statements whatever the number of jobs.
+
+Costs do not grow with the number of waiting, delayed or finished jobs: every question is a range of an
+index (tests/unit/test_query_plans.py holds the plans).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from broker.store.connection import Connection, StoreRefused
+from broker.store.rows import Candidate, JobRow, Known, LeaseRow, Move, NewJob
+
+SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseconds
+
+# Stores one job; an id in use leaves it out.
+INSERT_JOB = """
+INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot,
+                 created_at_ms, updated_at_ms)
+VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
+
+INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# Which of the jobs just stored are there?
+STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"
+
+_SPEC_COLUMNS = """command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
+       keep_children, env, cwd"""
+
+# The next jobs of a queue, in the order in which they are leased.
+CANDIDATES = f"""
+SELECT priority, run_at_ms, j.seq, id, bucket, state, attempt, attempts, losses, {_SPEC_COLUMNS}
+FROM job j CROSS JOIN spec s ON s.seq = j.seq
+WHERE bucket = ? AND ready = 1 ORDER BY priority DESC, run_at_ms, j.seq LIMIT ?"""
+
+# The same among jobs that are suspected to kill their workers.
+CANDIDATES_ALONE = CANDIDATES.replace("ready = 1", "ready = 3")
+
+# A job that waits becomes leased.
+LEASE = """
+UPDATE job SET state = 1, ready = 0, attempt = attempt + 1, lease = ?, worker = ?, slot = ?, reason = NULL,
+               updated_at_ms = ?
+WHERE seq = ? AND ready IN (1, 3)"""
+
+# A leased job becomes what its report makes of it, if the lease is still the one reported.
+MOVE = """
+UPDATE job SET state = ?, ready = ?, run_at_ms = ?, attempt = ?, attempts = ?, losses = ?, lease = ?, reason = ?,
+               exit_code = ?, signal = ?, updated_at_ms = ?, finished_at_ms = ?
+WHERE seq = ? AND lease = ? AND state = ?"""
+
+# A job whose lease was lost goes on under the same lease: its worker is back and nobody else has it.
+ADOPT = """
+UPDATE job SET state = 1, ready = 0, losses = max(losses - 1, 0), worker = ?, reason = NULL, updated_at_ms = ?
+WHERE seq = ? AND lease = ? AND state = 0"""
+
+# Jobs whose time has come, the longest due first.
+PROMOTE = """
+UPDATE job SET ready = 1
+WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?)"""
+
+# When is the next delayed job due?
+NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
+
+# Which queues have jobs to lease?
+ANY_READY = "SELECT 1 FROM job WHERE bucket = ? AND ready = 1 LIMIT 1"
+ANY_READY_ALONE = "SELECT 1 FROM job WHERE bucket = ? AND ready = 3 LIMIT 1"
+
+_LEASE_COLUMNS = """j.seq, id, bucket, priority, state, run_at_ms, attempt, attempts, losses, lease, worker, slot,
+       updated_at_ms, max_retries, backoff_base, backoff_max, backoff_jitter, output_limit"""
+
+# All leased jobs, when the broker starts.
+LEASED = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE state <> 0 AND state = 1"
+
+# One job by id, with its lease.
+LEASE_OF = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE id = ? AND lease IS NOT NULL"
+
+_KNOWN_COLUMNS = "seq, job.id, bucket, state, attempt, lease"
+
+# What is known of these ids?
+KNOWN = f"SELECT {_KNOWN_COLUMNS} FROM json_each(?) CROSS JOIN job ON job.id = json_each.value"
+
+# Which ids start like this?
+PREFIXED = f"SELECT {_KNOWN_COLUMNS} FROM job WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+
+# Dead jobs, the newest first.
+DEAD = f"SELECT {_KNOWN_COLUMNS} FROM job WHERE state <> 0 AND state = 4 AND seq < ? ORDER BY seq DESC LIMIT ?"
+
+# A dead job back to the queue, with a fresh budget.
+REVIVE = """
+UPDATE job SET state = 0, ready = 1, attempts = 0, losses = 0, run_at_ms = ?, reason = NULL, updated_at_ms = ?,
+               finished_at_ms = NULL
+WHERE seq = ? AND state = 4"""
+
+_ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attempt, attempts, losses, reason,
+       j.exit_code, j.signal, created_at_ms, updated_at_ms, j.finished_at_ms, w.name, command, max_retries,
+       backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, a.last_line"""
+_ROW_TABLES = """job j CROSS JOIN spec s ON s.seq = j.seq LEFT JOIN worker w ON w.worker = j.worker
+     LEFT JOIN attempt a ON a.seq = j.seq AND a.attempt = j.attempt"""
+
+# Everything about one job.
+ROW = f"SELECT {_ROW_COLUMNS} FROM {_ROW_TABLES} WHERE j.seq = ?"
+
+# Jobs, the newest first, within a slice.
+LIST_ALL = f"""
+SELECT {_ROW_COLUMNS} FROM {_ROW_TABLES} WHERE j.seq < ? AND j.seq >= ? ORDER BY j.seq DESC LIMIT ?"""
+
+# The same of one queue, of one state, of both. Waiting jobs are not in the index of states: most jobs wait.
+LIST_QUEUE = LIST_ALL.replace("WHERE", "WHERE bucket = ? AND")
+LIST_PENDING = LIST_ALL.replace("WHERE", "WHERE state = 0 AND")
+LIST_PENDING_QUEUE = LIST_ALL.replace("WHERE", "WHERE state = 0 AND bucket = ? AND")
+LIST_STATE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND")
+LIST_STATE_QUEUE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND bucket = ? AND")
+
+DELETE_JOB = "DELETE FROM job WHERE seq = ?"
+DELETE_SPEC = "DELETE FROM spec WHERE seq = ?"
+
+
+class Jobs:
+    """The verbs on jobs. None of them commits."""
+
+    def __init__(self, connection: Connection):
+        self._db = connection
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> set[int]:
+        """Store jobs of consecutive seq; the seqs of those left out because their id is in use."""
+        stored = self._db.run_many(INSERT_JOB, [_job_values(job) for job in jobs])
+        refused: set[int] = set()
+        if stored != len(jobs):
+            present = {seq for (seq,) in self._db.query(STORED, (jobs[0].seq, jobs[-1].seq))}
+            refused = {job.seq for job in jobs} - present
+        self._db.run_many(INSERT_SPEC, [_spec_values(job) for job in jobs if job.seq not in refused])
+        return refused
+
+    def candidates(self, bucket: int, limit: int, *, alone: bool = False) -> list[Candidate]:
+        """The next jobs of a queue in leasing order: priority (higher first), due time, arrival."""
+        rows = self._db.query(CANDIDATES_ALONE if alone else CANDIDATES, (bucket, limit))
+        return [Candidate(*row) for row in rows]
+
+    def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
+        """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""
+        _expect(self._db.run_many(LEASE, grants), len(grants), "lease")
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Move leased jobs on. A row whose lease is not the one named is a broken invariant: StoreRefused."""
+        _expect(self._db.run_many(MOVE, moves), len(moves), "move")
+
+    def adopt(self, seq: int, lease: int, worker: int, now_ms: int) -> bool:
+        """Give a lost lease back to its worker; False if the job has gone on without it."""
+        return self._db.run(ADOPT, (worker, now_ms, seq, lease)) == 1
+
+    def promote_due(self, now_ms: int, limit: int) -> int:
+        """Make jobs ready whose time has come; how many."""
+        return self._db.run(PROMOTE, (now_ms, limit))
+
+    def next_due_ms(self) -> int | None:
+        """When the next delayed job is due."""
+        rows = self._db.query(NEXT_DUE)
+        return rows[0][0] if rows else None
+
+    def any_ready(self, bucket: int) -> bool:
+        """Whether a queue has a job to lease."""
+        return bool(self._db.query(ANY_READY, (bucket,)) or self._db.query(ANY_READY_ALONE, (bucket,)))
+
+    def leased(self) -> list[LeaseRow]:
+        """All leased jobs."""
+        return [LeaseRow(*row) for row in self._db.query(LEASED)]
+
+    def lease_of(self, job_id: str) -> LeaseRow | None:
+        """The job of this id, if it has a lease or lost one that nobody took since."""
+        rows = self._db.query(LEASE_OF, (job_id,))
+        return LeaseRow(*rows[0]) if rows else None
+
+    def known(self, ids: Iterable[str]) -> dict[str, Known]:
+        """What is known of these ids."""
+        return {row[1]: Known(*row) for row in self._db.query(KNOWN, (json.dumps(list(ids)),))}
+
+    def prefixed(self, prefix: str, limit: int) -> list[Known]:
+        """Jobs whose id starts so."""
+        return [Known(*row) for row in self._db.query(PREFIXED, (prefix, prefix + "\x7f", limit))]
+
+    def dead(self, below_seq: int, limit: int) -> list[Known]:
+        """Dead jobs, newest first."""
+        return [Known(*row) for row in self._db.query(DEAD, (below_seq, limit))]
+
+    def revive(self, seqs: Sequence[int], now_ms: int) -> None:
+        """Dead jobs back to pending with a fresh budget; the history stays."""
+        _expect(self._db.run_many(REVIVE, [(now_ms, now_ms, seq) for seq in seqs]), len(seqs), "revive")
+
+    def row(self, seq: int) -> JobRow:
+        """Everything about one job that exists."""
+        return JobRow(*self._db.query(ROW, (seq,))[0])
+
+    def page(
+        self, *, state: int | None, bucket: int | None, below_seq: int, limit: int
+    ) -> tuple[list[JobRow], int | None]:
+        """One slice of a listing, newest first, and where the next one begins (None: that was all)."""
+        sql, parameters = _listing(state, bucket)
+        indexed = state is not None and state != 0 and bucket is None
+        floor = 0 if indexed else max(0, below_seq - SLICE_ROWS)
+        rows = [JobRow(*row) for row in self._db.query(sql, (*parameters, below_seq, floor, limit))]
+        if len(rows) == limit:
+            return rows, rows[-1].seq
+        return rows, floor if floor > 0 else None
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        """Delete jobs; their attempts and output are deleted by History."""
+        keys = [(seq,) for seq in seqs]
+        _expect(self._db.run_many(DELETE_JOB, keys), len(seqs), "delete")
+        self._db.run_many(DELETE_SPEC, keys)
+
+
+def _job_values(job: NewJob) -> tuple[object, ...]:
+    return job.seq, job.id, job.bucket, job.priority, job.ready, job.run_at_ms, job.now_ms, job.now_ms
+
+
+def _spec_values(job: NewJob) -> tuple[object, ...]:
+    return (job.seq, *job[7:])
+
+
+def _listing(state: int | None, bucket: int | None) -> tuple[str, tuple[int, ...]]:
+    queue = () if bucket is None else (bucket,)
+    if state is None:
+        return (LIST_QUEUE if queue else LIST_ALL), queue
+    if state == 0:
+        return (LIST_PENDING_QUEUE if queue else LIST_PENDING), queue
+    return (LIST_STATE_QUEUE if queue else LIST_STATE), (state, *queue)
+
+
+def _expect(changed: int, wanted: int, verb: str) -> None:
+    if changed != wanted:
+        raise StoreRefused(f"{verb}: {wanted} rows were to change, {changed} did")

@@ -1,0 +1,180 @@
+"""What goes into the store and comes out of it: plain rows, and the codes that stand for words in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from queuectl.jobs import JobState
+
+STATES = tuple(JobState)  # the code of a state is its place here: pending 0 … cancelled 5
+CODES = {state: code for code, state in enumerate(STATES)}
+
+RESTING = 0  # running, over, or held: not to be leased
+READY = 1  # to be leased now
+DUE_LATER = 2  # to be leased when run_at has come
+READY_ALONE = 3  # to be leased to a worker that runs no other such job (suspected poison)
+
+
+class NewJob(NamedTuple):
+    """A job to store."""
+
+    seq: int
+    id: str
+    bucket: int
+    priority: int
+    ready: int
+    run_at_ms: int
+    now_ms: int
+    command: str
+    max_retries: int
+    backoff_base: float
+    backoff_max: float
+    backoff_jitter: str
+    timeout_ms: int | None
+    output_limit: int
+    keep_children: bool
+    env: bytes | None
+    cwd: str | None
+
+
+class Candidate(NamedTuple):
+    """A job that may be leased, with all that a worker needs to run it."""
+
+    priority: int
+    run_at_ms: int
+    seq: int
+    id: str
+    bucket: int
+    state: int
+    attempt: int
+    attempts: int
+    losses: int
+    command: str
+    max_retries: int
+    backoff_base: float
+    backoff_max: float
+    backoff_jitter: str
+    timeout_ms: int | None
+    output_limit: int
+    keep_children: int
+    env: bytes | None
+    cwd: str | None
+
+
+class LeaseRow(NamedTuple):
+    """A leased job, as it is read back when the broker starts or adopts a lease."""
+
+    seq: int
+    id: str
+    bucket: int
+    priority: int
+    state: int
+    run_at_ms: int
+    attempt: int
+    attempts: int
+    losses: int
+    lease: int
+    worker: int
+    slot: int
+    updated_at_ms: int
+    max_retries: int
+    backoff_base: float
+    backoff_max: float
+    backoff_jitter: str
+    output_limit: int
+
+
+class Move(NamedTuple):
+    """A leased job to its next state. Applied only where `lease` and `from_state` still hold."""
+
+    state: int
+    ready: int
+    run_at_ms: int
+    attempt: int
+    attempts: int
+    losses: int
+    keep_lease: int | None
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    now_ms: int
+    finished_at_ms: int | None
+    seq: int
+    lease: int
+    from_state: int
+
+
+class AttemptRow(NamedTuple):
+    """One ended attempt."""
+
+    seq: int
+    attempt: int
+    lease: int
+    worker: int | None
+    started_at_ms: int
+    finished_at_ms: int
+    duration_ms: int
+    outcome: str
+    exit_code: int | None
+    signal: int | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    last_line: str
+    note: str
+
+
+class WorkerRow(NamedTuple):
+    """One start of a worker."""
+
+    worker: int
+    boot: str
+    name: str
+    host: str
+    home: str
+    pid: int
+    slots: int
+    software: str
+
+
+class JobRow(NamedTuple):
+    """A job with everything that its view shows."""
+
+    seq: int
+    id: str
+    bucket: int
+    priority: int
+    state: int
+    ready: int
+    run_at_ms: int
+    attempt: int
+    attempts: int
+    losses: int
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    created_at_ms: int
+    updated_at_ms: int
+    finished_at_ms: int | None
+    worker: str | None
+    command: str
+    max_retries: int
+    backoff_base: float
+    backoff_max: float
+    backoff_jitter: str
+    timeout_ms: int | None
+    output_limit: int
+    keep_children: int
+    env: bytes | None
+    cwd: str | None
+    last_line: str | None
+
+
+class Known(NamedTuple):
+    """What is known of an id: enough to refuse or to go on."""
+
+    seq: int
+    id: str
+    bucket: int
+    state: int
+    attempt: int
+    lease: int | None

@@ -1,0 +1,119 @@
+-- Version 1 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
+-- as the last guard; codes of state and ready are those of broker/store/rows.py.
+
+CREATE TABLE meta (                     -- one row a fact: broker, epoch, next_seq, clean, output_bytes …
+  key   TEXT PRIMARY KEY,
+  value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE setting (                  -- only what differs from the default
+  key   TEXT PRIMARY KEY,
+  value TEXT NOT NULL                   -- JSON
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bucket (                   -- what jobs wait in: a queue
+  bucket INTEGER PRIMARY KEY,
+  queue  TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE worker (                   -- one row for each start of a worker that ever said hello
+  worker        INTEGER PRIMARY KEY,
+  boot          TEXT NOT NULL UNIQUE,
+  name          TEXT NOT NULL,
+  host          TEXT NOT NULL,
+  home          TEXT NOT NULL,
+  pid           INTEGER NOT NULL,
+  slots         INTEGER NOT NULL,
+  software      TEXT NOT NULL,
+  first_seen_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE job (                      -- the mutable part of a job
+  seq            INTEGER PRIMARY KEY,   -- order of arrival; never used twice (meta.next_seq)
+  id             TEXT NOT NULL UNIQUE,
+  bucket         INTEGER NOT NULL,
+  priority       INTEGER NOT NULL,
+  state          INTEGER NOT NULL CHECK (state BETWEEN 0 AND 5),
+  ready          INTEGER NOT NULL CHECK (ready BETWEEN 0 AND 3),
+  run_at_ms      INTEGER NOT NULL,
+  attempt        INTEGER NOT NULL CHECK (attempt >= 0),    -- runs started
+  attempts       INTEGER NOT NULL CHECK (attempts >= 0),   -- failures in this budget
+  losses         INTEGER NOT NULL CHECK (losses >= 0),     -- workers lost in this budget
+  lease          INTEGER,               -- of the run now, or of the one lost last: it may still be adopted
+  worker         INTEGER,               -- who holds it, or held it last
+  slot           INTEGER NOT NULL CHECK (slot IN (0, 1)),  -- 1: leased into a free slot
+  reason         TEXT,
+  exit_code      INTEGER,
+  signal         INTEGER,
+  created_at_ms  INTEGER NOT NULL,
+  updated_at_ms  INTEGER NOT NULL,
+  finished_at_ms INTEGER,
+  CHECK (ready = 0 OR state IN (0, 3)),                       -- only what waits can be ready
+  CHECK (state <> 1 OR lease IS NOT NULL),                    -- what runs has a lease
+  CHECK (lease IS NULL OR state IN (0, 1)),
+  CHECK ((state IN (2, 4, 5)) = (finished_at_ms IS NOT NULL)) -- what is over has its end
+) STRICT;
+
+CREATE INDEX job_ready ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 1;
+CREATE INDEX job_alone ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 3;
+CREATE INDEX job_due   ON job (run_at_ms) WHERE ready = 2;
+CREATE INDEX job_state ON job (state, seq) WHERE state <> 0;
+
+CREATE TABLE spec (                     -- the part of a job that never changes
+  seq            INTEGER PRIMARY KEY,
+  command        TEXT NOT NULL,
+  max_retries    INTEGER NOT NULL,
+  backoff_base   REAL NOT NULL,
+  backoff_max    REAL NOT NULL,
+  backoff_jitter TEXT NOT NULL,
+  timeout_ms     INTEGER,
+  output_limit   INTEGER NOT NULL,
+  keep_children  INTEGER NOT NULL,
+  env            BLOB,                  -- msgpack map
+  cwd            TEXT
+) STRICT;
+
+CREATE TABLE attempt (                  -- one row for each attempt, written when it ends
+  seq            INTEGER NOT NULL,
+  attempt        INTEGER NOT NULL,
+  lease          INTEGER NOT NULL,
+  worker         INTEGER,
+  started_at_ms  INTEGER NOT NULL,
+  finished_at_ms INTEGER NOT NULL,
+  duration_ms    INTEGER NOT NULL,
+  outcome        TEXT NOT NULL,
+  exit_code      INTEGER,
+  signal         INTEGER,
+  stdout_bytes   INTEGER,               -- all that was written, kept or not; NULL: not known
+  stderr_bytes   INTEGER,
+  last_line      TEXT NOT NULL,
+  note           TEXT NOT NULL,
+  PRIMARY KEY (seq, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE output (                   -- kept pieces; offsets count all bytes written, a jump is a gap
+  chunk   INTEGER PRIMARY KEY AUTOINCREMENT,   -- order of arrival; followers use it as a cursor
+  seq     INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  stream  INTEGER NOT NULL CHECK (stream IN (1, 2)),
+  offset  INTEGER NOT NULL,
+  data    BLOB NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX output_at ON output (seq, attempt, stream, offset);
+
+CREATE TABLE reply (                    -- replies to changing requests, kept so that a repeat has no effect
+  reply  INTEGER PRIMARY KEY,
+  id     TEXT NOT NULL UNIQUE,
+  op     TEXT NOT NULL,
+  at_ms  INTEGER NOT NULL,
+  body   BLOB NOT NULL                  -- msgpack
+) STRICT;
+
+CREATE TABLE tally (                    -- number of jobs, kept in the same transaction; never COUNT(*)
+  bucket INTEGER NOT NULL,
+  state  INTEGER NOT NULL,
+  jobs   INTEGER NOT NULL CHECK (jobs >= 0),
+  PRIMARY KEY (bucket, state)
+) STRICT, WITHOUT ROWID;
