@@ -1,0 +1,225 @@
+"""The registry of log events: which there are, who emits them at which level, with which keys, and what they mean.
+
+Dashboards and alerts are built on these names, so they are a promise: an event or a key that is not here
+is an error in the tests, and a key has one type wherever it occurs (stores that index JSON refuse a key
+that changes its type). docs/logs.md is written from this file: `python -m queuectl.events` prints its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from queuectl.logs import HEAD, LOG_SCHEMA
+
+BROKER = "queuectl-broker"
+WORKER = "queuectl-worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a record: its one type, what it means, and what it looks like."""
+
+    kind: type
+    doc: str
+    sample: Any
+
+
+KEYS: dict[str, Key] = {
+    "log_schema": Key(int, "version of this schema; grows only when a key goes away or changes its type", LOG_SCHEMA),
+    "timestamp": Key(str, "RFC 3339, UTC, microseconds", "2026-11-22T16:02:11.482913Z"),
+    "level": Key(str, "debug, info, warning or error", "info"),
+    "event": Key(str, "name of the event", ""),
+    "service": Key(str, "queuectl-broker or queuectl-worker", BROKER),
+    "instance": Key(str, "this start of the process", "7f3c9a12"),
+    "seq": Key(int, "number of the record, from 1 in each instance: a gap is a record lost on its way", 42),
+    "host": Key(str, "name of the machine", "build-3"),
+    "pid": Key(int, "process id", 2817),
+    "version": Key(str, "version of queuectl", "0.1.0"),
+    "truncated": Key(bool, "the record was over 8 KiB: its longest values were cut", True),
+    "error_type": Key(str, "class of the exception", "OperationalError"),
+    "error_message": Key(str, "text of the exception", "database or disk is full"),
+    "error_stack": Key(
+        str, "traceback, at most its last 4 KiB, without variables", "Traceback (most recent call last): …"
+    ),
+    "attempt": Key(int, "number of the run, from 1", 1),
+    "boots": Key(int, "process starts of a worker that are over", 1),
+    "bytes": Key(int, "size", 65536),
+    "child_pid": Key(int, "process id of the command's leader, or of the process found", 3120),
+    "clients": Key(str, "endpoint for clients", "ipc:///var/lib/queuectl/run/client.sock"),
+    "code": Key(str, "code of the error, as in docs/protocol.md", "bad_job"),
+    "command": Key(str, "the command of the job", "make nightly"),
+    "count": Key(int, "how many", 500),
+    "data_dir": Key(str, "directory of the database", "/var/lib/queuectl"),
+    "detail": Key(str, "the same in words, for people", "id: 'a b' is not an id"),
+    "dropped_count": Key(int, "records that could not be written", 12),
+    "duration_ms": Key(int, "how long it took", 1874),
+    "endpoint": Key(str, "where the broker is", "tcp://broker.example:7710"),
+    "epoch": Key(int, "number of the broker's start on this database", 7),
+    "exit_code": Key(int, "exit code of the command", 1),
+    "failed_event": Key(str, "the event that could not be told", "job_finished"),
+    "free_bytes": Key(int, "free space on the file system", 201326592),
+    "grace_ms": Key(int, "time between SIGTERM and SIGKILL", 10000),
+    "job_id": Key(str, "id of the job", "a1"),
+    "jobs": Key(int, "how many jobs", 3),
+    "last_seen_ms": Key(int, "time since the last sign of life", 30112),
+    "lease_id": Key(str, "the right to run this one attempt; 16 hex digits", "5be1f20c93a7d604"),
+    "leases": Key(int, "how many leases", 2),
+    "limit_bytes": Key(int, "the limit that was met", 1048576),
+    "min_free_bytes": Key(int, "free space needed to take jobs", 268435456),
+    "operation": Key(str, "what was being done", "enqueue"),
+    "outcome": Key(
+        str, "completed, exit, signal, timeout, cancelled, lost, released, spawn_error or expired", "completed"
+    ),
+    "peer": Key(str, "the other side, as far as it is known", "9f21c0de"),
+    "queue": Key(str, "queue of the job", "default"),
+    "reason": Key(str, "why, in one word", "draining"),
+    "request_id": Key(str, "id of the request, chosen by the client", "06c1v2rk8x5t9m3q7n0b4d6f8h"),
+    "retry_ms": Key(int, "time until the next try", 1000),
+    "run_at": Key(str, "when the job runs again; RFC 3339, UTC", "2026-11-22T16:02:13.482Z"),
+    "setting": Key(str, "name of the setting", "max_retries"),
+    "signal": Key(int, "number of the signal", 15),
+    "slots": Key(int, "jobs that the worker runs at once", 4),
+    "stall_ms": Key(int, "time for which the process did not run", 41230),
+    "state": Key(str, "state of the job after the event", "completed"),
+    "stderr_bytes": Key(int, "bytes the command wrote to stderr, kept or not", 0),
+    "stdout_bytes": Key(int, "bytes the command wrote to stdout, kept or not", 5120),
+    "stream": Key(str, "stdout or stderr", "stdout"),
+    "suppressed_count": Key(int, "records of this event left out since the last one", 0),
+    "uptime_ms": Key(int, "time since the start", 86400000),
+    "value": Key(str, "the new value, as text", "5"),
+    "will_retry": Key(bool, "whether the job runs again by itself", False),
+    "worker_host": Key(str, "machine of the worker", "build-3"),
+    "worker_id": Key(str, "the worker", "build-3-2817"),
+    "worker_pid": Key(int, "process id of the worker on its machine", 2817),
+    "workers": Key(int, "how many workers", 2),
+}
+OPTIONAL_ALWAYS = frozenset({"truncated", "error_type", "error_message", "error_stack"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of one service. `optional` keys may be missing or null; the others are always there."""
+
+    service: str
+    name: str
+    levels: tuple[str, ...]
+    keys: tuple[str, ...]
+    optional: frozenset[str]
+    doc: str
+
+
+def _event(service: str, name: str, levels: str, keys: str, doc: str) -> Event:
+    """An event written short: words separated by spaces, optional keys end in a question mark."""
+    names = tuple(key.rstrip("?") for key in keys.split())
+    optional = frozenset(key.rstrip("?") for key in keys.split() if key.endswith("?"))
+    return Event(service, name, tuple(levels.split()), names, optional, doc)
+
+
+_JOB = "job_id attempt lease_id"
+_REPORT = "outcome exit_code? signal? duration_ms stdout_bytes stderr_bytes"
+_BROKER = (
+    # its own life
+    ("broker_started", "info", "data_dir epoch", "The process began; nothing is open yet."),
+    ("broker_recovered", "info", "jobs leases duration_ms?", "The database was read: so many jobs wait or run."),
+    ("broker_ready", "info", "endpoint clients duration_ms?", "Workers and clients can come."),
+    ("broker_stopping", "info", "reason signal? jobs?", "It takes no more messages; workers go on running."),
+    ("broker_stopped", "info", "uptime_ms jobs?", "It has ended; so many jobs are still with workers."),
+    ("broker_stalled", "warning", "stall_ms", "It did not run for a while: no lease expires for that time."),
+    # workers
+    ("session_opened", "info", "worker_id worker_host? worker_pid? slots leases?", "A worker came, or came back."),
+    ("session_closed", "info", "worker_id reason?", "A worker left, or another session took its place."),
+    ("worker_lost", "warning", "worker_id last_seen_ms? leases", "A worker was not heard of for longer than a lease."),
+    ("worker_told_to_stop", "info", "worker_id reason?", "Someone asked that this worker end."),
+    ("boot_gone", "warning", "worker_id? boots? leases", "A worker's earlier process is dead; its leases are lost."),
+    ("push_undelivered", "warning", "worker_id leases", "Leases could not be sent and went back."),
+    # jobs
+    ("job_enqueued", "info", "job_id queue request_id?", "A job is on disk."),
+    ("jobs_enqueued", "info", "count queue? request_id?", "The jobs of one request are on disk."),
+    ("job_leased", "debug", f"{_JOB} worker_id queue", "A worker got the right to run an attempt."),
+    ("job_finished", "info warning", f"{_JOB} worker_id? queue {_REPORT} state will_retry run_at?",
+     "An attempt is over and recorded: one line per attempt, a warning unless it completed."),
+    ("job_dead", "warning", "job_id queue attempt? reason", "A job went to the dead letter queue."),
+    ("job_requeued", "info warning", "job_id attempt lease_id? worker_id? queue? reason",
+     "A lease was lost or given back: the job waits again."),
+    ("lease_expired", "warning", f"{_JOB} worker_id", "A lease was not renewed in time."),
+    ("lease_adopted", "info", f"{_JOB} worker_id", "A running job came back with its worker and was kept."),
+    ("result_stale", "warning", f"{_JOB} worker_id? outcome?", "A late worker reported: its result was refused."),
+    ("result_repeated", "debug", f"{_JOB} worker_id?", "A result that had been recorded came again."),
+    ("dlq_retried", "info", "count job_id? queue? request_id?", "Dead jobs were put back by a person."),
+    ("dlq_purged", "info", "count job_id? queue? request_id?", "Dead jobs were deleted by a person."),
+    ("output_evicted", "info", "bytes count?", "The oldest output made room for new output."),
+    # requests and peers
+    ("setting_changed", "info", "setting value request_id?", "A queue-wide setting has a new value."),
+    ("request_refused", "info warning", "code operation? request_id? detail? suppressed_count?",
+     "A request was refused; at most a few of these a second are logged."),
+    ("message_malformed", "warning", "peer? detail? suppressed_count?",
+     "A message could not be read; at most a few of these a second are logged."),
+    # storage
+    ("disk_low", "warning", "free_bytes min_free_bytes", "Too little space: no new jobs are taken; results are."),
+    ("disk_recovered", "info", "free_bytes min_free_bytes", "There is space again: jobs are taken."),
+    ("storage_failed", "error", "operation?", "The database failed: the broker stops before it answers."),
+    ("batch_replayed", "warning", "count detail?", "A batch failed and was done again one by one."),
+    ("checkpointed", "debug", "duration_ms? bytes?", "The write-ahead log was moved into the database."),
+)  # fmt: skip
+_WORKER = (
+    # its own life
+    ("worker_started", "info", "endpoint slots", "The process began."),
+    ("worker_connected", "info", "worker_id endpoint? leases?", "A session with the broker began."),
+    ("worker_disconnected", "warning", "reason? last_seen_ms? retry_ms?", "The broker is silent; jobs go on."),
+    ("worker_refused", "warning error", "code detail? retry_ms?", "The broker wants no session with this worker."),
+    ("worker_draining", "info", "reason? signal? jobs", "It takes nothing new and finishes what runs."),
+    ("worker_stopped", "info", "uptime_ms? reason?", "It has ended and holds no lease."),
+    ("worker_process_died", "error", "exit_code? signal?", "The worker's process died; its jobs are killed."),
+    # jobs
+    ("job_started", "debug", f"{_JOB} queue child_pid? command", "A command was started."),
+    ("job_finished", "info warning", f"{_JOB} queue {_REPORT}",
+     "An attempt is over: one line per attempt, a warning unless it completed."),
+    ("job_timed_out", "warning", f"{_JOB} duration_ms? grace_ms?", "It ran longer than its timeout and is ended."),
+    ("job_killed", "warning", f"{_JOB} reason? signal?", "The processes of a job were killed."),
+    ("spawn_failed", "warning error", f"{_JOB} detail?", "A command could not be started."),
+    ("leftovers_ended", "warning", f"{_JOB} count", "Processes that a command left running were ended."),
+    ("output_dropped", "warning", f"{_JOB} stream? bytes", "Output was lost: no memory or credit was left for it."),
+    ("lease_dropped", "warning", f"{_JOB} reason?", "The lease is not this worker's any more: the job is killed."),
+    ("lease_returned", "info", f"{_JOB} reason", "A lease was given back; it costs the job nothing."),
+    # what others left behind
+    ("orphan_swept", "warning", "child_pid count?", "A process of a dead worker's job was killed."),
+    ("boot_adopted", "info", "count boots?", "The results of a dead process of this worker were taken over."),
+    ("result_spooled", "info", _JOB, "The broker is away: a result waits on disk."),
+    ("spool_failed", "error", "job_id? attempt? lease_id? operation?", "A result could not be written to disk."),
+)  # fmt: skip
+_BOTH = (
+    ("log_dropped", "warning", "dropped_count", "Records could not be written; now they can."),
+    ("log_failed", "debug info warning error", "failed_event error_type", "An event could not be told."),
+)
+_TABLE = (
+    *(_event(BROKER, *row) for row in (*_BROKER, *_BOTH)),
+    *(_event(WORKER, *row) for row in (*_WORKER, *_BOTH)),
+)
+EVENTS: dict[tuple[str, str], Event] = {(event.service, event.name): event for event in _TABLE}
+# What a service may bind to its log once, and so may stand in each of its records.
+BOUND_KEYS: dict[str, frozenset[str]] = {BROKER: frozenset(), WORKER: frozenset({"worker_id"})}
+
+
+def faults(service: str, level: str, event: str, keys: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a log call or a record, against the registry; empty if nothing is. Head keys are let pass."""
+    entry = EVENTS.get((service, event))
+    if entry is None:
+        return [f"{service} has no event {event}"]
+    found = [] if level in entry.levels else [f"{event}: level {level}, not {' or '.join(entry.levels)}"]
+    given = {key: value for key, value in keys.items() if key not in HEAD and key != "exc_info"}
+    if isinstance(given.get("error"), BaseException):
+        del given["error"]
+    allowed = {*entry.keys, *OPTIONAL_ALWAYS, *BOUND_KEYS[service]}
+    found += [f"{event}: key {key} is not registered" for key in given if key not in allowed]
+    found += [f"{event}: key {key} is missing" for key in entry.keys if key not in given and key not in entry.optional]
+    return found + [f"{event}: {fault}" for key, value in given.items() for fault in _misfits(entry, key, value)]
+
+
+def _misfits(entry: Event, key: str, value: object) -> list[str]:
+    if value is None:
+        return [] if key in entry.optional else [f"{key} is null"]
+    if key not in KEYS or (isinstance(value, KEYS[key].kind) and isinstance(value, bool) == (KEYS[key].kind is bool)):
+        return []
+    return [f"{key} is {type(value).__name__}, not {KEYS[key].kind.__name__}"]
