@@ -2,14 +2,18 @@
 
 Dashboards and alerts are built on these names, so they are a promise: an event or a key that is not here
 is an error in the tests, and a key has one type wherever it occurs (stores that index JSON refuse a key
-that changes its type). docs/logs.md is written from this file: `python -m queuectl.events` prints its tables.
+that changes its type). The tables of docs/logs.md are made from this file: `python -m queuectl.events docs/logs.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from queuectl.logs import HEAD, LOG_SCHEMA
 
@@ -66,7 +70,6 @@ KEYS: dict[str, Key] = {
     "last_seen_ms": Key(int, "time since the last sign of life", 30112),
     "lease_id": Key(str, "the right to run this one attempt; 16 hex digits", "5be1f20c93a7d604"),
     "leases": Key(int, "how many leases", 2),
-    "limit_bytes": Key(int, "the limit that was met", 1048576),
     "min_free_bytes": Key(int, "free space needed to take jobs", 268435456),
     "operation": Key(str, "what was being done", "enqueue"),
     "outcome": Key(
@@ -74,11 +77,11 @@ KEYS: dict[str, Key] = {
     ),
     "peer": Key(str, "the other side, as far as it is known", "9f21c0de"),
     "queue": Key(str, "queue of the job", "default"),
-    "reason": Key(str, "why, in one word", "draining"),
+    "reason": Key(str, "why, in a few words", "draining"),
     "request_id": Key(str, "id of the request, chosen by the client", "06c1v2rk8x5t9m3q7n0b4d6f8h"),
     "retry_ms": Key(int, "time until the next try", 1000),
     "run_at": Key(str, "when the job runs again; RFC 3339, UTC", "2026-11-22T16:02:13.482Z"),
-    "setting": Key(str, "name of the setting", "max_retries"),
+    "key": Key(str, "name of the setting", "max_retries"),
     "signal": Key(int, "number of the signal", 15),
     "slots": Key(int, "jobs that the worker runs at once", 4),
     "stall_ms": Key(int, "time for which the process did not run", 41230),
@@ -93,7 +96,6 @@ KEYS: dict[str, Key] = {
     "worker_host": Key(str, "machine of the worker", "build-3"),
     "worker_id": Key(str, "the worker", "build-3-2817"),
     "worker_pid": Key(int, "process id of the worker on its machine", 2817),
-    "workers": Key(int, "how many workers", 2),
 }
 OPTIONAL_ALWAYS = frozenset({"truncated", "error_type", "error_message", "error_stack"})
 
@@ -151,7 +153,7 @@ _BROKER = (
     ("dlq_purged", "info", "count job_id? queue? request_id?", "Dead jobs were deleted by a person."),
     ("output_evicted", "info", "bytes count?", "The oldest output made room for new output."),
     # requests and peers
-    ("setting_changed", "info", "setting value request_id?", "A queue-wide setting has a new value."),
+    ("setting_changed", "info", "key value request_id?", "A queue-wide setting has a new value."),
     ("request_refused", "info warning", "code operation? request_id? detail? suppressed_count?",
      "A request was refused; at most a few of these a second are logged."),
     ("message_malformed", "warning", "peer? detail? suppressed_count?",
@@ -223,3 +225,84 @@ def _misfits(entry: Event, key: str, value: object) -> list[str]:
     if key not in KEYS or (isinstance(value, KEYS[key].kind) and isinstance(value, bool) == (KEYS[key].kind is bool)):
         return []
     return [f"{key} is {type(value).__name__}, not {KEYS[key].kind.__name__}"]
+
+
+# --- the documentation -----------------------------------------------------------------------------
+
+# Where the sample value of a key would not fit the event; None leaves out a key that may be missing.
+_SAMPLES: dict[str, dict[str, Any]] = {
+    "boot_adopted": {"count": 2},
+    "broker_stopping": {"reason": "signal"},
+    "dlq_purged": {"count": 14, "job_id": None},
+    "dlq_retried": {"count": 1},
+    "disk_recovered": {"free_bytes": 5368709120},
+    "job_dead": {"reason": "exit", "attempt": 3},
+    "job_killed": {"reason": "grace", "signal": 9},
+    "job_requeued": {"reason": "lost"},
+    "lease_dropped": {"reason": "lost"},
+    "lease_returned": {"reason": "busy"},
+    "leftovers_ended": {"count": 1},
+    "log_failed": {"error_type": "TypeError"},
+    "message_malformed": {"detail": "not msgpack"},
+    "output_evicted": {"count": 3},
+    "push_undelivered": {"leases": 1},
+    "session_closed": {"reason": "bye"},
+    "spawn_failed": {"detail": "cwd /srv/app: No such file or directory"},
+    "spool_failed": {"operation": "write"},
+    "storage_failed": {"operation": "commit"},
+    "worker_disconnected": {"reason": "silence"},
+    "worker_draining": {"reason": "signal"},
+    "worker_process_died": {"signal": 9, "exit_code": None},
+    "worker_refused": {"code": "version_mismatch", "detail": None},
+    "worker_stopped": {"reason": "drained"},
+    "worker_told_to_stop": {"reason": "finish"},
+}
+_FINISHED = {
+    "outcome": "exit",
+    "exit_code": 1,
+    "signal": None,
+    "level": "warning",
+    "state": "failed",
+    "will_retry": True,
+}
+
+
+def sample(event: Event) -> dict[str, Any]:
+    """A record of this event, made of the sample values of its keys."""
+    own = _FINISHED if event.name == "job_finished" else _SAMPLES.get(event.name, {})
+    head = {"level": event.levels[0], "event": event.name, "service": event.service}
+    values = {key: KEYS[key].sample for key in (*HEAD, *event.keys)} | head
+    values |= {key: value for key, value in own.items() if key in values}
+    return {key: value for key, value in values.items() if value is not None or event.name == "job_finished"}
+
+
+def refreshed(text: str) -> str:
+    """The text of docs/logs.md with its tables made anew, each between its two marks."""
+    parts = {"head": _key_table(HEAD), "keys": _key_table(tuple(key for key in KEYS if key not in HEAD))}
+    parts |= {"broker": _event_list(BROKER), "worker": _event_list(WORKER)}
+    for name, lines in parts.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        text = "\n".join([f"{before}{begin}", *lines, f"\n{end}{rest.split(end)[1]}"])
+    return text
+
+
+def _key_table(names: tuple[str, ...]) -> Iterator[str]:
+    words = {str: "text", int: "integer", bool: "true or false"}
+    yield "| Key | Type | Meaning |"
+    yield "|---|---|---|"
+    for name in names:
+        yield f"| `{name}` | {words[KEYS[name].kind]} | {KEYS[name].doc} |"
+
+
+def _event_list(service: str) -> Iterator[str]:
+    for event in _TABLE:
+        if event.service == service:
+            keys = ", ".join(f"`{key}`{'?' * (key in event.optional)}" for key in event.keys)
+            yield f"**`{event.name}`** ({' or '.join(event.levels)}). {event.doc} Keys: {keys}."
+            yield f"\n```json\n{msgspec.json.encode(sample(event)).decode()}\n```\n"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")

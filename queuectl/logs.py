@@ -31,7 +31,7 @@ STACK_CHARS_MAX = 4 * 1024
 # Every record has these, and no caller can set them. docs/logs.md says what they mean.
 HEAD = ("log_schema", "timestamp", "level", "event", "service", "instance", "seq", "host", "pid", "version")
 # Never logged, whoever asks: more people read a log than may use the queue.
-DENIED_KEYS = frozenset({"env", "environ", "stdin", "token", "secret", "secret_key", "private_key", "key"})
+DENIED_KEYS = frozenset({"env", "environ", "stdin", "token", "secret", "secret_key", "private_key"})
 DENIED_KEYS |= {"password", "passphrase", "credential", "credentials", "payload", "body"}
 _CLOSED_KEYS = DENIED_KEYS | (frozenset(HEAD) - {"event"})
 
@@ -156,7 +156,7 @@ class _Stamp:
 
     def __init__(self, service: str, instance: str) -> None:
         self._who = {"service": service, "instance": instance}
-        self._where = {"host": platform.node(), "version": queuectl.__version__}
+        self._host = platform.node()
         self._numbers = itertools.count(1)
         self._second = (0, "")  # formatting a date would cost more than the rest of the head
 
@@ -171,8 +171,9 @@ class _Stamp:
             "event": keys.pop("event"),
             **self._who,
             "seq": next(self._numbers),
+            "host": self._host,
             "pid": os.getpid(),  # asked each time: a forked child is another process
-            **self._where,
+            "version": queuectl.__version__,
             **keys,
         }
 
