@@ -48,7 +48,7 @@ class StoreRefused(QueuectlError):
 
 
 class Connection:
-    """A thin port to SQLite: run, run_many, query, begin, commit, rollback. Tests may put another under the same SQL."""
+    """A thin port to SQLite; tests may put another one under the same SQL."""
 
     def __init__(self, path: Path | str):
         self.path = str(path)
@@ -68,7 +68,7 @@ class Connection:
         self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
 
     def commit(self) -> None:
-        """Make the transaction durable. Raises StorageFailed if the disk may have lost it: then say nothing and stop."""
+        """Make the transaction durable. After StorageFailed the disk may have lost it: say nothing and stop."""
         if not self._db.in_transaction:
             raise StorageFailed("the transaction was gone before its commit")
         self._guard(lambda: self._db.execute("COMMIT"))
@@ -114,9 +114,9 @@ class Connection:
 
 def _meaning(error: sqlite3.Error) -> QueuectlError:
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    if name == "SQLITE_ERROR" or not isinstance(error, sqlite3.OperationalError | sqlite3.InternalError):
-        if type(error) is not sqlite3.DatabaseError:  # that one is corruption, or not a database at all
-            return StoreRefused(f"{name}: {error}")
+    of_the_disk = isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+    if name == "SQLITE_ERROR" or not of_the_disk:  # a plain DatabaseError is corruption, or no database at all
+        return StoreRefused(f"{name}: {error}")
     if name == "SQLITE_FULL":
         return StoreFull(f"{name}: {error}")
     return StorageFailed(f"{name}: {error}")

@@ -1,0 +1,153 @@
+"""Questions of clients: they change nothing. Long answers go in slices, so that no question holds the loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.core import views
+from broker.core.find import find, find_many, parse_state
+from broker.core.turn import Turn
+from broker.core.waits import WAITERS_MAX, Waiter
+from broker.store.rows import CODES, STATES
+from queuectl.errors import BadRequest, QueuectlError, ShuttingDown, WrongState
+from queuectl.jobs import TERMINAL
+from queuectl.requests import ConfigShow, Job, List, Output, Ping, Status, Wait
+from queuectl.settings import DEFAULTS
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+OUTPUT_BYTES_PER_REPLY = 512 * 1024
+_CHUNKS_PER_REPLY = 64
+_FAR = 2**62
+
+
+def ping(core: Core, turn: Turn, args: Ping) -> dict[str, Any]:
+    """The broker is there."""
+    who = core.identity
+    return {
+        "broker": core.broker_id,
+        "version": who.version,
+        "pid": who.pid,
+        "epoch": core.epoch,
+        "data_dir": who.data_dir,
+    }
+
+
+def job(core: Core, turn: Turn, args: Job) -> dict[str, Any]:
+    """One job with its history."""
+    known = find(core, args.id)
+    if args.state is not None and STATES[known.state] is not parse_state(args.state):
+        raise WrongState(f"job '{known.id}' is {STATES[known.state].value}, not {args.state}")
+    history = [views.attempt(entry) for entry in core.store.history.attempts(known.seq)]
+    running = next((lease for lease in core.leases.values() if lease.seq == known.seq), None)
+    if running is not None:
+        history.append(views.running(running))
+    return {"job": views.job(core, core.store.jobs.row(known.seq)), "history": history}
+
+
+def list_jobs(core: Core, turn: Turn, args: List) -> dict[str, Any]:
+    """One slice of a listing."""
+    state = None if args.state is None else CODES[parse_state(args.state)]
+    if args.queue is not None and args.queue not in core.buckets:
+        return {"jobs": [], "next": None}
+    bucket = None if args.queue is None else core.buckets[args.queue]
+    below = _FAR if args.cursor is None else args.cursor
+    rows, following = core.store.jobs.page(
+        state=state, bucket=bucket, below_seq=min(below, core.next_seq), limit=args.limit
+    )
+    return {"jobs": [views.job(core, row) for row in rows], "next": following}
+
+
+def output(core: Core, turn: Turn, args: Output) -> dict[str, Any]:
+    """One slice of an attempt's kept output, in order of arrival."""
+    known = find(core, args.id)
+    number = args.attempt if args.attempt is not None else known.attempt
+    ended = core.store.history.ended(known.seq, number)
+    starts = _tail_starts(core, known.seq, number, args.tail_bytes)
+    from_chunk, skip = _cursor(args.cursor)
+    segments: list[list[Any]] = []
+    size = 0
+    chunks = core.store.history.chunks(known.seq, number, from_chunk, _CHUNKS_PER_REPLY)
+    for chunk, stream, offset, data in chunks:
+        start = max(skip if chunk == from_chunk else 0, starts.get(stream, 0) - offset)
+        if start < len(data) and args.stream in (None, stream):
+            segments.append([stream, offset + start, data[start:]])
+            size += len(data) - start
+        from_chunk, skip = chunk, len(data)
+        if size >= OUTPUT_BYTES_PER_REPLY:
+            break
+    more = len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
+    is_over = known.lease is None or known.attempt != number
+    return {
+        "id": known.id,
+        "attempt": number,
+        "segments": segments,
+        "totals": None if ended is None else {"1": ended.stdout_bytes, "2": ended.stderr_bytes},
+        "next": [from_chunk, skip] if more else None,
+        "finished": is_over,
+    }
+
+
+def _cursor(cursor: list[int] | None) -> tuple[int, int]:
+    if cursor is None:
+        return 0, 0
+    if len(cursor) != 2 or not all(0 <= number < _FAR for number in cursor):
+        raise BadRequest("cursor: must be the `next` of an earlier reply")
+    return cursor[0], cursor[1]
+
+
+def _tail_starts(core: Core, seq: int, attempt: int, tail_bytes: int | None) -> dict[int, int]:
+    """From which offset on a stream is wanted."""
+    if tail_bytes is None:
+        return {}
+    ends = {stream: core.store.history.extents(seq, attempt, stream)[-1:] for stream in (1, 2)}
+    return {stream: max(0, sum(last[0]) - tail_bytes) for stream, last in ends.items() if last}
+
+
+def status(core: Core, turn: Turn, args: Status) -> dict[str, Any]:
+    """The broker, its workers, and how many jobs stand where."""
+    who = core.identity
+    broker = {
+        "id": core.broker_id,
+        "pid": who.pid,
+        "version": who.version,
+        "uptime_s": (turn.now.mono_ms - core.started_ms) / 1000,
+        "endpoints": list(who.endpoints),
+        "database": who.database,
+        "data_dir": who.data_dir,
+        "started": who.started,
+        "accepting": not core.disk_low and not core.stopping,
+        "output_bytes": core.output_bytes,
+    }
+    holders = sorted(core.holders.values(), key=lambda holder: holder.worker.worker)
+    workers = [views.worker(holder, turn.now.mono_ms) for holder in holders]
+    return {"broker": broker, "workers": workers, "jobs": core.counts()}
+
+
+def config_show(core: Core, turn: Turn, args: ConfigShow) -> dict[str, Any]:
+    """The queue-wide settings in force."""
+    changed = [key for key, value in core.settings.items() if value != DEFAULTS[key]]
+    return {"settings": core.settings, "changed": changed, "data_dir": core.identity.data_dir}
+
+
+def waiter(core: Core, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Waiter:
+    """A reply to be held. Raises what is wrong with the question at once."""
+    if (args.jobs is not None) + args.empty + (args.workers is not None) != 1:
+        raise BadRequest("wait: give exactly one of jobs, empty, workers")
+    if len(core.waiters) >= WAITERS_MAX:
+        raise ShuttingDown("too many clients wait already", hint="try again in a while")
+    seqs: set[int] = set()
+    for found in find_many(core, args.jobs or []).values():
+        if isinstance(found, QueuectlError):
+            raise found
+        if STATES[found.state] not in TERMINAL:
+            seqs.add(found.seq)
+    return Waiter(
+        envelope=envelope,
+        request_id=request_id,
+        deadline_ms=turn.now.mono_ms + args.timeout_ms,
+        jobs=seqs,
+        workers=set(args.workers or ()),
+        empty=args.empty,
+    )

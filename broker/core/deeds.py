@@ -1,0 +1,130 @@
+"""Changes that clients ask for, other than enqueueing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.core.find import find_many
+from broker.core.turn import Turn
+from broker.lifecycle import Event, after
+from broker.store.rows import CODES, STATES, Known
+from queuectl.errors import BadRequest, QueuectlError, UnknownWorker, WrongState
+from queuectl.jobs import JobState
+from queuectl.messages import Stop
+from queuectl.requests import ConfigSet, ConfigUnset, DlqPurge, DlqRetry, Shutdown, WorkerStop
+from queuectl.settings import DEFAULTS, SETTINGS, Value, check_relations, find_setting, parse_setting
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+JOBS_PER_SLICE = 200
+_FAR = 2**62
+
+
+# --- dead letters ----------------------------------------------------------------------------------
+
+
+def dlq_retry(core: Core, turn: Turn, args: DlqRetry) -> dict[str, Any]:
+    """Dead jobs back to the queue with a fresh budget; their history stays."""
+    jobs, following = _dead(core, args)
+    core.store.jobs.revive([job.seq for job in jobs], turn.now.wall_ms)
+    for job in jobs:
+        core.tally.move(job.bucket, job.state, CODES[after(JobState.DEAD, Event.REVIVE)])
+        core.ready.add(job.bucket)
+        turn.log("info", "dlq_retried", job_id=job.id)
+    return {"ids": [job.id for job in jobs], "next": following}
+
+
+def dlq_purge(core: Core, turn: Turn, args: DlqPurge) -> dict[str, Any]:
+    """Dead jobs are deleted, with their history and output."""
+    jobs, following = _dead(core, args)
+    seqs = [job.seq for job in jobs]
+    core.output_bytes -= core.store.history.delete(seqs)
+    core.store.jobs.delete(seqs)
+    for job in jobs:
+        core.tally.add(job.bucket, job.state, -1)
+        turn.log("info", "dlq_purged", job_id=job.id)
+    return {"ids": [job.id for job in jobs], "next": following}
+
+
+def _dead(core: Core, args: DlqRetry) -> tuple[list[Known], int | None]:
+    """The dead jobs that are meant: those named, all of which must be dead, or one slice of all."""
+    if args.all == bool(args.ids):
+        raise BadRequest("give either ids or all")
+    if not args.all:
+        return _named_dead(core, args.ids), None
+    jobs = core.store.jobs.dead(_FAR if args.cursor is None else args.cursor, JOBS_PER_SLICE)
+    return jobs, jobs[-1].seq if len(jobs) == JOBS_PER_SLICE else None
+
+
+def _named_dead(core: Core, ids: list[str]) -> list[Known]:
+    jobs: dict[int, Known] = {}
+    for found in find_many(core, ids).values():
+        if isinstance(found, QueuectlError):
+            raise found
+        if STATES[found.state] is not JobState.DEAD:
+            state = STATES[found.state].value
+            raise WrongState(
+                f"job '{found.id}' is {state}, not dead",
+                hint="only dead jobs are in the dead letter queue; see: queuectl dlq list",
+                details={"id": found.id, "state": state},
+            )
+        jobs[found.seq] = found
+    return list(jobs.values())
+
+
+# --- settings ----------------------------------------------------------------------------------------
+
+
+def config_set(core: Core, turn: Turn, args: ConfigSet) -> dict[str, Any]:
+    """Change a setting, at once."""
+    key, value = parse_setting(args.key, args.value)
+    return _change(core, turn, key, value)
+
+
+def config_unset(core: Core, turn: Turn, args: ConfigUnset) -> dict[str, Any]:
+    """A setting back to its default."""
+    setting = find_setting(args.key)
+    return _change(core, turn, setting.key, setting.default)
+
+
+def _change(core: Core, turn: Turn, key: str, value: Value) -> dict[str, Any]:
+    check_relations({**core.settings, key: value})
+    before = core.settings[key]
+    if value == DEFAULTS[key]:
+        core.store.ledger.unset_setting(key)
+    else:
+        core.store.ledger.set_setting(key, value)
+    core.settings[key] = value
+    turn.log("info", "setting_changed", key=key, value=value, before=before)
+    return {"key": key, "value": value, "before": before, "per_job": SETTINGS[key].per_job}
+
+
+# --- processes -----------------------------------------------------------------------------------------
+
+
+def worker_stop(core: Core, turn: Turn, args: WorkerStop) -> dict[str, Any]:
+    """Tell workers to stop; the reply names them."""
+    chosen = {session.holder.worker.name: session for session in core.sessions.values()}
+    if args.workers:
+        named = [_worker_named(set(chosen), text) for text in args.workers]
+        chosen = {name: chosen[name] for name in named}
+    for name, session in chosen.items():
+        session.stopping = True
+        turn.send(session.route, Stop(session.number, args.now))
+        turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now)
+    return {"workers": sorted(chosen), "held": sum(len(session.holder.leases) for session in chosen.values())}
+
+
+def _worker_named(names: set[str], text: str) -> str:
+    matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
+    if len(matches) != 1:
+        problem = "there is no worker" if not matches else "more than one worker is"
+        raise UnknownWorker(f"{problem} '{text}'", hint="see: queuectl worker list")
+    return matches[0]
+
+
+def shutdown(core: Core, turn: Turn, args: Shutdown) -> dict[str, Any]:
+    """Stop after this turn. Workers keep their jobs and look for the broker."""
+    core.stopping = True
+    return {"pid": core.identity.pid, "held": len(core.leases), "workers": len(core.sessions)}

@@ -1,0 +1,128 @@
+"""New jobs: read and checked one by one, stored as one set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from broker.core.turn import Turn
+from broker.store.rows import CODES, DUE_LATER, READY, STATES, NewJob
+from queuectl.errors import DiskFull, JobExists, QueuectlError
+from queuectl.ids import job_id_of
+from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, parse_job
+from queuectl.requests import Enqueue
+from queuectl.times import parse_rfc3339
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+_PENDING = CODES[JobState.PENDING]
+
+
+@dataclass(slots=True)
+class Wanted:
+    """The jobs of one request: what was asked for, and what became of each."""
+
+    specs: list[JobSpec | None]
+    ids: list[str | None] = field(default_factory=list)
+    errors: dict[int, QueuectlError] = field(default_factory=dict)
+
+    def answer(self) -> dict[str, Any]:
+        """The data of the reply."""
+        errors = [{"index": index, **error.to_wire()} for index, error in sorted(self.errors.items())]
+        return {"ids": self.ids, "errors": errors}
+
+
+def read(core: Core, args: Enqueue) -> Wanted:
+    """Check each job of a request. What is wrong with one does not touch the others. Raises DiskFull."""
+    if core.disk_low:
+        raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
+    wanted = Wanted([])
+    for index, fields in enumerate(args.jobs):
+        try:
+            wanted.specs.append(parse_job(fields))
+        except QueuectlError as error:
+            wanted.specs.append(None)
+            wanted.errors[index] = error
+    wanted.ids = [None] * len(wanted.specs)
+    return wanted
+
+
+def store(core: Core, turn: Turn, requests: list[Wanted]) -> None:
+    """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
+    todo = [
+        (request, index, spec) for request in requests for index, spec in enumerate(request.specs) if spec is not None
+    ]
+    while todo:
+        jobs = [_new_job(core, turn, core.next_seq + place, spec) for place, (_, _, spec) in enumerate(todo)]
+        core.next_seq += len(jobs)
+        refused = core.store.jobs.enqueue(jobs)
+        again = []
+        for job, (request, index, spec) in zip(jobs, todo, strict=True):
+            if job.seq not in refused:
+                request.ids[index] = job.id
+                _count(core, job)
+            elif spec.id is None:
+                again.append((request, index, spec))  # somebody gave another job the name that was its turn
+            else:
+                request.errors[index] = _exists(core, spec.id)
+        todo = again
+
+
+def _count(core: Core, job: NewJob) -> None:
+    core.tally.add(job.bucket, _PENDING, 1)
+    if job.ready == READY:
+        core.ready.add(job.bucket)
+    else:
+        core.wait_until(job.run_at_ms)
+
+
+def _exists(core: Core, job_id: str) -> QueuectlError:
+    known = core.store.jobs.known([job_id])[job_id]
+    state = STATES[known.state].value
+    return JobExists(
+        f"a job with id '{job_id}' exists already; it is {state}",
+        hint=f"choose another id, or leave it out to get one; see: queuectl show {job_id}",
+        details={"id": job_id, "state": state},
+    )
+
+
+def _new_job(core: Core, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
+    """The row of a new job: what it leaves open is copied from the settings of this moment."""
+    now_ms = turn.now.wall_ms
+    settings: dict[str, Any] = core.settings
+    run_at_ms = parse_rfc3339(spec.run_at) if spec.run_at is not None else now_ms + round((spec.delay or 0) * 1000)
+    timeout = spec.timeout if spec.timeout is not None else settings["timeout"]
+    return NewJob(
+        seq=seq,
+        id=spec.id if spec.id is not None else job_id_of(seq),
+        bucket=core.bucket_of(spec.queue or DEFAULT_QUEUE),
+        priority=spec.priority,
+        ready=DUE_LATER if run_at_ms > now_ms else READY,
+        run_at_ms=run_at_ms,
+        now_ms=now_ms,
+        command=spec.command,
+        max_retries=spec.max_retries if spec.max_retries is not None else settings["max_retries"],
+        backoff_base=spec.backoff_base if spec.backoff_base is not None else settings["backoff_base"],
+        backoff_max=spec.backoff_max if spec.backoff_max is not None else settings["backoff_max"],
+        backoff_jitter=spec.backoff_jitter or settings["backoff_jitter"],
+        timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
+        output_limit=spec.output_limit if spec.output_limit is not None else settings["output_limit"],
+        keep_children=spec.keep_children,
+        env=msgpack.packb(spec.env) if spec.env else None,
+        cwd=spec.cwd,
+    )
+
+
+def note(turn: Turn, request_id: str, wanted: Wanted) -> None:
+    """Log what a request has brought."""
+    stored = [(job_id, spec) for job_id, spec in zip(wanted.ids, wanted.specs, strict=True) if job_id and spec]
+    if len(stored) == 1:
+        [(job_id, spec)] = stored
+        turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, request_id=request_id)
+    elif stored:
+        turn.log("info", "jobs_enqueued", count=len(stored), request_id=request_id)
+    if wanted.errors:
+        turn.log("info", "jobs_refused", count=len(wanted.errors), request_id=request_id)

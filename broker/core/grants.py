@@ -1,0 +1,153 @@
+"""Who gets which job: leases for free credits, in the commit that also stored what made them possible.
+
+Order: priority (higher first), then due time, then arrival, over all queues that a worker serves. Jobs go to
+the least busy worker; leases beyond the free slots are given only once no slot is free anywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from broker.core.memory import Kept, Lease, Session
+from broker.core.turn import Turn
+from broker.lifecycle import ALONE_FROM_LOSSES, Event, Policy, after
+from broker.store.rows import CODES, STATES, Candidate
+from queuectl.ids import lease_text
+from queuectl.messages import Grant, Push
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+GRANTS_PER_TURN = 500
+
+
+def grant(core: Core, turn: Turn) -> None:
+    """Lease jobs to workers that have room, and push them after the commit."""
+    if not core.ready or core.stopping:
+        return
+    groups: dict[frozenset[str], list[tuple[Session, int]]] = defaultdict(list)
+    for session in core.sessions.values():
+        if (room := session.room(turn.now.mono_ms)) > 0:
+            groups[session.queues].append((session, room))
+    for queues, group in groups.items():
+        buckets = [bucket for bucket in sorted(core.ready) if not queues or core.queues[bucket] in queues]
+        _grant_group(core, turn, buckets, group)
+
+
+def _grant_group(core: Core, turn: Turn, buckets: list[int], group: list[tuple[Session, int]]) -> None:
+    wanted = min(GRANTS_PER_TURN, sum(room for _, room in group))
+    chosen = _share_out(_candidates(core, buckets, wanted), group)
+    if not chosen:
+        return
+    rows = []
+    pushes: dict[bytes, list[Grant]] = defaultdict(list)
+    for session, candidate in chosen:
+        lease = _lease(core, turn, session, candidate)
+        rows.append((lease.lease, session.holder.worker.worker, int(lease.slot), turn.now.wall_ms, candidate.seq))
+        pushes[session.route].append(_grant(core, lease, candidate))
+    core.store.jobs.lease(rows)
+    for route, grants in pushes.items():
+        session = core.sessions[route]
+        session.pushes += 1
+        turn.send(route, Push(session.number, session.pushes, grants))
+
+
+def _candidates(core: Core, buckets: list[int], limit: int) -> list[Candidate]:
+    """The next jobs over these queues, in order. A queue that turns out to be empty is not asked again."""
+    found: list[list[Candidate]] = []
+    for bucket in buckets:
+        plain = core.store.jobs.candidates(bucket, limit)
+        alone = core.store.jobs.candidates(bucket, limit, alone=True)
+        if not plain and not alone:
+            core.ready.discard(bucket)
+        found += [plain, alone]
+    merged = heapq.merge(*found, key=lambda candidate: (-candidate.priority, candidate.run_at_ms, candidate.seq))
+    return list(merged)[: limit + sum(1 for jobs in found for job in jobs if job.losses >= ALONE_FROM_LOSSES)]
+
+
+def _share_out(candidates: list[Candidate], group: list[tuple[Session, int]]) -> list[tuple[Session, Candidate]]:
+    """Each job to the least busy worker that may have it."""
+    load = [(_load(session, 0), index, 0) for index, (session, _) in enumerate(group)]
+    heapq.heapify(load)
+    with_alone = {
+        index
+        for index, (session, _) in enumerate(group)
+        if any(lease.alone for lease in session.holder.leases.values())
+    }
+    chosen: list[tuple[Session, Candidate]] = []
+    for candidate in candidates:
+        is_alone = candidate.losses >= ALONE_FROM_LOSSES
+        passed_over = []
+        while load and is_alone and load[0][1] in with_alone:
+            passed_over.append(heapq.heappop(load))
+        if load:
+            _, index, given = heapq.heappop(load)
+            session, room = group[index]
+            chosen.append((session, candidate))
+            if is_alone:
+                with_alone.add(index)
+            if given + 1 < room:
+                heapq.heappush(load, (_load(session, given + 1), index, given + 1))
+        for entry in passed_over:
+            heapq.heappush(load, entry)
+        if not load:
+            break
+    return chosen
+
+
+def _load(session: Session, given: int) -> tuple[bool, float]:
+    """Free slots come before leases ahead, and the emptier worker before the fuller."""
+    busy = len(session.holder.leases) + given
+    return busy >= session.slots, busy / max(session.slots, 1)
+
+
+def _lease(core: Core, turn: Turn, session: Session, candidate: Candidate) -> Lease:
+    number = core.chance.getrandbits(63)
+    lease = Lease(
+        lease=number,
+        seq=candidate.seq,
+        job=candidate.id,
+        bucket=candidate.bucket,
+        attempt=candidate.attempt + 1,
+        attempts=candidate.attempts,
+        losses=candidate.losses,
+        slot=len(session.holder.leases) < session.slots,
+        granted_at_ms=turn.now.wall_ms,
+        run_at_ms=candidate.run_at_ms,
+        policy=Policy(candidate.max_retries, candidate.backoff_base, candidate.backoff_max, candidate.backoff_jitter),
+        holder=session.holder,
+        output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit),
+        session=session.number,
+        push=session.pushes + 1,
+    )
+    core.leases[number] = session.holder.leases[number] = lease
+    core.tally.move(candidate.bucket, candidate.state, CODES[after(STATES[candidate.state], Event.LEASE)])
+    turn.log(
+        "debug",
+        "job_leased",
+        job_id=lease.job,
+        attempt=lease.attempt,
+        lease_id=lease_text(number),
+        worker_id=session.holder.worker.name,
+    )
+    return lease
+
+
+def _grant(core: Core, lease: Lease, candidate: Candidate) -> Grant:
+    return Grant(
+        lease=lease.lease,
+        job=candidate.id,
+        attempt=lease.attempt,
+        max_retries=candidate.max_retries,
+        queue=core.queues[candidate.bucket],
+        command=candidate.command,
+        env=msgpack.unpackb(candidate.env) if candidate.env is not None else None,
+        cwd=candidate.cwd,
+        timeout_ms=candidate.timeout_ms,
+        output_limit=candidate.output_limit,
+        keep_children=bool(candidate.keep_children),
+    )

@@ -1,0 +1,183 @@
+"""What the broker keeps in memory: who is connected, who holds which lease, how many jobs stand where.
+
+All of it mirrors the store or can be rebuilt by workers that come back. A Holder is one boot of a worker:
+leases belong to it and live on its heartbeats. A Session is its connection of the moment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from broker.lifecycle import ALONE_FROM_LOSSES, Policy
+from broker.store.rows import LeaseRow, WorkerRow
+
+AHEAD_MAX = 64  # leases a worker may have beyond its slots, however short its jobs are
+AHEAD_MS = 25  # as many as keep its slots busy for so long: a few turns of the loop
+SHORT_JOB_MS = 100  # longer jobs are never leased ahead
+
+
+@dataclass(slots=True)
+class Stream:
+    """What is known of one output stream of an attempt: all below `received` has been dealt with."""
+
+    received: int = 0
+    head_bytes: int = 0
+    tail: deque[tuple[int, int]] = field(default_factory=deque)  # (offset, length) of kept pieces after the head
+    tail_bytes: int = 0
+
+
+class LastPiece(NamedTuple):
+    """The piece of an attempt that was stored last: what follows it may be added to it."""
+
+    stream: int
+    offset: int
+    length: int
+    in_tail: bool
+
+
+@dataclass(slots=True)
+class Kept:
+    """The kept output of one attempt. It outlives the lease while output is still on its way."""
+
+    seq: int
+    attempt: int
+    limit: int  # bytes of each stream
+    streams: dict[int, Stream] = field(default_factory=dict)
+    last: LastPiece | None = None
+    totals: tuple[int, int] | None = None  # bytes of both streams, once the attempt has ended
+
+    def is_complete(self) -> bool:
+        """Whether all that the command wrote has been dealt with."""
+        received = [self.streams[number].received if number in self.streams else 0 for number in (1, 2)]
+        return self.totals is not None and all(total <= got for total, got in zip(self.totals, received, strict=True))
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right of one boot to one attempt of one job."""
+
+    lease: int
+    seq: int
+    job: str
+    bucket: int
+    attempt: int
+    attempts: int
+    losses: int
+    slot: bool  # granted into a free slot
+    granted_at_ms: int
+    run_at_ms: int
+    policy: Policy
+    holder: Holder
+    output: Kept
+    session: int = 0  # session it was pushed in; 0: before this one
+    push: int = 0  # number of that push
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must not share its worker with another such job."""
+        return self.losses >= ALONE_FROM_LOSSES
+
+
+@dataclass(slots=True)
+class Holder:
+    """One boot of a worker and the leases it holds. `heard_ms` is monotonic."""
+
+    worker: WorkerRow
+    heard_ms: int
+    leases: dict[int, Lease] = field(default_factory=dict)
+    session: Session | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """A worker's connection of the moment."""
+
+    number: int
+    route: bytes
+    holder: Holder
+    slots: int
+    queues: frozenset[str]  # empty: all
+    pushes: int = 0  # number of the last push
+    deaf_beats: int = 0  # heartbeats in a row that had not seen the last push
+    draining: bool = False
+    stopping: bool = False
+    silent: bool = False  # not heard of for some heartbeats: nothing new for it
+    paused_until_ms: int = 0  # its last lease came back through its own fault
+    no_ahead_until_ms: int = 0  # a lease granted ahead came back unused
+    run_ms: float | None = None  # moving average of its jobs' durations
+
+    def room(self, mono_ms: int) -> int:
+        """How many more leases it may have now: credit is absolute, so lost messages cannot leak it."""
+        if self.draining or self.stopping or self.silent or mono_ms < self.paused_until_ms:
+            return 0
+        ahead = self._ahead() if mono_ms >= self.no_ahead_until_ms else 0
+        return self.slots + ahead - len(self.holder.leases)
+
+    def _ahead(self) -> int:
+        if self.run_ms is None or self.run_ms >= SHORT_JOB_MS:
+            return 0
+        return min(AHEAD_MAX, int(self.slots * AHEAD_MS / max(self.run_ms, 1.0)))
+
+    def observe(self, duration_ms: int) -> None:
+        """Learn how long jobs run here."""
+        self.run_ms = duration_ms if self.run_ms is None else self.run_ms * 0.8 + duration_ms * 0.2
+
+    def back_in_ms(self, mono_ms: int) -> int | None:
+        """Milliseconds until a pause of this session is over; None: there is no pause."""
+        ends = [end for end in (self.paused_until_ms, self.no_ahead_until_ms) if end > mono_ms]
+        return min(ends) - mono_ms if ends else None
+
+    def serves(self, queue: str) -> bool:
+        """Whether it takes jobs of this queue."""
+        return not self.queues or queue in self.queues
+
+
+class Tally:
+    """Number of jobs by (bucket, state code), with what has changed since it was last written."""
+
+    def __init__(self, jobs: dict[tuple[int, int], int]):
+        self._jobs = jobs
+        self._changed: set[tuple[int, int]] = set()
+
+    def add(self, bucket: int, state: int, jobs: int) -> None:
+        """Count jobs in (or out, if negative)."""
+        key = (bucket, state)
+        self._jobs[key] = self._jobs.get(key, 0) + jobs
+        self._changed.add(key)
+
+    def move(self, bucket: int, state: int, following: int) -> None:
+        """Count one job from a state to the next."""
+        self.add(bucket, state, -1)
+        self.add(bucket, following, 1)
+
+    def total(self, state: int) -> int:
+        """Jobs in a state, over all queues."""
+        return sum(jobs for (_, code), jobs in self._jobs.items() if code == state)
+
+    def take_changes(self) -> Iterator[tuple[int, int, int]]:
+        """(bucket, state, jobs) of what changed; then nothing has."""
+        changed, self._changed = self._changed, set()
+        return ((bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed))
+
+
+def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
+    """A lease as memory keeps it."""
+    policy = Policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter)
+    return Lease(
+        lease=row.lease,
+        seq=row.seq,
+        job=row.id,
+        bucket=row.bucket,
+        attempt=row.attempt,
+        attempts=row.attempts,
+        losses=row.losses,
+        slot=bool(row.slot),
+        granted_at_ms=row.updated_at_ms,
+        run_at_ms=row.run_at_ms,
+        policy=policy,
+        holder=holder,
+        output=Kept(row.seq, row.attempt, row.output_limit),
+    )

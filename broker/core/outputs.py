@@ -1,0 +1,148 @@
+"""Output of attempts: what to keep of it, and what to forget when it gets too much.
+
+Of each stream the first half of `output_limit` and the last half are kept, as pieces with their offsets; the
+pieces between go. Offsets count every byte the command wrote, so the size of every gap is known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core import writing
+from broker.core.memory import Kept, LastPiece, Session, Stream
+from broker.core.turn import Turn
+from broker.store.history import ChunkKey
+from queuectl.jobs import Outcome
+from queuectl.messages import Output, Piece, Taken
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
+CLOSING_MAX = 10_000
+EVICTED_PER_TURN = 200
+
+
+def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None:
+    """Pieces of output: kept, and acknowledged after the commit."""
+    taken: dict[tuple[int, int], int] = {}
+    for piece in message.pieces:
+        kept = _kept(core, turn, piece)
+        upto = piece.offset + len(piece.data) if kept is None else _take(core, turn, kept, piece)
+        taken[piece.lease, piece.stream] = max(upto, taken.get((piece.lease, piece.stream), 0))
+        if kept is not None and kept.is_complete():
+            core.closing.pop(piece.lease, None)
+    turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
+
+
+def expect_more(core: Core, lease: int, kept: Kept) -> None:
+    """An attempt has ended, and some of its output is still on its way."""
+    core.closing[lease] = kept
+    if len(core.closing) > CLOSING_MAX:
+        core.closing.pop(next(iter(core.closing)))
+
+
+def _kept(core: Core, turn: Turn, piece: Piece) -> Kept | None:
+    """Where a piece belongs; None if its attempt's output is not wanted any more."""
+    if (lease := core.leases.get(piece.lease)) is not None:
+        return lease.output
+    if (kept := core.closing.get(piece.lease)) is not None:
+        return kept
+    writing.flush(core, turn)
+    known = core.store.jobs.known([piece.job]).get(piece.job)
+    ended = core.store.history.ended(known.seq, piece.attempt) if known else None
+    if known is None or ended is None or ended.lease != piece.lease or ended.outcome == Outcome.LOST:
+        return None
+    limit = core.store.jobs.row(known.seq).output_limit
+    kept = Kept(known.seq, piece.attempt, limit, totals=(ended.stdout_bytes or 0, ended.stderr_bytes or 0))
+    expect_more(core, piece.lease, kept)
+    return kept
+
+
+def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
+    """Keep what is new of a piece; up to where the stream has been dealt with."""
+    stream = kept.streams.get(piece.stream) or _read_back(core, kept, piece.stream)
+    data = piece.data[max(0, stream.received - piece.offset) :]
+    if data:
+        end = piece.offset + len(piece.data)
+        _keep(core, turn, kept, piece.stream, end - len(data), data)
+        stream.received = end
+    return stream.received
+
+
+def _read_back(core: Core, kept: Kept, number: int) -> Stream:
+    """The state of a stream whose attempt is older than this broker, from what is kept of it."""
+    stream = kept.streams[number] = Stream()
+    for offset, length in core.store.history.extents(kept.seq, kept.attempt, number):
+        if not stream.tail and stream.head_bytes + length <= kept.limit // 2:
+            stream.head_bytes += length
+        else:
+            stream.tail.append((offset, length))
+            stream.tail_bytes += length
+        stream.received = offset + length
+    return stream
+
+
+def _keep(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
+    stream = kept.streams[number]
+    head = data[: max(0, kept.limit // 2 - stream.head_bytes)]
+    tail = data[len(head) :]
+    if head:
+        stream.head_bytes += len(head)
+        _write(core, turn, kept, LastPiece(number, offset, len(head), in_tail=False), head)
+    if tail:
+        stream.tail_bytes += len(tail)
+        if _write(core, turn, kept, LastPiece(number, offset + len(head), len(tail), in_tail=True), tail):
+            start, length = stream.tail.pop()
+            stream.tail.append((start, length + len(tail)))
+        else:
+            stream.tail.append((offset + len(head), len(tail)))
+        _trim(core, turn, kept, number)
+
+
+def _write(core: Core, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) -> bool:
+    """Store a piece; True if it was added to the one before, which it follows."""
+    core.output_bytes += len(data)
+    last = kept.last
+    if (
+        last is not None
+        and (last.stream, last.in_tail) == (piece.stream, piece.in_tail)
+        and last.offset + last.length == piece.offset
+        and last.length < SMALL_BYTES
+    ):
+        key = ChunkKey(kept.seq, kept.attempt, piece.stream, last.offset)
+        pending = turn.new_chunks if key in turn.new_chunks else turn.longer_chunks
+        pending[key] = pending.get(key, b"") + data
+        kept.last = last._replace(length=last.length + piece.length)
+        return True
+    turn.new_chunks[ChunkKey(kept.seq, kept.attempt, piece.stream, piece.offset)] = data
+    kept.last = piece
+    return False
+
+
+def _trim(core: Core, turn: Turn, kept: Kept, number: int) -> None:
+    """Forget the oldest pieces of the tail beyond its half of the limit."""
+    stream = kept.streams[number]
+    while stream.tail and stream.tail_bytes > kept.limit // 2:
+        offset, length = stream.tail.popleft()
+        stream.tail_bytes -= length
+        core.output_bytes -= length
+        key = ChunkKey(kept.seq, kept.attempt, number, offset)
+        turn.longer_chunks.pop(key, None)
+        if turn.new_chunks.pop(key, None) is None:
+            turn.dropped_chunks.append(key)
+        if kept.last is not None and (kept.last.stream, kept.last.offset) == (number, offset):
+            kept.last = None
+
+
+def evict(core: Core, turn: Turn) -> None:
+    """Beyond `output_total` the oldest output of finished jobs goes, some of it each turn."""
+    limit = core.settings["output_total"]
+    assert isinstance(limit, int)
+    if core.output_bytes <= limit:
+        return
+    writing.flush(core, turn)
+    freed = core.store.history.evict(core.output_bytes - limit, EVICTED_PER_TURN)
+    core.output_bytes -= freed
+    if freed:
+        turn.log("info", "output_evicted", bytes=freed)

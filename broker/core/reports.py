@@ -1,0 +1,253 @@
+"""What workers report of their leases, and what becomes of the jobs.
+
+A lease ends in one of three ways: its result is recorded, it is given back, or it is lost. Each makes one
+move of the job and, if the job had run, one row of history. A report whose lease is not live any more is
+stale and changes nothing: so a late worker can never overwrite its successor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core import outputs
+from broker.core.adoption import adopt_lost
+from broker.core.memory import Lease, Session
+from broker.core.turn import Turn
+from broker.lifecycle import Decision, Event, after, decide_loss, decide_outcome, decide_return
+from broker.store.rows import CODES, DUE_LATER, READY, READY_ALONE, RESTING, AttemptRow, Move
+from queuectl.ids import lease_text
+from queuectl.jobs import TERMINAL, JobState, Outcome
+from queuectl.messages import Release, Result, Results, Returned, Verdict
+from queuectl.times import rfc3339
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+RECORDED, STALE = "recorded", "stale"
+REPORTABLE = {
+    outcome.value: outcome
+    for outcome in (
+        Outcome.COMPLETED,
+        Outcome.EXIT,
+        Outcome.SIGNAL,
+        Outcome.TIMEOUT,
+        Outcome.CANCELLED,
+        Outcome.SPAWN_ERROR,
+    )
+}
+HAD_STARTED = frozenset({"stopped", "lost"})  # reasons of a return that say the command had been started
+FAULT_PAUSE_MS = 1000  # nothing new for a worker that could not start a command
+NO_AHEAD_MS = 1000  # no lease ahead for a worker that gave one back unused
+_PENDING, _PROCESSING = CODES[JobState.PENDING], CODES[JobState.PROCESSING]
+
+
+def on_results(core: Core, turn: Turn, session: Session, message: Results) -> None:
+    """Results: recorded once, whoever of the worker's home sends them and however often."""
+    for result in message.results:
+        verdict = _settle(core, turn, session, result)
+        turn.verdicts[session.number].append(Verdict(result.lease, verdict))
+
+
+def _settle(core: Core, turn: Turn, session: Session, result: Result) -> str:
+    lease = core.leases.get(result.lease)
+    if lease is None:
+        if result.lease in turn.settled:
+            return RECORDED
+        lease = adopt_lost(core, turn, result.lease, result.job, result.attempt, session.holder)
+        if lease is None:
+            return _late(core, turn, result)
+    outcome = REPORTABLE.get(result.outcome)
+    if outcome is None or (lease.job, lease.attempt) != (result.job, result.attempt):
+        core.malformed += 1
+        turn.log("warning", "message_malformed", reason="the result does not fit its lease", count=core.malformed)
+        return STALE
+    session.observe(result.duration_ms)
+    _record(core, turn, lease, outcome, result)
+    return RECORDED
+
+
+def _late(core: Core, turn: Turn, result: Result) -> str:
+    """A result without a live lease: said before, or too late."""
+    known = core.store.jobs.known([result.job]).get(result.job)
+    ended = core.store.history.ended(known.seq, result.attempt) if known else None
+    if ended is not None and ended.lease == result.lease and ended.outcome != Outcome.LOST:
+        turn.log("debug", "result_repeated", job_id=result.job, attempt=result.attempt)
+        return RECORDED
+    turn.log(
+        "warning",
+        "result_stale",
+        job_id=result.job,
+        attempt=result.attempt,
+        lease_id=lease_text(result.lease),
+        outcome=result.outcome,
+    )
+    return STALE
+
+
+def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> None:
+    decision = decide_outcome(
+        outcome, lease.policy, attempts=lease.attempts, losses=lease.losses, chance=core.chance.random()
+    )
+    turn.settled.add(lease.lease)
+    turn.ended.append(
+        AttemptRow(
+            seq=lease.seq,
+            attempt=lease.attempt,
+            lease=lease.lease,
+            worker=lease.holder.worker.worker,
+            started_at_ms=turn.now.wall_ms - result.duration_ms if result.started_at_ms == 0 else result.started_at_ms,
+            finished_at_ms=turn.now.wall_ms,
+            duration_ms=result.duration_ms,
+            outcome=outcome.value,
+            exit_code=result.exit_code,
+            signal=result.signal,
+            stdout_bytes=result.stdout_bytes,
+            stderr_bytes=result.stderr_bytes,
+            last_line=result.last_line,
+            note=result.note,
+        )
+    )
+    lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
+    if not lease.output.is_complete():
+        outputs.expect_more(core, lease.lease, lease.output)
+    _end(core, turn, lease, decision, result.exit_code, result.signal)
+    run_at_ms = turn.now.wall_ms + decision.delay_ms
+    turn.log(
+        "info" if outcome is Outcome.COMPLETED else "warning",
+        "job_finished",
+        job_id=lease.job,
+        attempt=lease.attempt,
+        lease_id=lease_text(lease.lease),
+        worker_id=lease.holder.worker.name,
+        queue=core.queues[lease.bucket],
+        outcome=outcome.value,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        duration_ms=result.duration_ms,
+        state=after(JobState.PROCESSING, decision.event).value,
+        run_at=rfc3339(run_at_ms) if decision.event is Event.RETRY else None,
+    )
+
+
+# --- returns and losses ----------------------------------------------------------------------------
+
+
+def on_release(core: Core, turn: Turn, session: Session, message: Release) -> None:
+    """Leases that a worker gives back."""
+    for returned in message.leases:
+        lease = core.leases.get(returned.lease)
+        if lease is None:
+            continue
+        _mind(turn, session, returned)
+        if returned.reason == "lost":
+            lose(core, turn, lease, "its worker was killed", held_slot=True)
+        else:
+            give_back(core, turn, lease, returned.reason)
+
+
+def _mind(turn: Turn, session: Session, returned: Returned) -> None:
+    """What a return says about the worker."""
+    if returned.reason == "worker_fault":
+        session.paused_until_ms = turn.now.mono_ms + FAULT_PAUSE_MS
+    elif returned.reason == "busy":
+        session.no_ahead_until_ms = turn.now.mono_ms + NO_AHEAD_MS
+        session.run_ms = None
+
+
+def give_back(core: Core, turn: Turn, lease: Lease, reason: str) -> None:
+    """The job is pending again and nothing is counted; the number of a run that never started is used again."""
+    if reason in HAD_STARTED:
+        turn.ended.append(_unheard(turn, lease, Outcome.RELEASED, reason))
+    else:
+        lease.attempt -= 1
+    turn.log("info", "job_requeued", job_id=lease.job, attempt=lease.attempt, reason=reason)
+    _end(core, turn, lease, decide_return(attempts=lease.attempts, losses=lease.losses), None, None)
+
+
+def lose(core: Core, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> None:
+    """The worker of this lease is lost: the job is pending again, or dead if that happened too often."""
+    max_losses = core.settings["max_losses"]
+    assert isinstance(max_losses, int)
+    decision = decide_loss(held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses)
+    if held_slot:
+        turn.ended.append(_unheard(turn, lease, Outcome.LOST, why))
+    else:
+        lease.attempt -= 1
+    turn.log(
+        "warning",
+        "lease_expired",
+        job_id=lease.job,
+        attempt=lease.attempt,
+        lease_id=lease_text(lease.lease),
+        worker_id=lease.holder.worker.name,
+        reason=why,
+        losses=decision.losses,
+    )
+    _end(core, turn, lease, decision, None, None)
+
+
+def _unheard(turn: Turn, lease: Lease, outcome: Outcome, note: str) -> AttemptRow:
+    """History of an attempt that ended without a result."""
+    return AttemptRow(
+        seq=lease.seq,
+        attempt=lease.attempt,
+        lease=lease.lease,
+        worker=lease.holder.worker.worker,
+        started_at_ms=lease.granted_at_ms,
+        finished_at_ms=turn.now.wall_ms,
+        duration_ms=max(0, turn.now.wall_ms - lease.granted_at_ms),
+        outcome=outcome.value,
+        exit_code=None,
+        signal=None,
+        stdout_bytes=None,
+        stderr_bytes=None,
+        last_line="",
+        note=note,
+    )
+
+
+# --- the move ----------------------------------------------------------------------------------------
+
+
+def _end(core: Core, turn: Turn, lease: Lease, decision: Decision, exit_code: int | None, signal: int | None) -> None:
+    """The lease is over: the job moves on as decided."""
+    state = after(JobState.PROCESSING, decision.event)
+    now_ms = turn.now.wall_ms
+    run_at_ms = now_ms + decision.delay_ms if decision.event is Event.RETRY else lease.run_at_ms
+    ready = _readiness(core, lease, decision, run_at_ms)
+    turn.moves.append(
+        Move(
+            state=CODES[state],
+            ready=ready,
+            run_at_ms=run_at_ms,
+            attempt=lease.attempt,
+            attempts=decision.attempts,
+            losses=decision.losses,
+            keep_lease=lease.lease if decision.event is Event.RETURN and decision.reason == "lost" else None,
+            reason=decision.reason,
+            exit_code=exit_code,
+            signal=signal,
+            now_ms=now_ms,
+            finished_at_ms=now_ms if state in TERMINAL else None,
+            seq=lease.seq,
+            lease=lease.lease,
+            from_state=_PROCESSING,
+        )
+    )
+    core.tally.move(lease.bucket, _PROCESSING, CODES[state])
+    del core.leases[lease.lease]
+    lease.holder.leases.pop(lease.lease, None)
+    if state in TERMINAL:
+        turn.over.add(lease.seq)
+    if state is JobState.DEAD:
+        turn.log("warning", "job_dead", job_id=lease.job, attempts=decision.attempts, reason=decision.reason)
+
+
+def _readiness(core: Core, lease: Lease, decision: Decision, run_at_ms: int) -> int:
+    if decision.event is Event.RETRY and decision.delay_ms > 0:
+        core.wait_until(run_at_ms)
+        return DUE_LATER
+    if decision.event in (Event.RETRY, Event.RETURN):
+        core.ready.add(lease.bucket)
+        return READY_ALONE if decision.alone else READY
+    return RESTING

@@ -1,0 +1,129 @@
+"""What clients ask: one table from operation to handler, and the envelope around it.
+
+Requests are carried out in the order of their arrival; neighbouring enqueues are stored together. The reply
+to a changing request is stored with its effect, so a repeat of the request gets the same reply and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from broker.core import asks, deeds, enqueues
+from broker.core.envelope import Envelope, failed, ok
+from broker.core.turn import Turn
+from broker.store.ledger import StoredReply
+from queuectl.errors import BadRequest, Internal, QueuectlError, RequestIdReused, ShuttingDown, VersionMismatch
+from queuectl.requests import OPS, Enqueue, Request, Wait
+from queuectl.suggest import did_you_mean
+from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+Handler = Callable[["Core", Turn, Any], dict[str, Any]]
+
+HANDLERS: dict[str, Handler] = {
+    "ping": asks.ping,
+    "job": asks.job,
+    "output": asks.output,
+    "list": asks.list_jobs,
+    "status": asks.status,
+    "config_show": asks.config_show,
+    "config_set": deeds.config_set,
+    "config_unset": deeds.config_unset,
+    "dlq_retry": deeds.dlq_retry,
+    "dlq_purge": deeds.dlq_purge,
+    "worker_stop": deeds.worker_stop,
+    "shutdown": deeds.shutdown,
+}  # and `enqueue`, which is stored in sets, and `wait`, which is answered later
+assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
+
+
+def on_requests(core: Core, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
+    """Carry out the requests of a turn."""
+    parsed = [(envelope, request) for envelope, body in arrived if (request := _parse(core, turn, envelope, body))]
+    changing = [request.id for _, request in parsed if OPS[request.op].changes]
+    answered = core.store.ledger.replies(changing) if changing else {}
+    batch: list[tuple[Envelope, Request]] = []
+    for envelope, request in parsed:
+        if request.op == "enqueue" and request.id not in answered and all(r.id != request.id for _, r in batch[-8:]):
+            batch.append((envelope, request))
+            continue
+        _store(core, turn, batch, answered)
+        batch = []
+        _carry_out(core, turn, envelope, request, answered)
+    _store(core, turn, batch, answered)
+
+
+def _parse(core: Core, turn: Turn, envelope: Envelope, body: bytes) -> Request | None:
+    """The request of a body; what is wrong with it is answered at once."""
+    request_id = ""
+    try:
+        data = unpack(body, bytes_max=CLIENT_MESSAGE_BYTES_MAX)
+        if isinstance(data, dict) and isinstance(data.get("id"), str):
+            request_id = data["id"][:64]
+        if isinstance(data, dict) and isinstance(data.get("v"), int) and data["v"] != PROTOCOL_VERSION:
+            raise VersionMismatch(f"this broker speaks version {PROTOCOL_VERSION} of the protocol, not {data['v']}")
+        request = convert(data, Request)
+        if request.op not in OPS:
+            raise BadRequest(f"unknown operation '{request.op}'", hint=did_you_mean(request.op, OPS))
+        return request
+    except QueuectlError as error:
+        core.malformed += 1
+        turn.log("warning", "request_refused", request_id=request_id, code=error.code, reason=error.message)
+        turn.reply(envelope, failed(request_id, error))
+        return None
+
+
+def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, answered: dict[str, StoredReply]) -> None:
+    """One request, unless it has been carried out before."""
+    try:
+        if (before := answered.get(request.id)) is not None and OPS[request.op].changes:
+            if before.op != request.op:
+                raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before")
+            turn.reply(envelope, ok(request.id, before.body, repeated=True))
+            return
+        if request.op == "wait":
+            core.waiters.append(asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
+            return
+        args = convert(request.args, OPS[request.op].args)
+        if core.stopping and OPS[request.op].changes:
+            raise ShuttingDown(hint="start it again: queuectl broker start")
+        body = encode(HANDLERS[request.op](core, turn, args))
+    except QueuectlError as error:
+        _refuse(turn, envelope, request, error)
+        return
+    if OPS[request.op].changes:
+        _keep(turn, request, body, answered)
+    turn.reply(envelope, ok(request.id, body))
+
+
+def _store(core: Core, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:
+    """Store the jobs of neighbouring enqueues in one go, and answer each."""
+    wanted: list[tuple[Envelope, Request, enqueues.Wanted]] = []
+    for envelope, request in batch:
+        try:
+            if core.stopping:
+                raise ShuttingDown(hint="start it again: queuectl broker start")
+            wanted.append((envelope, request, enqueues.read(core, convert(request.args, Enqueue))))
+        except QueuectlError as error:
+            _refuse(turn, envelope, request, error)
+    enqueues.store(core, turn, [jobs for _, _, jobs in wanted])
+    for envelope, request, jobs in wanted:
+        body = encode(jobs.answer())
+        enqueues.note(turn, request.id, jobs)
+        _keep(turn, request, body, answered)
+        turn.reply(envelope, ok(request.id, body))
+
+
+def _keep(turn: Turn, request: Request, body: bytes, answered: dict[str, StoredReply]) -> None:
+    turn.replies.append((request.id, request.op, turn.now.wall_ms, body))
+    answered[request.id] = StoredReply(request.op, body)
+
+
+def _refuse(turn: Turn, envelope: Envelope, request: Request, error: QueuectlError) -> None:
+    level = "error" if isinstance(error, Internal) else "info"
+    turn.log(level, "request_refused", request_id=request.id, code=error.code, reason=error.message)
+    turn.reply(envelope, failed(request.id, error))

@@ -1,0 +1,273 @@
+"""Workers come, live on their heartbeats, and go.
+
+The rules heal what gets lost on the way (anti-entropy): a heartbeat names all leases that the worker still
+has. One connection is first in, first out; so a lease that was pushed before the last push the worker has
+seen, and that it does not name, is lost on the worker's side and goes back to the queue. What it names and
+does not have is dropped. Silence alone never ends a session before a whole lease has passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from broker.core import outputs, reports, writing
+from broker.core.adoption import adopt_lost
+from broker.core.memory import Holder, Session
+from broker.core.turn import Turn
+from queuectl.errors import BadRequest
+from queuectl.messages import (
+    TO_BROKER,
+    Beat,
+    Bye,
+    ByeOk,
+    Echo,
+    Gone,
+    Held,
+    Hello,
+    Output,
+    Recorded,
+    Refuse,
+    Release,
+    Results,
+    Took,
+    Welcome,
+    Who,
+)
+from queuectl.wire import PROTOCOL_VERSION, WORKER_MESSAGE_BYTES_MAX, decode
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
+SUSPECT_HEARTBEATS = 3  # silence after which a worker gets nothing new
+WINDOW_BYTES = 2**20  # output credit of a session
+DEAF_BEATS_MAX = 3  # heartbeats that miss a push before the session counts as one-way
+OTHER_BROKER_RETRY_MS = 5000
+_ASK_WHO_EVERY_MS = 1000
+_EPOCH_SHIFT = 10**9  # sessions per epoch
+
+
+def on_message(core: Core, turn: Turn, route: bytes, body: bytes) -> None:
+    """One message of a worker. Whatever it is, it cannot stop the broker."""
+    try:
+        message = decode(body, TO_BROKER, bytes_max=WORKER_MESSAGE_BYTES_MAX)
+    except BadRequest as error:
+        core.malformed += 1
+        turn.log("warning", "message_malformed", reason=error.message, count=core.malformed)
+        return
+    if isinstance(message, Hello):
+        _on_hello(core, turn, route, message)
+        return
+    session = core.sessions.get(route)
+    if session is None or session.number != message.session:
+        _ask_who(core, turn, route)
+        return
+    session.holder.heard_ms = turn.now.mono_ms
+    session.silent = False
+    _HANDLERS[type(message)](core, turn, session, message)
+
+
+def _ask_who(core: Core, turn: Turn, route: bytes) -> None:
+    """An unknown speaker is asked to introduce itself, at most once a second."""
+    if len(core.asked_who) > 10_000:
+        core.asked_who.clear()
+    if core.asked_who.get(route, -_ASK_WHO_EVERY_MS) + _ASK_WHO_EVERY_MS <= turn.now.mono_ms:
+        core.asked_who[route] = turn.now.mono_ms
+        turn.send(route, Who())
+
+
+# --- hello -----------------------------------------------------------------------------------------
+
+
+def _on_hello(core: Core, turn: Turn, route: bytes, hello: Hello) -> None:
+    if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
+        text = f"this broker speaks version {PROTOCOL_VERSION}, not {hello.version_min} to {hello.version_max}"
+        turn.send(route, Refuse("version_mismatch", text, 0))
+        return
+    running = [held for held in hello.held if not held.done]
+    if running and hello.broker != core.broker_id:
+        text = f"{len(running)} jobs of another broker still run there; they come first"
+        turn.send(route, Refuse("other_broker", text, OTHER_BROKER_RETRY_MS))
+        return
+    holder = _holder(core, turn, hello)
+    known = core.sessions.get(route)
+    session = known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder)
+    session.draining = hello.draining
+    keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known)
+    turn.send(route, _welcome(core, session, keep, drop))
+
+
+def _holder(core: Core, turn: Turn, hello: Hello) -> Holder:
+    holder = core.holders.get(hello.boot)
+    if holder is None:
+        ledger = core.store.ledger
+        worker = ledger.worker_of(hello.boot) or ledger.add_worker(
+            boot=hello.boot,
+            name=f"{re.sub(r'[^A-Za-z0-9-]', '-', hello.host.split('.')[0])[:40]}-{hello.boot[:6]}",
+            host=hello.host,
+            home=hello.home,
+            pid=hello.pid,
+            slots=hello.slots,
+            software=hello.software,
+            now_ms=turn.now.wall_ms,
+        )
+        holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms)
+    holder.heard_ms = turn.now.mono_ms
+    return holder
+
+
+def _open_session(core: Core, turn: Turn, route: bytes, hello: Hello, holder: Holder) -> Session:
+    if holder.session is not None:
+        close_route(core, turn, holder.session.route, "superseded")
+    if route in core.sessions:
+        close_route(core, turn, route, "superseded")
+    core.sessions_opened += 1
+    number = core.epoch * _EPOCH_SHIFT + core.sessions_opened
+    session = Session(number, route, holder, hello.slots, frozenset(hello.queues))
+    core.sessions[route] = session
+    holder.session = session
+    turn.log("info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held))
+    return session
+
+
+def _compare(
+    core: Core, turn: Turn, session: Session, named: list[Held], *, is_new: bool
+) -> tuple[list[int], list[int]]:
+    """What the worker may keep and what it must drop; what it has lost goes back to the queue."""
+    keep, drop = [], []
+    for held in named:
+        known = held.lease in core.leases or held.done
+        if known or adopt_lost(core, turn, held.lease, held.job, held.attempt, session.holder):
+            keep.append(held.lease)
+        else:
+            drop.append(held.lease)
+    if is_new:
+        names = {held.lease for held in named}
+        for lease in list(session.holder.leases.values()):
+            if lease.lease not in names:
+                reports.give_back(core, turn, lease, "undelivered")
+            else:
+                lease.session, lease.push = session.number, 0
+    return keep, drop
+
+
+def _welcome(core: Core, session: Session, keep: list[int], drop: list[int]) -> Welcome:
+    return Welcome(
+        session=session.number,
+        version=PROTOCOL_VERSION,
+        broker=core.broker_id,
+        epoch=core.epoch,
+        heartbeat_ms=core.heartbeat_ms,
+        silence_ms=core.silence_ms,
+        window_bytes=WINDOW_BYTES,
+        worker=session.holder.worker.name,
+        keep=keep,
+        drop=drop,
+    )
+
+
+# --- in a session ------------------------------------------------------------------------------------
+
+
+def _on_beat(core: Core, turn: Turn, session: Session, beat: Beat) -> None:
+    named = {*beat.held, *beat.done}
+    drop = [number for number in beat.held if number not in core.leases]
+    deaf = False
+    for lease in list(session.holder.leases.values()):
+        if lease.lease in named:
+            continue
+        if lease.session == session.number and lease.push > beat.received:
+            deaf = True  # still on its way, unless that goes on
+        else:
+            reports.give_back(core, turn, lease, "undelivered")
+    session.draining = beat.draining
+    session.deaf_beats = session.deaf_beats + 1 if deaf else 0
+    if session.deaf_beats >= DEAF_BEATS_MAX:
+        turn.send(session.route, Who())
+        close_route(core, turn, session.route, "hears nothing")
+        return
+    turn.send(session.route, Echo(session.number, beat.n, core.heartbeat_ms, drop))
+
+
+def _on_gone(core: Core, turn: Turn, session: Session, gone: Gone) -> None:
+    """Dead boots of the same home: their processes are gone, so their jobs may run again now."""
+    writing.flush(core, turn)
+    teller = session.holder.worker
+    for boot in gone.boots:
+        holder = core.holders.get(boot)
+        if holder is None or holder is session.holder:
+            continue
+        if (holder.worker.host, holder.worker.home) == (teller.host, teller.home):
+            turn.log("warning", "boot_gone", worker_id=holder.worker.name, leases=len(holder.leases))
+            _lose(core, turn, holder, "its worker died")
+
+
+def _on_bye(core: Core, turn: Turn, session: Session, _: Bye) -> None:
+    for lease in list(session.holder.leases.values()):
+        reports.give_back(core, turn, lease, "undelivered")
+    turn.send(session.route, ByeOk(session.number))
+    close_route(core, turn, session.route, "left")
+    core.holders.pop(session.holder.worker.boot, None)
+
+
+_HANDLERS: dict[type, Callable[[Core, Turn, Session, Any], None]] = {
+    Beat: _on_beat,
+    Results: reports.on_results,
+    Output: outputs.on_output,
+    Release: reports.on_release,
+    Gone: _on_gone,
+    Bye: _on_bye,
+}
+
+
+def say_verdicts(core: Core, turn: Turn) -> None:
+    """One message of each kind to each session, however many results and pieces it sent."""
+    for session in core.sessions.values() if turn.verdicts or turn.taken else ():
+        if verdicts := turn.verdicts.get(session.number):
+            turn.send(session.route, Recorded(session.number, verdicts))
+        if taken := turn.taken.get(session.number):
+            turn.send(session.route, Took(session.number, taken))
+
+
+# --- silence and the end of a session ----------------------------------------------------------------
+
+
+def sweep(core: Core, turn: Turn) -> None:
+    """Who has been silent for too long? Called only when all that workers have said has been heard."""
+    suspect_ms = core.heartbeat_ms * SUSPECT_HEARTBEATS
+    for holder in list(core.holders.values()):
+        silent_ms = turn.now.mono_ms - holder.heard_ms
+        if silent_ms >= core.lease_ms:
+            turn.log("warning", "worker_lost", worker_id=holder.worker.name, leases=len(holder.leases))
+            _lose(core, turn, holder, f"its worker was not heard of for {silent_ms / 1000:.1f} s")
+        elif holder.session is not None and silent_ms >= suspect_ms:
+            holder.session.silent = True
+
+
+def _lose(core: Core, turn: Turn, holder: Holder, why: str) -> None:
+    for place, lease in enumerate(list(holder.leases.values())):
+        held_slot = lease.slot or place < holder.worker.slots  # a worker starts its leases in order
+        reports.lose(core, turn, lease, why, held_slot=held_slot)
+    if holder.session is not None:
+        close_route(core, turn, holder.session.route, "lost")
+    core.holders.pop(holder.worker.boot, None)
+
+
+def close_route(core: Core, turn: Turn, route: bytes, why: str) -> None:
+    """End the session at a route, if there is one. Its leases stay with the boot."""
+    session = core.sessions.pop(route, None)
+    if session is None:
+        return
+    session.holder.session = None
+    if not session.holder.leases:
+        core.holders.pop(session.holder.worker.boot, None)
+    turn.log("info", "session_closed", worker_id=session.holder.worker.name, reason=why)
+
+
+def forget_holder(core: Core, holder: Holder) -> None:
+    """A boot that never came to be: the turn of its hello failed."""
+    core.holders.pop(holder.worker.boot, None)
+    if holder.session is not None:
+        core.sessions.pop(holder.session.route, None)

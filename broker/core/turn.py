@@ -1,0 +1,69 @@
+"""One turn of the broker: what it has decided so far, to be written, then committed, then said.
+
+Nothing in here has happened until the transaction of the turn is committed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from broker.store.history import ChunkKey
+from broker.store.rows import AttemptRow, Move
+from queuectl.clock import Now
+from queuectl.messages import Taken, ToWorker, Verdict
+
+
+class LogRecord(NamedTuple):
+    """Something to be logged once it is true."""
+
+    level: str
+    event: str
+    keys: dict[str, Any]
+
+
+class ToRoute(NamedTuple):
+    """A message to the worker at a route."""
+
+    route: bytes
+    message: ToWorker
+
+
+class ToClient(NamedTuple):
+    """A reply: the frames before the body as they came, and the body."""
+
+    envelope: tuple[bytes, ...]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Turn:
+    """The effects of one turn."""
+
+    now: Now
+    to_workers: list[ToRoute] = field(default_factory=list)
+    to_clients: list[ToClient] = field(default_factory=list)
+    logs: list[LogRecord] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    ended: list[AttemptRow] = field(default_factory=list)
+    new_chunks: dict[ChunkKey, bytes] = field(default_factory=dict)
+    longer_chunks: dict[ChunkKey, bytes] = field(default_factory=dict)
+    dropped_chunks: list[ChunkKey] = field(default_factory=list)
+    replies: list[tuple[str, str, int, bytes]] = field(default_factory=list)
+    verdicts: dict[int, list[Verdict]] = field(default_factory=lambda: defaultdict(list))  # by session
+    taken: dict[int, list[Taken]] = field(default_factory=lambda: defaultdict(list))  # by session
+    settled: set[int] = field(default_factory=set)  # leases whose result this turn has taken
+    over: set[int] = field(default_factory=set)  # seqs of jobs that became terminal
+
+    def send(self, route: bytes, message: ToWorker) -> None:
+        """Say something to a worker after the commit."""
+        self.to_workers.append(ToRoute(route, message))
+
+    def reply(self, envelope: tuple[bytes, ...], body: bytes) -> None:
+        """Answer a client after the commit."""
+        self.to_clients.append(ToClient(envelope, body))
+
+    def log(self, level: str, event: str, **keys: Any) -> None:
+        """Log something after the commit."""
+        self.logs.append(LogRecord(level, event, keys))

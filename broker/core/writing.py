@@ -1,0 +1,25 @@
+"""What the reports of a turn have come to, written down: each kind in one statement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core.turn import Turn
+
+if TYPE_CHECKING:
+    from broker.core.core import Core
+
+
+def flush(core: Core, turn: Turn) -> None:
+    """Write what has piled up. Whoever reads from the store what a report may have changed calls this first."""
+    if turn.new_chunks or turn.longer_chunks or turn.dropped_chunks:
+        core.store.history.drop_output(turn.dropped_chunks)
+        core.store.history.add_output(list(turn.new_chunks.items()))
+        core.store.history.extend_output(list(turn.longer_chunks.items()))
+        turn.new_chunks, turn.longer_chunks, turn.dropped_chunks = {}, {}, []
+    if turn.moves:
+        core.store.jobs.move(turn.moves)
+        turn.moves = []
+    if turn.ended:
+        core.store.history.record(turn.ended)
+        turn.ended = []
