@@ -1,0 +1,193 @@
+"""The client's end of the wire: one socket, one request at a time, repeated under its id until answered.
+
+The socket is kept between requests. When it fails, or a reply stays out, it is thrown away and the same
+request goes out on a fresh one; the broker answers a request id that it has seen from its stored replies,
+so repeating is safe. Knows nothing of jobs. Belongs to one thread, and to the process that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from queuectl import wire
+from queuectl.errors import (
+    BadRequest,
+    BrokerUnreachable,
+    NotAllowed,
+    OutcomeUnknown,
+    TooLarge,
+    VersionMismatch,
+    from_wire,
+)
+from queuectl.home import refuse_foreign_directory
+
+CONNECT_TIMEOUT_S = 3.0
+PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
+_IPC = "ipc://"
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the broker answered. `repeated`: from its stored replies. `tries`: how often this call had to send."""
+
+    value: dict[str, Any]
+    repeated: bool
+    tries: int
+
+
+def somebody_listens(endpoint: str) -> bool:
+    """Whether a process listens on this ipc endpoint, found out at once. Raises NotAllowed for a foreign directory."""
+    path = endpoint.removeprefix(_IPC)
+    try:
+        refuse_foreign_directory(Path(path).parent)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+    except PermissionError:
+        raise NotAllowed(f"{path} belongs to another user") from None
+    except OSError:
+        return False
+    return True
+
+
+class Link:
+    """A connection to the client endpoint of one broker."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._pid = os.getpid()
+
+    def call(self, op: str, args: dict[str, Any], *, request_id: str, timeout_s: float) -> Reply:
+        """Send one request, and again until there is a reply; `timeout_s` bounds the wait for each reply.
+
+        Raises BrokerUnreachable (nothing was sent), OutcomeUnknown (sent, no reply), or the error of the reply.
+        """
+        body = _encode(op, args, request_id)
+        tries = 0
+        for pause_s in (0.0, *PAUSES_S):
+            time.sleep(pause_s * random.uniform(1.0, 1.5))
+            try:
+                self._send(body)
+            except BrokerUnreachable:
+                self.close()
+                if not tries:
+                    raise
+                continue
+            tries += 1
+            envelope = self._receive(request_id, timeout_s)
+            if envelope is not None:
+                return _open(envelope, tries)
+            self._drop()
+        raise OutcomeUnknown(
+            f"the request went out {tries} times to {self.endpoint}, but no reply came",
+            hint="it may or may not have been carried out; repeating it with the same request id is safe",
+            details={"request_id": request_id},
+        )
+
+    def close(self) -> None:
+        """Close the socket. May be called twice; a later call connects again."""
+        self._drop()
+        if self._context is not None and self._pid == os.getpid():
+            self._context.term()
+        self._context = None
+
+    def _send(self, body: bytes) -> None:
+        if self._socket is None or not self._socket.poll(0, zmq.POLLOUT):
+            self._drop()
+            self._connect()
+        assert self._socket is not None
+        try:
+            self._socket.send(b"", zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(body, zmq.NOBLOCK)
+        except zmq.Again:
+            raise self._unreachable() from None
+
+    def _connect(self) -> None:
+        if self.endpoint.startswith(_IPC) and not somebody_listens(self.endpoint):
+            raise self._unreachable()
+        if self._context is None:
+            self._context, self._pid = zmq.Context(), os.getpid()
+        link = self._socket = self._context.socket(zmq.DEALER)
+        link.linger = 0
+        link.immediate = 1
+        link.sndhwm = link.rcvhwm = 10
+        link.maxmsgsize = wire.REPLY_BYTES_MAX
+        link.handshake_ivl = 3000
+        link.connect_timeout = 3000
+        link.reconnect_ivl, link.reconnect_ivl_max = 100, 1000
+        if not self.endpoint.startswith(_IPC):
+            link.ipv6 = True
+            link.setsockopt(zmq.TCP_MAXRT, 10_000)
+        self._monitor = link.get_monitor_socket(_LOST)
+        link.connect(self.endpoint)
+        if not link.poll(int(CONNECT_TIMEOUT_S * 1000), zmq.POLLOUT):
+            raise self._unreachable()
+
+    def _receive(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """The envelope of the reply, or None if none can be expected any more on this socket."""
+        assert self._socket is not None
+        assert self._monitor is not None
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            ready = dict(poller.poll(int(left_s * 1000) + 1))
+            if self._socket in ready:
+                envelope = wire.unpack(self._socket.recv_multipart()[-1], bytes_max=wire.REPLY_BYTES_MAX)
+                if isinstance(envelope, dict) and envelope.get("id") == request_id:
+                    return envelope
+            elif self._monitor in ready:
+                return None  # the broker is gone, and with it the way back for this reply
+        return None
+
+    def _drop(self) -> None:
+        """Throw the socket away with all that waits in it."""
+        if self._socket is None:
+            return
+        if self._pid == os.getpid():  # a forked child must leave its parent's sockets alone
+            if self._monitor is not None:
+                self._socket.disable_monitor()
+                self._monitor.close(0)
+            self._socket.close(0)
+        self._socket = self._monitor = None
+
+    def _unreachable(self) -> BrokerUnreachable:
+        if self.endpoint.startswith(_IPC):
+            hint = "start one: queuectl broker start --detach"
+        else:
+            hint = "is a broker running there with --listen, and does the firewall let you through?"
+        return BrokerUnreachable(
+            f"no broker answers at {self.endpoint}; nothing was sent", hint=hint, details={"endpoint": self.endpoint}
+        )
+
+
+def _encode(op: str, args: dict[str, Any], request_id: str) -> bytes:
+    try:
+        body = wire.encode({"v": wire.PROTOCOL_VERSION, "id": request_id, "op": op, "args": args})
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
+        raise BadRequest(f"the request cannot be encoded: {error}") from None
+    if len(body) > wire.CLIENT_MESSAGE_BYTES_MAX:
+        raise TooLarge(f"the request has {len(body)} bytes, the broker takes {wire.CLIENT_MESSAGE_BYTES_MAX}")
+    return body
+
+
+def _open(envelope: dict[str, Any], tries: int) -> Reply:
+    error = envelope.get("error")
+    if isinstance(error, dict):
+        raise from_wire(error)
+    value = envelope.get("ok")
+    if not isinstance(value, dict):
+        raise VersionMismatch("the broker's reply is not one that this version understands")
+    return Reply(value, envelope.get("repeated") is True, tries)
