@@ -1,0 +1,219 @@
+"""`queuectl broker`: start the broker, stop it, ask how it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.autostart import home_flag, start_in_background, tilde
+from cli.options import Group, shared, usage
+from cli.render import counted, facts
+from cli.session import Session
+from queuectl.errors import BrokerUnreachable, OutcomeUnknown, QueuectlError, WaitTimedOut
+
+STOP_TIMEOUT_S = 60.0
+
+
+@click.group(cls=Group)
+def broker() -> None:
+    """Start, stop and inspect the broker, which owns the queue.
+
+    \b
+    Examples:
+      queuectl broker start --detach
+      queuectl broker status
+    """
+
+
+@broker.command()
+@click.option("--detach", is_flag=True, help="Run in the background; returns when it is ready.")
+@click.option("--listen", metavar="tcp://HOST:PORT", help="Serve workers on PORT and clients on PORT+1 as well.")
+@click.option("--insecure-no-auth", is_flag=True, help="Serve a loopback address without keys.")
+@click.option("--data-dir", metavar="DIR", help="Keep the database here instead of in the home.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
+@click.option("--started", type=click.Choice(["explicit", "detached", "auto"]), default="explicit", hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--log-file", type=click.Path(path_type=Path), hidden=True)
+@shared
+def start(
+    session: Session,
+    detach: bool,
+    listen: str | None,
+    insecure_no_auth: bool,
+    data_dir: str | None,
+    log_format: str | None,
+    log_level: str | None,
+    started: str,
+    ready_fd: int | None,
+    log_file: Path | None,
+) -> int:
+    """Start the broker here, in the foreground.
+
+    It stops on Ctrl+C or `queuectl broker stop`. Workers and their jobs go on meanwhile.
+
+    \b
+    Examples:
+      queuectl broker start
+      queuectl broker start --detach
+      queuectl broker start --listen tcp://127.0.0.1:7710 --insecure-no-auth
+    """
+    session.flags |= {"data_dir": data_dir, "log_format": log_format, "log_level": log_level}
+    if insecure_no_auth and listen is None:
+        usage("--insecure-no-auth is about --listen", "sockets under the home are closed to other users anyway")
+    if detach:
+        return _detach(session, listen, insecure_no_auth, data_dir)
+    return _serve(session, listen, insecure_no_auth, started, ready_fd, log_file)
+
+
+def _serve(
+    session: Session,
+    listen: str | None,
+    insecure_no_auth: bool,
+    started: str,
+    ready_fd: int | None,
+    log_file: Path | None,
+) -> int:
+    from cli.daemon import ReadyPipe
+
+    pipe = ReadyPipe(ready_fd)
+
+    def ready(told: dict[str, Any]) -> None:
+        pipe.ready({"pid": os.getpid(), **told})
+        if ready_fd is None:
+            _greet(session)
+
+    try:
+        if log_file is not None:
+            from queuectl.capped import keep_short
+
+            keep_short(log_file)
+        session.home.prepare()
+        from broker.service import run_broker
+
+        code: int = run_broker(
+            home=session.home,
+            config=session.config,
+            listen=listen,
+            insecure_no_auth=insecure_no_auth,
+            started=started,
+            ready=ready,
+        )
+        return code
+    except QueuectlError as error:
+        pipe.failed(error)
+        raise
+
+
+def _greet(session: Session) -> None:
+    if sys.stderr.isatty() and not session.as_json:
+        session.note(f"The broker is ready (pid {os.getpid()}, data in {tilde(session.config.data_dir)}).")
+        session.note("Press Ctrl+C to stop it; workers and their jobs go on meanwhile.")
+
+
+def _detach(session: Session, listen: str | None, insecure_no_auth: bool, data_dir: str | None) -> int:
+    arguments = ["--listen", listen] if listen else []
+    arguments += ["--insecure-no-auth"] if insecure_no_auth else []
+    arguments += ["--data-dir", str(Path(data_dir).absolute())] if data_dir else []
+    told = start_in_background(session, started="detached", arguments=tuple(arguments))
+    assert told is not None
+    if session.as_json:
+        session.emit(told)
+    else:
+        session.print(f"Broker started in the background (pid {told['pid']}).")
+        session.hint(f"stop it with: queuectl broker stop{home_flag(session)}")
+    return 0
+
+
+@broker.command()
+@click.option("--timeout", type=float, default=STOP_TIMEOUT_S, show_default=True, help="Seconds to wait for its end.")
+@shared
+def stop(session: Session, timeout: float) -> int:
+    """Stop the broker. Workers and the jobs that they run go on.
+
+    \b
+    Example:
+      queuectl broker stop
+    """
+    client = session.client(autostart=False)
+    try:
+        told = client.shutdown()
+    except OutcomeUnknown:
+        told = {"pid": None, "held": 0}  # it went down before its reply went out
+    except BrokerUnreachable:
+        if not session.config.is_local:
+            raise
+        return _say_stopped(session, None)
+    _await_end(session, told["pid"], timeout)
+    return _say_stopped(session, told)
+
+
+def _say_stopped(session: Session, told: dict[str, Any] | None) -> int:
+    if session.as_json:
+        session.emit({"stopped": told is not None, **(told or {"pid": None, "held": 0})})
+    elif told is None:
+        session.note(f"No broker runs at {session.client_endpoint}.")
+    else:
+        session.print("Broker stopped.")
+        if told["held"]:
+            session.note(f"Workers hold {counted(told['held'], 'job')} and go on; start a broker to take the results.")
+    return 0
+
+
+def _await_end(session: Session, pid: int | None, timeout_s: float) -> None:
+    """Wait until the broker's process is gone, or, on another machine, until nobody answers."""
+    deadline = time.monotonic() + timeout_s
+    while _is_there(session, pid):
+        if time.monotonic() > deadline:
+            raise WaitTimedOut(f"the broker (pid {pid}) has not ended after {timeout_s:g} s")
+        time.sleep(0.02)
+
+
+def _is_there(session: Session, pid: int | None) -> bool:
+    from queuectl.link import somebody_listens
+
+    if not session.config.is_local:
+        return False  # its acknowledgement has to do
+    if somebody_listens(session.client_endpoint):
+        return True
+    try:
+        if pid is not None:
+            os.kill(pid, 0)
+            return not _is_zombie(pid)
+    except OSError:
+        pass
+    return False
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended and only waits for its parent to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+@broker.command()
+@shared
+def status(session: Session) -> int:
+    """Say whether the broker runs, and where.
+
+    \b
+    Example:
+      queuectl broker status
+    """
+    from cli.status import broker_facts
+
+    told = session.client(autostart=False).status()["broker"]
+    if session.as_json:
+        session.emit(told)
+    elif session.quiet:
+        session.print(str(told["id"]))
+    else:
+        session.print(facts(broker_facts(told)))
+    return 0

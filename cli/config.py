@@ -1,0 +1,193 @@
+"""`queuectl config`: settings of the queue, kept by the broker, and of this machine, kept in config.toml."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.autostart import home_flag
+from cli.options import Group, shared, usage
+from cli.session import Session
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """Show and change settings.
+
+    Settings of the queue (max_retries, backoff_base, ...) are kept by the broker and hold for everyone. Settings
+    of this machine (endpoint, data_dir, ...) stand in config.toml in the home. Keys with dashes or underscores.
+
+    \b
+    Examples:
+      queuectl config show
+      queuectl config set max-retries 5
+    """
+
+
+@config.command("show")
+@shared
+def show(session: Session) -> int:
+    """Print all settings in force as one JSON object.
+
+    \b
+    Example:
+      queuectl config show
+    """
+    session.emit(_all_settings(session))
+    return 0
+
+
+@config.command("get")
+@click.argument("key")
+@shared
+def get(session: Session, key: str) -> int:
+    """Print the value of one setting.
+
+    \b
+    Example:
+      queuectl config get max-retries
+    """
+    name, _ = _find(key)
+    value = _all_settings(session)[name] if name == "data_dir" or not _is_machine(name) else _machine(session)[name]
+    if session.as_json:
+        session.emit(value)
+    else:
+        session.print(value_text(value))
+    return 0
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@shared
+def set_value(session: Session, key: str, value: str) -> int:
+    """Change one setting.
+
+    A setting of the queue holds at once, for new jobs; jobs that are enqueued keep what they came with.
+
+    \b
+    Examples:
+      queuectl config set max-retries 5
+      queuectl config set backoff-base 3
+      queuectl config set data-dir /srv/queuectl
+    """
+    name, is_machine = _find(key)
+    if is_machine:
+        return _set_machine(session, name, value)
+    from queuectl.settings import parse_setting
+
+    _, checked = parse_setting(name, value)
+    return _say_changed(session, session.client().config_set(name, checked))
+
+
+@config.command("unset")
+@click.argument("key")
+@shared
+def unset(session: Session, key: str) -> int:
+    """Put one setting back to its default.
+
+    \b
+    Example:
+      queuectl config unset max-retries
+    """
+    name, is_machine = _find(key)
+    if not is_machine:
+        return _say_changed(session, session.client().config_unset(name))
+    from cli.config_file import remove
+
+    before = session.config.data_dir
+    remove(session.home.config_file, name)
+    return _say_machine_changed(session, name, before)
+
+
+def _find(key: str) -> tuple[str, bool]:
+    """The key as it is kept, and whether it is one of this machine. Ends with exit code 2 if there is none."""
+    from queuectl.config import KEYS
+    from queuectl.settings import SETTINGS, canonical
+    from queuectl.suggest import did_you_mean
+
+    name = canonical(key)
+    if name not in KEYS and name not in SETTINGS:
+        known = [*SETTINGS, *KEYS]
+        usage(f"unknown setting '{key}'", did_you_mean(name, known) or f"known: {', '.join(known)}")
+    return name, name in KEYS
+
+
+def _is_machine(name: str) -> bool:
+    from queuectl.config import KEYS
+
+    return name in KEYS
+
+
+def _machine(session: Session) -> dict[str, Any]:
+    from queuectl.config import KEYS
+
+    values = {key: getattr(session.config, key) for key in KEYS}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def _all_settings(session: Session) -> dict[str, Any]:
+    told = session.client().config()
+    machine = _machine(session)
+    if session.config.is_local and told["data_dir"] != machine["data_dir"]:
+        session.note(f"data_dir = {machine['data_dir']} is set, and applies at the next broker start.")
+    return {**machine, "data_dir": told["data_dir"], **told["settings"]}
+
+
+def _say_changed(session: Session, told: dict[str, Any]) -> int:
+    if session.as_json:
+        session.emit(told)
+        return 0
+    session.print(f"Set {told['key']} = {value_text(told['value'])}")
+    if told.get("per_job"):
+        session.note("It holds for jobs enqueued from now on; those in the queue keep what they came with.")
+    return 0
+
+
+def _set_machine(session: Session, name: str, text: str) -> int:
+    from cli.config_file import write
+    from queuectl.config import parse_machine_setting
+
+    before = session.config.data_dir
+    _, value = parse_machine_setting(name, text)
+    write(session.home, name, str(value) if isinstance(value, Path) else value)
+    return _say_machine_changed(session, name, before)
+
+
+def _say_machine_changed(session: Session, name: str, data_dir_before: Path) -> int:
+    from queuectl.config import load_config
+
+    now = load_config(session.home, session.flags)
+    value = getattr(now, name)
+    plain = str(value) if isinstance(value, Path) else value
+    if session.as_json:
+        session.emit({"key": name, "value": plain, "file": str(session.home.config_file)})
+        return 0
+    session.print(f"Set {name} = {value_text(plain)}")
+    if now.origins[name] in ("environment", "flag"):
+        session.note(f"The {now.origins[name]} says otherwise and comes first.")
+    if name == "data_dir" and value != data_dir_before:
+        _say_how_to_move(session, data_dir_before, value)
+    elif name != "data_dir":
+        session.note("It holds for commands, brokers and workers started from now on.")
+    return 0
+
+
+def _say_how_to_move(session: Session, before: Path, after: Path) -> None:
+    flag = home_flag(session)
+    session.note("It applies at the next broker start. Jobs and their history stay where they are:")
+    session.note(f"  {before / 'queue.db'}")
+    session.note("To take them along:")
+    session.note(f"  queuectl broker stop{flag}")
+    session.note(f"  mkdir -p {after} && mv {before}/queue.db* {after}/")
+    session.note(f"  queuectl broker start{flag}")
+
+
+def value_text(value: Any) -> str:
+    """A value as it could be given to `config set`."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)

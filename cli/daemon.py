@@ -1,0 +1,120 @@
+"""Start a process of ours that outlives this one, and learn through a pipe when it is ready or why it is not.
+
+The child runs in a session of its own with the home as its directory, nothing on stdin, and its words in
+a log that it keeps short itself. It writes one line of JSON into the pipe: `{"ready": {…}}` or `{"error": {…}}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from queuectl.errors import QueuectlError, from_wire
+
+if TYPE_CHECKING:
+    from cli.session import Session
+
+READY_TIMEOUT_S = 60.0
+ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+class NotReady(QueuectlError):
+    """The process in the background did not get ready."""
+
+    code = "not_ready"
+
+
+def command(session: Session, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment to run this program with other arguments in the same home."""
+    environment = dict(os.environ)
+    if sys.path and sys.path[0] in ("", ROOT):  # run from a checkout that is not installed
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, environment.get("PYTHONPATH")]))
+    line = [sys.executable, "-P", "-m", "cli", *arguments, "--home", str(session.home.path)]
+    for option, key in (("--endpoint", "endpoint"), ("--log-format", "log_format"), ("--log-level", "log_level")):
+        if session.flags.get(key) is not None:
+            line += [option, str(session.flags[key])]
+    return line, environment
+
+
+def spawn(session: Session, arguments: list[str], *, log: Path) -> dict[str, Any]:
+    """Start a detached process and return what it says when it is ready.
+
+    Raises the error that it reports instead, or NotReady if it ends or takes too long.
+    """
+    reader, writer = os.pipe()
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        line, environment = command(session, [*arguments, "--ready-fd", str(writer), "--log-file", str(log)])
+        try:
+            child = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=session.home.path,
+                env=environment,
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+            os.close(writer)
+        child.returncode = 0  # it outlives us: nobody here will wait for it
+        return _read_verdict(reader, log)
+    finally:
+        os.close(reader)
+
+
+def _read_verdict(reader: int, log: Path) -> dict[str, Any]:
+    received = b""
+    while not received.endswith(b"\n"):
+        if not select.select([reader], [], [], READY_TIMEOUT_S)[0]:
+            raise NotReady(f"not ready after {READY_TIMEOUT_S:g} s; it may still be starting", hint=f"look into {log}")
+        piece = os.read(reader, 65536)
+        if not piece:
+            raise NotReady("it ended before it was ready", hint=f"{log} says: {_last_line(log)}")
+        received += piece
+    verdict = json.loads(received)
+    if "error" in verdict:
+        raise from_wire(verdict["error"])
+    facts: dict[str, Any] = verdict["ready"]
+    return facts
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 2000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "nothing"
+
+
+class ReadyPipe:
+    """The child's end of the pipe; does nothing for a process that nobody waits for."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)  # the jobs of a worker must not keep it open
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        self._write({"ready": facts})
+
+    def failed(self, error: QueuectlError) -> None:
+        self._write({"error": error.to_wire()})
+
+    def _write(self, verdict: dict[str, Any]) -> None:
+        if self._fd is None:
+            return
+        with contextlib.suppress(BrokenPipeError):  # the parent was interrupted; we go on without it
+            os.write(self._fd, json.dumps(verdict).encode() + b"\n")
+        os.close(self._fd)
+        self._fd = None

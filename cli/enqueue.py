@@ -1,0 +1,130 @@
+"""`queuectl enqueue`: one job as JSON or as a command with options, or many as lines of JSON."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.escape import visible
+from cli.options import DURATION, SIZE, shared, usage
+from cli.session import Session
+from cli.strict_json import parse_object
+
+_DASHES = "queuectl.after_dashes"
+
+
+class _EnqueueCommand(click.Command):
+    """Remembers whether `--` stood before the arguments: what follows it is a command, whatever it looks like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_DASHES] = "--" in args
+        ctx.meta["queuectl.args"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_EnqueueCommand)
+@click.argument("words", nargs=-1, metavar="'{JSON}' | - | -- COMMAND...")
+@click.option("--file", "file", type=click.Path(path_type=Path), metavar="F", help="Jobs from a file, one JSON a line.")
+@click.option("--id", "id", metavar="ID", help="Its id; one is made up if left out.")
+@click.option("--queue", metavar="NAME", help="The queue it waits in.")
+@click.option("--priority", type=int, metavar="N", help="Higher runs first.")
+@click.option("--max-retries", type=int, metavar="N", help="Attempts it gets, the first one included.")
+@click.option("--backoff-base", type=float, metavar="B", help="The n-th retry waits B ** n seconds.")
+@click.option("--backoff-max", type=DURATION, metavar="D", help="Longest wait before a retry.")
+@click.option("--backoff-jitter", metavar="J", help="Spread of retries: none, full or equal.")
+@click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt: 90, 5m, 1h30m.")
+@click.option("--delay", type=DURATION, metavar="D", help="Start it so much later.")
+@click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
+@click.option("--env", "env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
+@click.option("--cwd", metavar="DIR", help="The directory it runs in.")
+@click.option("--keep-children", is_flag=True, help="Leave alone what the command leaves running.")
+@click.option("--output-limit", type=SIZE, metavar="SIZE", help="Bytes kept of each stream: 64KiB, 10MiB.")
+@click.option("--from-line", type=click.IntRange(1), metavar="N", help="Of many: skip the lines before this one.")
+@click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
+@click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
+@shared
+def enqueue(
+    session: Session,
+    words: tuple[str, ...],
+    file: Path | None,
+    from_line: int | None,
+    again: bool,
+    run_token: str | None,
+    **options: Any,
+) -> int:
+    """Store a job, or many.
+
+    After `--`, one argument is shell text as it is; several are quoted into one. A JSON object has at least a
+    "command"; its other fields are named like the options, with underscores, and durations in seconds.
+    `-` and --file take many jobs, one JSON object a line; the options then hold for lines that say nothing else.
+    A file that was enqueued before, whole or in part, is not enqueued twice within 24 hours, unless --again.
+
+    \b
+    Examples:
+      queuectl enqueue '{"command": "echo hello", "priority": 5}'
+      queuectl enqueue --timeout 5m --queue mail -- ./send.sh --all
+      queuectl enqueue -- 'make && make install'
+      queuectl enqueue --file jobs.jsonl
+    """
+    context = click.get_current_context()
+    fields = _fields_of(options)
+    if file is not None or (words == ("-",) and not context.meta[_DASHES]):
+        from cli.bulk import Run, enqueue_lines
+
+        if words and file is not None:
+            usage("--file and other jobs exclude each other")
+        if "id" in fields:
+            usage("--id names one job, not many", 'give each line its own: {"id": "job-1", "command": "…"}')
+        run = Run(file, fields, from_line or 1, again, run_token, context.meta["queuectl.args"])
+        return enqueue_lines(session, run)
+    if from_line or again or run_token:
+        usage("--from-line, --again and --run are about many jobs", "they go with --file or -")
+    return _enqueue_one(session, {**_from_words(words, context.meta[_DASHES]), **fields})
+
+
+def _enqueue_one(session: Session, fields: dict[str, Any]) -> int:
+    from queuectl.jobs import parse_job
+
+    parse_job(fields)  # before a broker is started for it
+    job_id = visible(session.client().enqueue(fields))
+    if session.as_json:
+        session.emit({"id": job_id})
+    elif session.quiet:
+        session.print(job_id)
+    else:
+        session.print(f"Job enqueued with ID: {job_id}")
+        session.hint(f"see how it goes: queuectl show {job_id}")
+    return 0
+
+
+def _from_words(words: tuple[str, ...], after_dashes: bool) -> dict[str, Any]:
+    if not words:
+        usage("there is no job", "write: queuectl enqueue -- echo hello")
+    if after_dashes:
+        return {"command": words[0] if len(words) == 1 else shlex.join(words)}
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return parse_object(words[0])
+    if words[0].lstrip().startswith("{"):
+        usage("the JSON came in pieces", 'put quotes around it: \'{"command": "echo hello"}\'')
+    return usage("a command stands after --", f"write: queuectl enqueue -- {shlex.join(words)}")
+
+
+def _fields_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a job that the options name."""
+    fields = {key: value for key, value in options.items() if value is not None and value is not False}
+    pairs = fields.pop("env")
+    if pairs:
+        fields["env"] = dict(_pair(text) for text in pairs)
+    if "cwd" in fields:
+        fields["cwd"] = str(Path(fields["cwd"]).absolute())
+    return fields
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        usage(f"--env {text!r} is not of the form NAME=VALUE")
+    return name, value

@@ -1,0 +1,143 @@
+"""The entry of the command line, and the one door through which every error leaves.
+
+An error becomes a message and a hint on stderr, or one JSON value on stdout with --json, and an exit code;
+a traceback is shown with --debug only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli.escape import visible, visible_lines
+from cli.options import LazyGroup
+from queuectl import __version__
+from queuectl.errors import QueuectlError
+
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+
+COMMANDS = {
+    "enqueue": "cli.enqueue:enqueue",
+    "status": "cli.status:status",
+    "list": "cli.jobs:list_jobs",
+    "show": "cli.jobs:show",
+    "logs": "cli.logs:logs",
+    "dlq": "cli.dlq:dlq",
+    "worker": "cli.worker:worker",
+    "broker": "cli.broker:broker",
+    "config": "cli.config:config",
+    "dev": "cli.dev:dev",
+}
+
+EPILOG = """\b
+Examples:
+  queuectl enqueue -- echo hello     store a job
+  queuectl worker start --count 2    run jobs, two at a time
+  queuectl status                    see how it goes
+
+\b
+Exit codes:
+  0 ok, 1 failed, 2 usage or bad input, 3 not found, 4 conflict or wrong state,
+  5 not allowed, 69 broker unreachable, 75 try later, 124 wait timed out,
+  130 interrupted
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name="queuectl", message="%(prog)s %(version)s")
+def root() -> None:
+    """A persistent job queue for shell commands."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if "_QUEUECTL_COMPLETE" in os.environ:
+        root.main(args, prog_name="queuectl")  # click's completion; it exits
+    _make_encodable()
+    flags = args[: args.index("--")] if "--" in args else args
+    try:
+        code = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _leave_broken_pipe()
+    except KeyboardInterrupt:
+        code = _report({"code": "interrupted", "message": "interrupted"}, EXIT_INTERRUPTED, as_json="--json" in flags)
+    except Exception as error:  # noqa: BLE001 - the one door: nothing reaches a person as a traceback unasked
+        if "--debug" in flags:
+            import traceback
+
+            traceback.print_exc()
+        code = _report(*_explain(error), as_json="--json" in flags)
+    return code
+
+
+def _run(args: list[str]) -> int:
+    try:
+        with root.make_context("queuectl", args) as context:
+            code = root.invoke(context)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        is_root = bare.ctx.parent is None
+        click.echo(bare.message, err=not is_root)
+        code = 0 if is_root else 2
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> tuple[dict[str, Any], int]:
+    """The error as `--json` prints it, and its exit code."""
+    if isinstance(error, QueuectlError):
+        return error.to_wire(), error.exit_code
+    if isinstance(error, click.Abort):
+        return {"code": "interrupted", "message": "interrupted"}, EXIT_INTERRUPTED
+    if isinstance(error, click.ClickException):
+        wire = {"code": "usage", "message": error.format_message()}
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        return wire | ({"hint": f"see: {context.command_path} --help"} if context else {}), 2
+    if isinstance(error, OSError):
+        return {"code": "os_error", "message": str(error)}, 1
+    wire = {"code": "internal", "message": f"{type(error).__name__}: {error}"}
+    return wire | {"hint": "this is a bug of queuectl; --debug shows where it happened"}, 1
+
+
+def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:
+    try:
+        if as_json:
+            click.echo(json.dumps({"error": wire}, indent=2))
+        else:
+            click.echo(f"error: {visible_lines(str(wire['message']))}", err=True)
+            if wire.get("hint"):
+                click.echo(f"hint: {visible(wire['hint'])}", err=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_broken_pipe()
+    return code
+
+
+def _make_encodable() -> None:
+    """A terminal of an old encoding shows an escape for a letter that it lacks, rather than a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _leave_broken_pipe() -> int:
+    """The reader has gone: end quietly, and let nothing be flushed to it at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+    return EXIT_BROKEN_PIPE

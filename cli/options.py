@@ -1,0 +1,120 @@
+"""What every command has: the shared options, the session that they make, groups that load on demand."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHARED = (
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included."),
+    click.option("-q", "--quiet", is_flag=True, help="Print ids only."),
+    click.option("--endpoint", metavar="ENDPOINT", help="The broker: local, or tcp://HOST:PORT."),
+    click.option("--home", "home_path", metavar="DIR", help="Use this home instead of ~/.queuectl."),
+    click.option("--no-autostart", is_flag=True, help="Do not start a broker in the background."),
+    click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
+)
+
+
+def shared(function: F) -> F:
+    """Give a command the options that every command has; its first argument becomes the Session made of them."""
+
+    @functools.wraps(function)
+    def run(
+        as_json: bool,
+        quiet: bool,
+        endpoint: str | None,
+        home_path: str | None,
+        no_autostart: bool,
+        debug: bool,  # noqa: ARG001  main reads it from the arguments: an error may come before they are parsed
+        **rest: Any,
+    ) -> Any:
+        session = Session(as_json, quiet, endpoint, home_path, no_autostart)
+        with session:
+            return function(session, **rest)
+
+    decorated: Any = run
+    for option in reversed(_SHARED):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+class Group(click.Group):
+    """A group of commands that says which command was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=self.list_commands(ctx), ctx=ctx
+            ) from None
+
+
+class LazyGroup(Group):
+    """A group whose commands stand in modules that are imported when they are called.
+
+    `lazy` says for each name where the command is: `module:attribute`.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+class Converted(click.ParamType[Any]):
+    """An option's value, parsed by a function that raises ValueError for what it does not take."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _duration(text: str) -> float:
+    from queuectl.times import parse_duration
+
+    return parse_duration(text)
+
+
+def _size(text: str) -> int:
+    from queuectl.times import parse_size
+
+    return parse_size(text)
+
+
+DURATION = Converted("duration", _duration)
+SIZE = Converted("size", _size)
+
+
+def usage(message: str, hint: str | None = None) -> NoReturn:
+    """End the command with exit code 2."""
+    from queuectl.errors import BadRequest
+
+    raise BadRequest(message, hint=hint)

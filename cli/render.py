@@ -1,0 +1,103 @@
+"""How things look to people: tables that fit the terminal, times as distances, states in colour.
+
+Off a terminal nothing is cut and nothing is coloured. All text is escaped here, so callers pass it raw.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from cli.escape import shortened, visible, width
+from queuectl.times import human_duration, parse_rfc3339
+
+COLUMNS_MIN = 40
+_COLOURS = {
+    "pending": "yellow",
+    "processing": "cyan",
+    "completed": "green",
+    "failed": "magenta",
+    "dead": "red",
+    "cancelled": "bright_black",
+}
+
+
+def colours_wanted() -> bool:
+    """Whether stdout takes colour: a terminal that is not dumb, and nobody asked for none."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def state_word(state: str, padded: str | None = None) -> str:
+    """A state, coloured where that is wanted; `padded` is the text to show for it."""
+    text = visible(state) if padded is None else padded
+    colour = _COLOURS.get(state)
+    return click.style(text, fg=colour) if colour and colours_wanted() else text
+
+
+def columns_wanted() -> int | None:
+    """The width to fit: that of the terminal, or COLUMNS; None off a terminal, where nothing is cut."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return max(COLUMNS_MIN, shutil.get_terminal_size((80, 24)).columns)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, state_column: int | None = None) -> str:
+    """A table whose last column takes what width is left and is cut to it; the others are never cut."""
+    cells = [[visible(cell) for cell in row] for row in rows]
+    last = len(headers) - 1
+    widths = [max(width(row[n]) for row in [headers, *cells]) for n in range(last)]
+    limit = columns_wanted()
+    room = None if limit is None else max(10, limit - sum(widths) - 2 * last)
+    lines = ["  ".join([_pad(headers[n], widths[n]) for n in range(last)] + [headers[last]]).rstrip()]
+    for row in cells:
+        texts = [_pad(row[n], widths[n]) for n in range(last)]
+        if state_column is not None:
+            texts[state_column] = state_word(row[state_column], texts[state_column])
+        texts.append(row[last] if room is None else shortened(row[last], room))
+        lines.append("  ".join(texts).rstrip())
+    return "\n".join(lines)
+
+
+def facts(pairs: Iterable[tuple[str, str | None]]) -> str:
+    """Lines of `Label  value`; pairs without a value are left out. Values come escaped."""
+    shown = [(label, value) for label, value in pairs if value is not None]
+    column = max((len(label) for label, _ in shown), default=0)
+    return "\n".join(f"{label:<{column}}  {value}".rstrip() for label, value in shown)
+
+
+def _pad(text: str, columns: int) -> str:
+    return text + " " * (columns - width(text))
+
+
+def distance(instant: str | None, now_ms: int | None = None) -> str:
+    """An RFC 3339 instant as seen from now: `3m20s ago`, `in 4s`, `now`."""
+    if not instant:
+        return "-"
+    try:
+        gap_s = (parse_rfc3339(instant) - (int(time.time() * 1000) if now_ms is None else now_ms)) / 1000
+    except ValueError:
+        return instant
+    if abs(gap_s) < 1:
+        return "now"
+    return f"in {human_duration(round(gap_s))}" if gap_s > 0 else f"{human_duration(round(-gap_s))} ago"
+
+
+def bytes_text(count: int) -> str:
+    """`512 B`, `64.0 KiB`, `1.5 GiB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `3 jobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

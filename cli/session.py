@@ -1,0 +1,90 @@
+"""One run of a command: what it was told, where its home is, the broker it talks to, and how it speaks.
+
+Data goes to stdout, words about it to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queuectl.home import Home, find_home
+
+if TYPE_CHECKING:
+    from queuectl.client import Client
+    from queuectl.config import Config
+
+
+class Session:
+    """What the shared options of a command amount to. Nothing is read or connected before it is asked for."""
+
+    def __init__(
+        self, as_json: bool, quiet: bool, endpoint: str | None, home_path: str | None, no_autostart: bool
+    ) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.home_path = home_path
+        self.flags: dict[str, Any] = {"endpoint": endpoint, "autostart": False if no_autostart else None}
+        self._client: Client | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    @cached_property
+    def home(self) -> Home:
+        return find_home(self.home_path)
+
+    @cached_property
+    def config(self) -> Config:
+        """The machine settings; set `flags` before the first use. Raises BadConfig."""
+        from queuectl.config import load_config
+
+        return load_config(self.home, self.flags)
+
+    @property
+    def client_endpoint(self) -> str:
+        return self.config.endpoints(self.home)[1]
+
+    def client(self, *, autostart: bool = True) -> Client:
+        """The broker, started in the background if it may be. Raises BrokerUnreachable, NotAllowed."""
+        if self._client is None:
+            if autostart:
+                from cli.autostart import ensure_broker
+
+                ensure_broker(self)
+            from queuectl.client import Client
+
+            self._client = Client(self.config.endpoint, home=self.home)
+        return self._client
+
+    # --- speaking ----------------------------------------------------------------------------------
+
+    def emit(self, value: Any) -> None:
+        """Print one JSON value."""
+        click.echo(json.dumps(value, indent=2))
+
+    def print(self, text: str = "") -> None:
+        """Print data for people, or an id."""
+        click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Say something about the data."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Say something that must be heard even when quiet."""
+        click.echo(text, err=True)
+
+    def hint(self, text: str) -> None:
+        """Tell the next step, to a person only."""
+        if not self.quiet and not self.as_json and sys.stdout.isatty() and sys.stderr.isatty():
+            click.echo(f"hint: {text}", err=True)

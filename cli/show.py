@@ -1,0 +1,86 @@
+"""One job as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.escape import visible, visible_lines
+from cli.render import bytes_text, distance, facts, state_word
+from queuectl.times import human_duration
+
+TAIL_LINES = 10
+
+
+def job_text(job: dict[str, Any], history: list[dict[str, Any]], tail: dict[str, str]) -> str:
+    """The job, its attempts, and the end of its latest output."""
+    parts = [facts(_job_facts(job))]
+    parts += [_attempt_text(attempt) for attempt in history]
+    for stream in ("stdout", "stderr"):
+        lines = visible_lines(tail.get(stream, "")).splitlines()[-TAIL_LINES:]
+        if lines:
+            parts.append("\n".join([f"End of {stream}:", *[f"  {line}" for line in lines]]))
+    return "\n\n".join(parts)
+
+
+def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
+    state = state_word(job["state"]) + (f" ({visible(job['reason'])})" if job.get("reason") else "")
+    waits = job["state"] in ("pending", "failed")
+    return [
+        ("Job", visible(job["id"])),
+        ("Command", visible(job["command"])),
+        ("State", state),
+        ("Queue", f"{visible(job['queue'])}, priority {job['priority']}"),
+        ("Failures", f"{job['attempts']} of {job['max_retries']} allowed"),
+        ("Lost", f"{job['losses']} times with its worker" if job.get("losses") else None),
+        ("Next run", _instant(job.get("run_at")) if waits else None),
+        ("Retries", _policy(job)),
+        ("Timeout", human_duration(job["timeout"]) if job.get("timeout") else None),
+        ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
+        ("Variables", visible(", ".join(job["env"])) if job.get("env") else None),
+        ("Worker", visible(job["worker"]) if job.get("worker") else None),
+        ("Enqueued", _instant(job.get("created_at"))),
+        ("Finished", _instant(job.get("finished_at"))),
+    ]
+
+
+def _policy(job: dict[str, Any]) -> str:
+    text = f"the n-th waits {job['backoff_base']:g} ** n s"
+    if job.get("backoff_max") is not None:
+        text += f", at most {human_duration(job['backoff_max'])}"
+    if job.get("backoff_jitter") not in (None, "none"):
+        text += f", jitter {visible(job['backoff_jitter'])}"
+    return text
+
+
+def _instant(instant: str | None) -> str | None:
+    return f"{visible(instant)} ({distance(instant)})" if instant else None
+
+
+def _attempt_text(attempt: dict[str, Any]) -> str:
+    took = human_duration(attempt["duration_s"]) if attempt.get("duration_s") is not None else None
+    return facts(
+        [
+            (f"Attempt {attempt['attempt']}", _outcome(attempt)),
+            ("  worker", visible(attempt["worker"]) if attempt.get("worker") else None),
+            ("  started", _instant(attempt.get("started_at"))),
+            ("  took", took),
+            ("  output", _sizes(attempt)),
+            ("  note", visible(attempt["note"]) if attempt.get("note") else None),
+        ]
+    )
+
+
+def _outcome(attempt: dict[str, Any]) -> str:
+    outcome = visible(attempt.get("outcome") or "running")
+    if attempt.get("exit_code") is not None and outcome != "completed":
+        return f"{outcome} {attempt['exit_code']}"
+    if attempt.get("signal") is not None:
+        return f"{outcome} {attempt['signal']}"
+    return outcome
+
+
+def _sizes(attempt: dict[str, Any]) -> str | None:
+    stdout, stderr = attempt.get("stdout_bytes") or 0, attempt.get("stderr_bytes") or 0
+    if not stdout and not stderr:
+        return None
+    return f"stdout {bytes_text(stdout)}, stderr {bytes_text(stderr)}"

@@ -1,0 +1,189 @@
+"""`queuectl worker`: start workers here, stop them from anywhere, see who there is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.options import Group, shared, usage
+from cli.render import counted, table
+from cli.session import Session
+from queuectl.errors import QueuectlError
+
+
+@click.group(cls=Group)
+def worker() -> None:
+    """Start, stop and list workers, which run the jobs.
+
+    \b
+    Examples:
+      queuectl worker start --count 4
+      queuectl worker stop
+    """
+
+
+@worker.command()
+@click.option("--count", type=click.IntRange(1, 4096), default=1, show_default=True, help="Jobs to run at a time.")
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Take jobs of this queue only; repeatable.")
+@click.option("--detach", is_flag=True, help="Run in the background; returns when it is ready.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--log-file", type=click.Path(path_type=Path), hidden=True)
+@shared
+def start(
+    session: Session,
+    count: int,
+    queues: tuple[str, ...],
+    detach: bool,
+    log_format: str | None,
+    log_level: str | None,
+    ready_fd: int | None,
+    log_file: Path | None,
+) -> int:
+    """Start workers here, in the foreground: one process that runs up to --count jobs at a time.
+
+    Ctrl+C finishes the running jobs and ends; a second Ctrl+C kills them and gives them back to the queue.
+
+    \b
+    Examples:
+      queuectl worker start --count 4
+      queuectl worker start --count 2 --queue mail --detach
+    """
+    from cli.autostart import ensure_broker
+
+    session.flags |= {"log_format": log_format, "log_level": log_level}
+    if ready_fd is None:
+        ensure_broker(session)
+    if detach:
+        return _detach(session, count, queues)
+    return _serve(session, count, queues, ready_fd, log_file)
+
+
+def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int | None, log_file: Path | None) -> int:
+    from cli.daemon import ReadyPipe
+
+    pipe = ReadyPipe(ready_fd)
+    human = sys.stderr.isatty() and not session.as_json and session.config.log_format != "json"
+    if human:
+        session.note(f"Starting {counted(count, 'worker')} (pid {os.getpid()}). Press Ctrl+C to stop.")
+    try:
+        if log_file is not None:
+            from queuectl.capped import keep_short
+
+            keep_short(log_file)
+        session.home.prepare()
+        from worker.service import run_worker
+
+        code: int = run_worker(
+            home=session.home,
+            config=session.config,
+            slots=count,
+            queues=list(queues),
+            ready=lambda told: pipe.ready({"pid": os.getpid(), **told}),
+            human=human,
+        )
+        return code
+    except QueuectlError as error:
+        pipe.failed(error)
+        raise
+
+
+def _detach(session: Session, count: int, queues: tuple[str, ...]) -> int:
+    from cli.daemon import spawn
+
+    session.home.prepare()
+    arguments = ["worker", "start", "--count", str(count)]
+    for queue in queues:
+        arguments += ["--queue", queue]
+    told = spawn(session, arguments, log=_free_log(session.home.logs))
+    if session.as_json:
+        session.emit(told)
+    else:
+        session.print(f"Started {counted(count, 'worker')} in the background (pid {told['pid']}).")
+        session.hint("stop them with: queuectl worker stop")
+    return 0
+
+
+def _free_log(logs: Path) -> Path:
+    """The first `worker-N.log` that no living worker writes: so their number stays bounded."""
+    import fcntl
+
+    for number in range(1, 10_000):
+        path = logs / f"worker-{number}.log"
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            return path
+    raise QueuectlError(f"no free name for a log in {logs}")
+
+
+@worker.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everyone", is_flag=True, help="Stop all workers; the default where no ID is given.")
+@click.option("--now", is_flag=True, help="Kill running jobs and give them back, rather than finish them.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Stop waiting after so long (exit code 124).")
+@shared
+def stop(session: Session, ids: tuple[str, ...], everyone: bool, now: bool, timeout: float | None) -> int:
+    """Stop workers, wherever they run, and wait until they are gone.
+
+    They take nothing new and finish what they run.
+
+    \b
+    Examples:
+      queuectl worker stop
+      queuectl worker stop --now --timeout 30
+    """
+    if ids and everyone:
+        usage("name the workers, or say --all, but not both")
+    client = session.client(autostart=False)
+    told = client.stop_workers(ids, now=now)
+    session.note(f"Stopping {counted(len(told), 'worker')}: {', '.join(told)}" if told else "No worker is connected.")
+    if told:
+        client.wait(workers=told, timeout=timeout)
+    return 0
+
+
+@worker.command("list")
+@shared
+def list_workers(session: Session) -> int:
+    """List the workers that the broker knows.
+
+    \b
+    Example:
+      queuectl worker list
+    """
+    workers = session.client().status()["workers"]
+    if session.as_json:
+        session.emit(workers)
+    elif session.quiet:
+        for each in workers:
+            session.print(str(each["id"]))
+    elif workers:
+        session.print(worker_table(workers))
+    else:
+        session.note("No worker is connected.")
+        session.hint("start one: queuectl worker start --count 2")
+    return 0
+
+
+def worker_table(workers: list[dict[str, Any]]) -> str:
+    """The workers as a table."""
+    rows = [
+        (
+            each["id"],
+            each["state"],
+            f"{each['busy']}/{each['slots']}",
+            each["pid"],
+            f"{each['last_seen_s']:.0f}s ago",
+            each["host"],
+        )
+        for each in workers
+    ]
+    return table(("WORKER", "STATE", "BUSY", "PID", "SEEN", "HOST"), rows)
