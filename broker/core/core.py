@@ -149,10 +149,17 @@ class Core:
         from_workers: Sequence[tuple[bytes, bytes]],
         from_clients: Sequence[tuple[tuple[bytes, ...], bytes]],
         *,
+        gone: Sequence[bytes] = (),
         drained: bool = True,
     ) -> Turn:
-        """Apply what has arrived and what is due. `drained`: no worker has said anything that is not in here."""
+        """Apply what has arrived and what is due.
+
+        `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
+        `drained`: no worker has said anything that is not in here.
+        """
         turn = Turn(now)
+        for route in gone:
+            sessions.close_route(self, turn, route, "connection lost")
         for route, body in from_workers:
             sessions.on_message(self, turn, route, body)
         writing.flush(self, turn)
@@ -204,10 +211,6 @@ class Core:
         return max(0, min(waits_ms)) if waits_ms else None
 
     # --- what the loop finds out ---------------------------------------------------------------------
-
-    def on_unreachable(self, turn: Turn, route: bytes) -> None:
-        """A route is gone: its leases stay until they expire or their worker is back."""
-        sessions.close_route(self, turn, route, "connection lost")
 
     def forgive(self, stall_ms: int) -> None:
         """The loop was away: nobody could be heard meanwhile, so nobody is blamed for silence."""

@@ -1,0 +1,27 @@
+"""Is there room for more? A nearly full disk is a mode: new jobs are refused, everything else goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_AUTO_BYTES = 256 * 2**20
+_AUTO_SHARE = 0.05
+
+
+class Disk:
+    """The file system of the data directory."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+
+    def free_bytes(self) -> tuple[int, int]:
+        """(free for us, size) in bytes."""
+        info = os.statvfs(self._directory)
+        return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
+
+    def is_low(self, min_free: int | None) -> bool:
+        """Whether less is free than wanted; without a wish, than the lesser of 256 MiB and 5 % of the disk."""
+        free, size = self.free_bytes()
+        wanted = min(_AUTO_BYTES, int(size * _AUTO_SHARE)) if min_free is None else min_free
+        return free < wanted

@@ -1,0 +1,243 @@
+"""The broker's loop: wait → drain → apply → commit → send.
+
+One transaction a turn. Nothing leaves before COMMIT has returned; if the disk refuses, nothing leaves at
+all. Batching appears by itself: while one turn is being written, the next one's messages arrive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from broker.core import Core, Turn
+from broker.core.envelope import Envelope, failed
+from broker.disk import Disk
+from broker.sockets import FULL, GONE, Router, drain_monitor
+from broker.store import Store, StoreFull
+from queuectl.clock import Now, read_clock
+from queuectl.errors import DiskFull, Internal, QueuectlError, StorageFailed
+from queuectl.logs import Log
+from queuectl.messages import Echo
+from queuectl.wire import encode, unpack
+
+WORKER_MESSAGES_PER_TURN = 512
+WORKER_BYTES_PER_TURN = 2 * 2**20
+CLIENT_MESSAGES_PER_TURN = 256
+CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stays short
+SECONDS_PER_DRAIN = 0.005
+WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
+GOODBYE_LINGER_MS = 2000
+
+FromWorker = tuple[bytes, bytes]
+FromClient = tuple[Envelope, bytes]
+
+
+class Loop:
+    """Moves bytes between the sockets and the core, and decides nothing."""
+
+    def __init__(
+        self, *, core: Core, store: Store, workers: Router, clients: Router, disk: Disk, log: Log, wakeup: int
+    ):
+        self.core = core
+        self._store = store
+        self._workers = workers
+        self._clients = clients
+        self._disk = disk
+        self._log = log
+        self._wakeup = wakeup
+        self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._gone: list[bytes] = []
+        self._backlog = False
+        self._poller = zmq.Poller()
+        for source in (workers.socket, clients.socket, self._monitor, wakeup):
+            self._poller.register(source, zmq.POLLIN)
+
+    def run(self, read_signals: Callable[[], bool]) -> None:
+        """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
+        before = read_clock()
+        while not self.core.stopping:
+            woken = self._wait(before)
+            before = read_clock()
+            if self._wakeup in woken:
+                _empty(self._wakeup)
+                self.core.stopping |= read_signals()
+            if self._monitor in woken and drain_monitor(self._monitor):
+                self._probe()
+            self._turn()
+        self._turn()  # answers those who wait
+
+    def close(self) -> None:
+        """Let the last replies leave and close the sockets; a second call does nothing."""
+        if self._monitor.closed:
+            return
+        self._workers.socket.disable_monitor()
+        self._monitor.close(0)
+        self._workers.close(GOODBYE_LINGER_MS)
+        self._clients.close(GOODBYE_LINGER_MS)
+
+    # --- wait and drain ------------------------------------------------------------------------------
+
+    def _wait(self, before: Now) -> dict[object, int]:
+        """Sleep until there is something to do. Time in which nobody could be heard is forgiven to all."""
+        asleep = read_clock()
+        wake_ms = 0 if self._backlog or self._gone else self.core.wake_ms(asleep)
+        timeout_ms = WAIT_MS_MAX if wake_ms is None else min(wake_ms, WAIT_MS_MAX)
+        woken = dict(self._poller.poll(timeout_ms))
+        late_ms = max(0, read_clock().mono_ms - asleep.mono_ms - timeout_ms)
+        stall_ms = late_ms + asleep.mono_ms - before.mono_ms
+        if stall_ms > self.core.heartbeat_ms // 2:
+            self.core.forgive(stall_ms)
+            self._log.warning("broker_stalled", stall_ms=stall_ms)
+        return woken
+
+    def _turn(self) -> None:
+        workers, drained = self._workers.drain(
+            messages_max=WORKER_MESSAGES_PER_TURN, bytes_max=WORKER_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
+        )
+        clients, empty = self._clients.drain(
+            messages_max=CLIENT_MESSAGES_PER_TURN, bytes_max=CLIENT_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
+        )
+        self._backlog = not (drained and empty)
+        from_workers = [(envelope[0], body) for envelope, body in workers]
+        from_clients = [(tuple(envelope), body) for envelope, body in clients]
+        if from_clients:
+            self._look_at_disk()
+        for turn in self._apply(read_clock(), from_workers, from_clients, drained=drained):
+            self._send(turn)
+        if self._store.tidy():
+            self._log.debug("checkpointed")
+
+    # --- apply and commit ------------------------------------------------------------------------------
+
+    def _apply(
+        self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient], *, drained: bool
+    ) -> list[Turn]:
+        """The turn, committed. A batch that fails is replayed one by one, so that it harms only the offender."""
+        gone, self._gone = self._gone, []
+        try:
+            return [self._commit(now, workers, clients, gone, drained=drained)]
+        except StorageFailed:
+            raise
+        except StoreFull as error:
+            return self._apply_on_full_disk(now, workers, clients, error)
+        except Exception as error:  # noqa: BLE001  whatever one message did, the others must not suffer
+            self._log.error("batch_replayed", error=error, messages=len(workers) + len(clients))
+            return self._replay(now, workers, clients)
+
+    def _commit(
+        self,
+        now: Now,
+        workers: Sequence[FromWorker],
+        clients: Sequence[FromClient],
+        gone: Sequence[bytes] = (),
+        *,
+        drained: bool = False,
+    ) -> Turn:
+        self._store.begin()
+        try:
+            turn = self.core.turn(now, workers, clients, gone=gone, drained=drained)
+            self._store.commit()
+        except BaseException as error:
+            if not isinstance(error, StorageFailed):
+                self._undo(now)
+            raise
+        return turn
+
+    def _undo(self, now: Now) -> None:
+        """Nothing of the turn has happened: neither on disk nor in memory."""
+        self._store.rollback()
+        self.core.rebuild(now)
+
+    def _apply_on_full_disk(
+        self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient], error: StoreFull
+    ) -> list[Turn]:
+        """No room to write: enqueues are refused; if even the rest does not fit, workers will say it again."""
+        self._log.error("storage_full", error=error)
+        self.core.disk_low = True
+        try:
+            return [self._commit(now, workers, clients)]
+        except StoreFull as again:
+            turn = Turn(now)
+            for envelope, body in clients:
+                turn.reply(envelope, failed(_request_id(body), DiskFull(hint=again.message)))
+            return [turn]
+
+    def _replay(self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient]) -> list[Turn]:
+        turns = []
+        for message in workers:
+            try:
+                turns.append(self._commit(now, [message], []))
+            except StorageFailed:
+                raise
+            except Exception as error:  # noqa: BLE001  the offender
+                self._log.error("message_failed", error=error, digest=_digest(message[1]))
+        for envelope, body in clients:
+            try:
+                turns.append(self._commit(now, [], [(envelope, body)]))
+            except StorageFailed:
+                raise
+            except Exception as error:  # noqa: BLE001  the offender
+                self._log.error("message_failed", error=error, digest=_digest(body))
+                turn = Turn(now)
+                turn.reply(envelope, failed(_request_id(body), _blame(error)))
+                turns.append(turn)
+        if not turns and not workers and not clients:
+            raise RuntimeError("a turn without messages failed")  # it would fail for ever
+        return turns
+
+    # --- send ------------------------------------------------------------------------------------------
+
+    def _send(self, turn: Turn) -> None:
+        for route, message in turn.to_workers:
+            outcome = self._workers.send((route,), encode(message))
+            if outcome is GONE:
+                self._gone.append(route)
+            elif outcome is FULL:
+                self._log.warning("push_undelivered", reason="the worker does not read")
+        for envelope, body in turn.to_clients:
+            self._clients.send(envelope, body)
+        for level, event, keys in turn.logs:
+            getattr(self._log, level)(event, **keys)
+
+    def _probe(self) -> None:
+        """A connection ended, ZeroMQ does not say whose: an empty echo finds the routes that are gone."""
+        for route, session in list(self.core.sessions.items()):
+            probe = encode(Echo(session.number, 0, self.core.heartbeat_ms, []))
+            if self._workers.send((route,), probe) is GONE:
+                self._gone.append(route)
+
+    def _look_at_disk(self) -> None:
+        min_free = self.core.settings["min_free"]
+        assert min_free is None or isinstance(min_free, int)
+        low = self._disk.is_low(min_free)
+        if low != self.core.disk_low:
+            self.core.disk_low = low
+            free, _ = self._disk.free_bytes()
+            if low:
+                self._log.warning("disk_low", free_bytes=free)
+            else:
+                self._log.info("disk_recovered", free_bytes=free)
+
+
+def _blame(error: Exception) -> QueuectlError:
+    return error if isinstance(error, QueuectlError) and error.retryable else Internal()
+
+
+def _request_id(body: bytes) -> str:
+    """The id of a request that could not be carried out, as far as it can be read."""
+    try:
+        data = unpack(body, bytes_max=len(body))
+        return str(data["id"])[:64]
+    except (QueuectlError, TypeError, KeyError):
+        return ""
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def _empty(pipe: int) -> None:
+    os.read(pipe, 4096)

@@ -1,0 +1,286 @@
+"""The broker as a process: locks, database, sockets, signals, and the end of them all.
+
+One broker for a data directory and one for a home, held by `flock` for life: a second bind of an ipc socket
+would succeed and steal it. The broker never forks and never starts another process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import json
+import os
+import random
+import resource
+import secrets
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import zmq
+
+from broker.core import Core, Identity
+from broker.disk import Disk
+from broker.loop import Loop
+from broker.sockets import Router, client_router, worker_router
+from broker.store import Store, open_store
+from queuectl import __version__
+from queuectl.clock import read_clock
+from queuectl.config import Config, tcp_pair
+from queuectl.errors import BrokerRunning, DatabaseRefused, NotAllowed, QueuectlError, StorageFailed
+from queuectl.home import Home
+from queuectl.logs import Log, open_log
+from queuectl.systemd import notify
+
+DATABASE = "queue.db"
+IDENTITY_FILE = "broker.id"
+LIBZMQ_MIN = (4, 3, 4)  # earlier ones have holes that can be reached before authentication
+EXIT_OK, EXIT_IO_ERROR = 0, 74
+Ready = Callable[[dict[str, Any]], None]
+
+
+def run_broker(
+    *,
+    home: Home,
+    config: Config,
+    listen: str | None = None,
+    insecure_no_auth: bool = False,
+    started: str = "explicit",
+    ready: Ready | None = None,
+) -> int:
+    """Run the broker until it is told to stop; its exit code. Raises QueuectlError if it cannot start.
+
+    `started` is explicit, detached or auto; after an explicit start this home's broker is never started
+    automatically again.
+    """
+    _check_library()
+    os.umask(0o077)
+    home.prepare()
+    endpoints = _endpoints(home, listen, insecure_no_auth=insecure_no_auth)
+    with ExitStack() as stack:
+        _lock(stack, home, config.data_dir)
+        log = open_log(service="queuectl-broker", config=config, instance=secrets.token_hex(4))
+        store = _open_database(config.data_dir, log)
+        stack.callback(lambda: store.abandon())
+        wakeup = stack.enter_context(_signals())
+        identity = Identity(
+            pid=os.getpid(),
+            version=__version__,
+            endpoints=tuple(endpoint for pair in endpoints for endpoint in pair),
+            database=str(config.data_dir / DATABASE),
+            data_dir=str(config.data_dir),
+            started=started,
+        )
+        core = Core(store, random.SystemRandom(), identity)
+        _begin(core, store, config.data_dir, log)
+        loop = _bind(stack, core, store, endpoints, config, log, wakeup)
+        (home.run / "last_start").write_text(started)
+        _tell_ready(core, ready, log)
+        return _run(loop, core, store, log)
+
+
+def _tell_ready(core: Core, ready: Ready | None, log: Log) -> None:
+    who = core.identity
+    log.info(
+        "broker_ready",
+        endpoints=list(who.endpoints),
+        database=who.database,
+        epoch=core.epoch,
+        jobs=core.counts()["total"],
+    )
+    notify("READY=1")
+    if ready is not None:
+        ready({"pid": who.pid, "endpoints": list(who.endpoints), "data_dir": who.data_dir})
+
+
+def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
+    try:
+        loop.run(_told_to_stop)
+    except StorageFailed as error:
+        log.error("storage_failed", error=error)  # nothing has been said of the turn: a restart reads the truth
+        return EXIT_IO_ERROR
+    notify("STOPPING=1")
+    log.info("broker_stopping", leases=len(core.leases))
+    loop.close()
+    store.begin()
+    core.stop()
+    store.commit()
+    store.close()
+    log.info("broker_stopped")
+    return EXIT_OK
+
+
+def _bind(
+    stack: ExitStack,
+    core: Core,
+    store: Store,
+    endpoints: Sequence[tuple[str, str]],
+    config: Config,
+    log: Log,
+    wakeup: int,
+) -> Loop:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stack.callback(context.term)
+    workers, clients = worker_router(context), client_router(context)
+    stack.callback(workers.close, 0)
+    stack.callback(clients.close, 0)
+    for for_workers, for_clients in endpoints:
+        _listen(workers, for_workers)
+        _listen(clients, for_clients)
+    disk = Disk(config.data_dir)
+    loop = Loop(core=core, store=store, workers=workers, clients=clients, disk=disk, log=log, wakeup=wakeup)
+    stack.callback(loop.close)
+    return loop
+
+
+def _listen(router: Router, endpoint: str) -> None:
+    try:
+        router.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise QueuectlError(
+            f"cannot listen on {endpoint}: {error.strerror}", hint="is another program there?"
+        ) from None
+
+
+# --- where to listen ---------------------------------------------------------------------------------
+
+
+def _endpoints(home: Home, listen: str | None, *, insecure_no_auth: bool) -> list[tuple[str, str]]:
+    """The local sockets, and a TCP pair if it was asked for and may be had."""
+    pairs = [(home.worker_endpoint, home.client_endpoint)]
+    if listen is not None:
+        pair = tcp_pair(listen)
+        if not insecure_no_auth:
+            raise NotAllowed(
+                "listening on TCP needs keys, which this version cannot make yet",
+                hint="for tests on one machine: --listen tcp://127.0.0.1:7710 --insecure-no-auth",
+            )
+        if not _is_loopback(listen):
+            raise NotAllowed(
+                f"{listen} can be reached from elsewhere: without keys, anybody there could run commands here",
+                hint="--insecure-no-auth goes with 127.0.0.1 only",
+            )
+        pairs.append(pair)
+    return pairs
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name may mean anything tomorrow
+
+
+# --- locks ---------------------------------------------------------------------------------------------
+
+
+def _lock(stack: ExitStack, home: Home, data_dir: Path) -> None:
+    """Take the home and the data directory, or say who has them. Raises BrokerRunning."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseRefused(f"cannot use {data_dir} as data directory: {error.strerror}") from None
+    about = json.dumps({"pid": os.getpid(), "data_dir": str(data_dir), "home": str(home.path)})
+    for path, whose in ((home.run / "broker.lock", "home"), (data_dir / "broker.lock", "data directory")):
+        file = stack.enter_context(_open_lock(path))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _already_running(path, whose) from None
+        file.truncate(0)
+        file.write(about)
+        file.flush()
+
+
+def _open_lock(path: Path) -> Any:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+
+
+def _already_running(path: Path, whose: str) -> BrokerRunning:
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError):
+        about = {}
+    where = f" (pid {about['pid']}, data in {about['data_dir']})" if about else ""
+    return BrokerRunning(
+        f"a broker of this {whose} runs already{where}", hint="stop it with: queuectl broker stop", details=about
+    )
+
+
+# --- database --------------------------------------------------------------------------------------------
+
+
+def _open_database(data_dir: Path, log: Log) -> Store:
+    """The database of this directory. Where one was before, a missing one is refused, never silently made anew."""
+    path = data_dir / DATABASE
+    if (data_dir / IDENTITY_FILE).exists() and not path.exists():
+        raise DatabaseRefused(
+            f"{path} is missing, but this directory had a database",
+            hint=f"put it back; or, to begin with an empty queue, delete {data_dir / IDENTITY_FILE}",
+        )
+    existed = path.exists()
+    store = open_store(path)
+    if existed and store.ledger.facts().get("clean") == 0 and (found := store.check()):
+        store.abandon()
+        raise DatabaseRefused(f"{path} is damaged: {found[0]}", hint="restore it from a backup")
+    log.info("broker_started", database=str(path), existed=existed)
+    return store
+
+
+def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
+    """The first transaction: a new epoch. Its leases get a full lease from now on."""
+    store.begin()
+    core.start(read_clock(), secrets.token_hex(16))
+    store.commit()
+    identity = data_dir / IDENTITY_FILE
+    if not identity.exists():
+        identity.write_text(core.broker_id + "\n")
+    elif identity.read_text().strip() != core.broker_id:
+        raise DatabaseRefused(
+            f"{data_dir / DATABASE} is not the database that was here before",
+            hint=f"if you meant to replace it, delete {identity}",
+        )
+    if core.leases:
+        log.info("broker_recovered", leases=len(core.leases), workers=len(core.holders))
+
+
+# --- process ---------------------------------------------------------------------------------------------
+
+_stop_signals: list[int] = []
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """SIGTERM and SIGINT wake the loop; the fd that becomes readable."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    _stop_signals.clear()
+    previous = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def _on_signal(number: int, _: object) -> None:
+    _stop_signals.append(number)
+
+
+def _told_to_stop() -> bool:
+    return bool(_stop_signals)
+
+
+def _check_library() -> None:
+    if zmq.zmq_version_info() < LIBZMQ_MIN:
+        raise QueuectlError(f"libzmq {zmq.zmq_version()} is too old", hint="reinstall pyzmq from its wheel")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,127 @@
+"""The broker's sockets: two ROUTERs with bounded everything, and how bytes come off and go onto them.
+
+Options and their reasons: docs/protocol.md. In short: no fixed routing ids (duplicates are silently
+ignored), ROUTER_MANDATORY with NOBLOCK (else messages vanish on a full pipe), limits on size, queue,
+handshake and backlog; ZMTP heartbeats only to reap dead connections, liveness is the core's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from time import monotonic
+
+import zmq
+
+from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, WORKER_MESSAGE_BYTES_MAX
+
+ENVELOPE_FRAMES_MAX = 3
+GONE, FULL, SENT = "gone", "full", "sent"
+
+_COMMON = {
+    zmq.ROUTER_MANDATORY: 1,
+    zmq.ROUTER_HANDOVER: 0,
+    zmq.LINGER: 0,
+    zmq.RCVHWM: 1000,
+    zmq.HANDSHAKE_IVL: 5000,
+    zmq.HEARTBEAT_IVL: 15_000,  # reaps dead TCP connections; TTL stays unset, it wraps at 65 s
+    zmq.HEARTBEAT_TIMEOUT: 60_000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 30,
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 60_000,
+    zmq.BACKLOG: 1024,
+}
+
+
+class Router:
+    """A ROUTER socket. `frames_max` bounds what may stand before the body."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, send_queue: int, bytes_max: int, envelope_max: int):
+        self.socket = context.socket(zmq.ROUTER)
+        for option, value in _COMMON.items():
+            self.socket.setsockopt(option, value)
+        self.socket.setsockopt(zmq.SNDHWM, send_queue)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
+        self._envelope_max = envelope_max
+        self.oversized = 0  # messages with more frames than anybody of ours sends
+
+    def bind(self, endpoint: str) -> None:
+        """Listen. Raises zmq.ZMQError."""
+        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        self.socket.bind(endpoint)
+
+    def drain(
+        self, *, messages_max: int, bytes_max: int, seconds_max: float
+    ) -> tuple[list[tuple[list[bytes], bytes]], bool]:
+        """(envelope, body) of what has arrived, within a budget, and whether that was all."""
+        found: list[tuple[list[bytes], bytes]] = []
+        size, end = 0, monotonic() + seconds_max
+        while len(found) < messages_max and size < bytes_max and (len(found) & 31 or monotonic() < end):
+            try:
+                frames = self._receive()
+            except zmq.Again:
+                return found, True
+            if frames is not None:
+                found.append((frames[:-1], frames[-1]))
+                size += len(frames[-1])
+        return found, False
+
+    def _receive(self) -> list[bytes] | None:
+        """The frames of one message, or None if there are too many of them."""
+        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        frames = [frame.bytes]
+        count = 1
+        while frame.more:
+            frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            count += 1
+            if count <= self._envelope_max + 1:
+                frames.append(frame.bytes)
+        if count == 1 or count > self._envelope_max + 1:
+            self.oversized += 1
+            return None
+        return frames
+
+    def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:
+        """Hand a message to ZeroMQ without ever waiting: sent, or the peer is gone, or its queue is full."""
+        try:
+            for frame in envelope:
+                self.socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
+            self.socket.send(body, zmq.NOBLOCK)
+        except zmq.Again:
+            return FULL
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return GONE
+            raise
+        return SENT
+
+    def close(self, linger_ms: int) -> None:
+        """Close, giving what is on its way so long to leave."""
+        self.socket.close(linger_ms)
+
+
+def worker_router(context: zmq.Context[zmq.Socket[bytes]]) -> Router:
+    """The socket that workers connect to: [route][body]."""
+    return Router(context, send_queue=1000, bytes_max=WORKER_MESSAGE_BYTES_MAX, envelope_max=1)
+
+
+def client_router(context: zmq.Context[zmq.Socket[bytes]]) -> Router:
+    """The socket that clients connect to: [route][correlation id?][empty][body]."""
+    return Router(context, send_queue=200, bytes_max=CLIENT_MESSAGE_BYTES_MAX, envelope_max=ENVELOPE_FRAMES_MAX)
+
+
+def drain_monitor(monitor: zmq.Socket[bytes]) -> bool:
+    """Read all events of a socket monitor; whether there was any."""
+    seen = False
+    with suppress(zmq.Again):
+        for _ in _forever():
+            monitor.recv_multipart(zmq.NOBLOCK)
+            seen = True
+    return seen
+
+
+def _forever() -> Iterator[None]:
+    while True:
+        yield
