@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli.autostart import home_flag, start_in_background, tilde
-from cli.options import Group, shared, usage
+from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, facts
 from cli.session import Session
 from queuectl.errors import BrokerUnreachable, OutcomeUnknown, QueuectlError, WaitTimedOut
@@ -131,7 +131,7 @@ def _detach(session: Session, listen: str | None, insecure_no_auth: bool, data_d
 
 
 @broker.command()
-@click.option("--timeout", type=float, default=STOP_TIMEOUT_S, show_default=True, help="Seconds to wait for its end.")
+@click.option("--timeout", type=DURATION, default=STOP_TIMEOUT_S, metavar="D", help="Wait no longer than this [60s].")
 @shared
 def stop(session: Session, timeout: float) -> int:
     """Stop the broker. Workers and the jobs that they run go on.

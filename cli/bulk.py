@@ -45,6 +45,7 @@ class Run:
     again: bool
     token: str | None
     args: list[str]
+    prints: bool = True  # what was enqueued, on stdout
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def enqueue_lines(session: Session, run: Run) -> int:
         progress = stack.enter_context(_progress(session, source))
         try:
             for chunk in _chunks(source, run, session, tally):
-                _send(session, chunk, token, tally)
+                _send(session, run, chunk, token, tally)
                 progress.update(chunk.end - progress.pos)
         except (KeyboardInterrupt, QueuectlError) as error:
             progress.render_finish()
@@ -170,7 +171,7 @@ def _refuse(session: Session, tally: Tally, line: int, error: QueuectlError) -> 
     session.warn(f"line {line}: {visible(error.message)}" + (f" ({visible(error.hint)})" if error.hint else ""))
 
 
-def _send(session: Session, chunk: Chunk, token: str, tally: Tally) -> None:
+def _send(session: Session, run: Run, chunk: Chunk, token: str, tally: Tally) -> None:
     good = [(line, job) for line, job in zip(chunk.lines, chunk.jobs, strict=True) if job]
     if good:
         digest = hashlib.blake2b(f"{token}\0{chunk.first_line}\0".encode() + chunk.raw.digest(), digest_size=16)
@@ -182,7 +183,8 @@ def _send(session: Session, chunk: Chunk, token: str, tally: Tally) -> None:
         ids = [visible(job_id) for job_id in reply.value["ids"] if job_id is not None]
         tally.accepted += len(ids)
         tally.repeated += len(ids) if reply.repeated and reply.tries == 1 else 0
-        _print_ids(session, tally, ids)
+        if run.prints:
+            _print_ids(session, tally, ids)
     tally.next_line = chunk.lines[-1] + 1 if chunk.lines else tally.next_line
 
 
@@ -227,7 +229,7 @@ def _conclude(session: Session, run: Run, tally: Tally) -> int:
     if session.as_json:
         errors = [{"line": line, **error.to_wire()} for line, error in sorted(tally.refused, key=lambda each: each[0])]
         session.emit({"ids": tally.ids, "accepted": tally.accepted, "repeated": tally.repeated, "errors": errors})
-    elif not session.quiet:
+    elif run.prints and not session.quiet:
         refused = f"; {counted(len(tally.refused), 'line')} refused" if tally.refused else ""
         session.print(f"Enqueued {counted(tally.accepted, 'job')}{refused}.")
     codes = [error.exit_code for _, error in tally.refused]

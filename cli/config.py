@@ -182,7 +182,7 @@ def _say_how_to_move(session: Session, before: Path, after: Path) -> None:
     session.note(f"  {before / 'queue.db'}")
     session.note("To take them along:")
     session.note(f"  queuectl broker stop{flag}")
-    session.note(f"  mkdir -p {after} && mv {before}/queue.db* {after}/")
+    session.note(f"  mkdir -p {after} && mv {before}/queue.db* {before}/broker.id {after}/")
     session.note(f"  queuectl broker start{flag}")
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,49 +43,80 @@ def command(session: Session, arguments: list[str]) -> tuple[list[str], dict[str
     return line, environment
 
 
+@dataclass(slots=True)
+class Child:
+    """A process of ours that was started and has not said yet whether it is ready."""
+
+    process: subprocess.Popen[bytes]
+    reader: int
+    log: Path | None
+
+    def await_ready(self) -> dict[str, Any]:
+        """What it says when it is ready. Raises the error that it reports instead, or NotReady."""
+        try:
+            return _read_verdict(self.reader, self.log)
+        finally:
+            os.close(self.reader)
+
+
+def launch(session: Session, arguments: list[str], *, log: Path | None) -> Child:
+    """Start a process in a session of its own; its words go to the log, or to our stderr."""
+    reader, writer = os.pipe()
+    line, environment = command(session, [*arguments, "--ready-fd", str(writer)])
+    if log is None:
+        output = 2
+    else:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        line += ["--log-file", str(log)]
+    try:
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=session.home.path,
+            env=environment,
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+        if log is not None:
+            os.close(output)
+    return Child(process, reader, log)
+
+
 def spawn(session: Session, arguments: list[str], *, log: Path) -> dict[str, Any]:
-    """Start a detached process and return what it says when it is ready.
+    """Start a process that outlives us, and return what it says when it is ready.
 
     Raises the error that it reports instead, or NotReady if it ends or takes too long.
     """
-    reader, writer = os.pipe()
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        line, environment = command(session, [*arguments, "--ready-fd", str(writer), "--log-file", str(log)])
-        try:
-            child = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=session.home.path,
-                env=environment,
-                pass_fds=(writer,),
-                start_new_session=True,
-            )
-        finally:
-            os.close(output)
-            os.close(writer)
-        child.returncode = 0  # it outlives us: nobody here will wait for it
-        return _read_verdict(reader, log)
-    finally:
-        os.close(reader)
+    child = launch(session, arguments, log=log)
+    child.process.returncode = 0  # nobody here will wait for it
+    return child.await_ready()
 
 
-def _read_verdict(reader: int, log: Path) -> dict[str, Any]:
+def _read_verdict(reader: int, log: Path | None) -> dict[str, Any]:
     received = b""
     while not received.endswith(b"\n"):
         if not select.select([reader], [], [], READY_TIMEOUT_S)[0]:
-            raise NotReady(f"not ready after {READY_TIMEOUT_S:g} s; it may still be starting", hint=f"look into {log}")
+            raise NotReady(f"not ready after {READY_TIMEOUT_S:g} s; it may still be starting", hint=_see(log))
         piece = os.read(reader, 65536)
         if not piece:
-            raise NotReady("it ended before it was ready", hint=f"{log} says: {_last_line(log)}")
+            raise NotReady("it ended before it was ready", hint=_see(log))
         received += piece
     verdict = json.loads(received)
     if "error" in verdict:
         raise from_wire(verdict["error"])
     facts: dict[str, Any] = verdict["ready"]
     return facts
+
+
+def _see(log: Path | None) -> str | None:
+    return f"{log} ends with: {_last_line(log)}" if log is not None else None
 
 
 def _last_line(log: Path) -> str:

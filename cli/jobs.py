@@ -129,6 +129,6 @@ def show_job(session: Session, job_id: str, *, state: str | None) -> int:
             attempt |= attempt_text(client, job["id"], attempt["attempt"])
         session.emit({**job, "history": history})
         return 0
-    tail = attempt_text(client, job["id"], history[-1]["attempt"], tail_bytes=2048) if history else {}
+    tail = attempt_text(client, job["id"], history[-1]["attempt"], tail_bytes=2048, mark_start=False) if history else {}
     session.print(job_text(job, history, tail))
     return 0

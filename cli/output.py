@@ -48,12 +48,17 @@ def mark(gap_bytes: int) -> str:
     return f"[queuectl: {gap_bytes} bytes are not shown here]\n"
 
 
-def attempt_text(client: Client, job_id: str, attempt: int, *, tail_bytes: int = TAIL_BYTES) -> dict[str, str]:
-    """The end of both streams of an attempt as text: `{"stdout": …, "stderr": …}`, gaps as marked lines."""
+def attempt_text(
+    client: Client, job_id: str, attempt: int, *, tail_bytes: int = TAIL_BYTES, mark_start: bool = True
+) -> dict[str, str]:
+    """The end of both streams of an attempt as text: `{"stdout": …, "stderr": …}`, gaps as marked lines.
+
+    Without `mark_start` nothing says that there is more before it.
+    """
     raw = {"stdout": bytearray(), "stderr": bytearray()}
     for piece in pieces(client.output_pages(job_id, attempt=attempt, tail_bytes=tail_bytes)):
         text = raw[piece.stream]
-        if piece.gap_bytes:
+        if piece.gap_bytes and (text or mark_start):
             text += (b"\n" if text and not text.endswith(b"\n") else b"") + mark(piece.gap_bytes).encode()
         text += piece.data
     return {name: bytes(data).decode(errors="backslashreplace") for name, data in raw.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.options import Group, shared, usage
+from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, table
 from cli.session import Session
 from queuectl.errors import QueuectlError
@@ -128,26 +128,26 @@ def _free_log(logs: Path) -> Path:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everyone", is_flag=True, help="Stop all workers; the default where no ID is given.")
 @click.option("--now", is_flag=True, help="Kill running jobs and give them back, rather than finish them.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Stop waiting after so long (exit code 124).")
+@click.option("--timeout", type=DURATION, metavar="D", help="Wait no longer than this (exit code 124).")
 @shared
 def stop(session: Session, ids: tuple[str, ...], everyone: bool, now: bool, timeout: float | None) -> int:
     """Stop workers, wherever they run, and wait until they are gone.
 
-    They take nothing new and finish what they run.
+    They take nothing new and finish what they run. Where no broker runs, the workers of this home are stopped.
 
     \b
     Examples:
       queuectl worker stop
-      queuectl worker stop --now --timeout 30
+      queuectl worker stop --now --timeout 30s
     """
+    from cli.stopping import stop_local_workers, stop_workers
+    from queuectl.link import somebody_listens
+
     if ids and everyone:
         usage("name the workers, or say --all, but not both")
-    client = session.client(autostart=False)
-    told = client.stop_workers(ids, now=now)
-    session.note(f"Stopping {counted(len(told), 'worker')}: {', '.join(told)}" if told else "No worker is connected.")
-    if told:
-        client.wait(workers=told, timeout=timeout)
-    return 0
+    if session.config.is_local and not somebody_listens(session.client_endpoint):
+        return stop_local_workers(session, ids, now=now, timeout_s=timeout)
+    return stop_workers(session, ids, now=now, timeout_s=timeout)
 
 
 @worker.command("list")
