@@ -56,8 +56,13 @@ run enqueue --id urgent --priority 10 -- 'echo "I had priority"'
 run enqueue --file "$here/jobs.jsonl"
 run list
 
-say 'Run them, three at a time, until nothing is left to do.'
-run dev --workers 3 --until-empty
+say 'The broker may go away: what it has acknowledged stays.'
+run broker stop
+
+say 'A broker and three workers in one command, until nothing is left to do. It fails if a job is dead in the end.'
+code=0
+run dev --workers 3 --until-empty || code=$?
+expect 'exit code of dev, as one job is dead' 1 "$code"
 
 say 'What became of them?'
 run status
@@ -82,6 +87,7 @@ say 'Mend the cause, and give it a fresh start.'
 printf '%s$ echo "all is well" > report.txt%s\n' "$bold" "$plain"
 echo 'all is well' >"$DEMO/report.txt"
 run dlq retry report
+run broker stop
 run dev --workers 3 --until-empty
 run logs report
 expect 'output of the mended job' 'all is well' "$(queuectl logs report)"

@@ -72,6 +72,13 @@ def test_fault_in_a_unit_is_found(tmp_path: Path) -> None:
     assert "Sing" in verify(*place_units(tmp_path, text="\n[Service]\nSing=yes\n"))
 
 
+def test_hardened_broker_keeps_what_zeromq_aborts_without() -> None:
+    lines = (DEPLOY / "queuectl-broker.service").read_text().splitlines()
+
+    assert lines.index("SystemCallFilter=sched_setscheduler") > lines.index("SystemCallFilter=~@privileged @resources")
+    assert any(line.startswith("RestrictAddressFamilies=") and "AF_NETLINK" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_unit_runs_queuectl_with_machine_settings_that_exist(name: str) -> None:
     text = (DEPLOY / name).read_text()
