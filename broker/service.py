@@ -74,7 +74,7 @@ def run_broker(
             data_dir=str(config.data_dir),
             started=started,
         )
-        core = Core(store, random.SystemRandom(), identity)
+        core = Core(store, random.SystemRandom(), identity, verbose=config.log_level == "debug")
         _begin(core, store, config.data_dir, log)
         loop = _bind(stack, core, store, endpoints, config, log, wakeup)
         (home.run / "last_start").write_text(started)

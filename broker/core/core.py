@@ -47,8 +47,9 @@ class Identity(NamedTuple):
 class Core:
     """The state of the broker. One instance for the life of the process; `rebuild` renews it from the store."""
 
-    def __init__(self, store: Store, chance: Chance, identity: Identity):
+    def __init__(self, store: Store, chance: Chance, identity: Identity, *, verbose: bool = False):
         self.store = store
+        self.verbose = verbose  # whether anybody reads what is logged at debug for every job
         self.chance = chance
         self.identity = identity
         self.broker_id = ""

@@ -126,15 +126,20 @@ def _lease(core: Core, turn: Turn, session: Session, candidate: Candidate) -> Le
     )
     core.leases[number] = session.holder.leases[number] = lease
     core.tally.move(candidate.bucket, candidate.state, CODES[after(STATES[candidate.state], Event.LEASE)])
+    if core.verbose:
+        _log_lease(turn, lease)
+    return lease
+
+
+def _log_lease(turn: Turn, lease: Lease) -> None:
     turn.log(
         "debug",
         "job_leased",
         job_id=lease.job,
         attempt=lease.attempt,
-        lease_id=lease_text(number),
-        worker_id=session.holder.worker.name,
+        lease_id=lease_text(lease.lease),
+        worker_id=lease.holder.worker.name,
     )
-    return lease
 
 
 def _grant(core: Core, lease: Lease, candidate: Candidate) -> Grant:
