@@ -7,6 +7,7 @@ would succeed and steal it. The broker never forks and never starts another proc
 from __future__ import annotations
 
 import fcntl
+import gc
 import ipaddress
 import json
 import os
@@ -74,11 +75,13 @@ def run_broker(
             data_dir=str(config.data_dir),
             started=started,
         )
-        core = Core(store, random.SystemRandom(), identity, verbose=config.log_level == "debug")
+        core = Core(store, random.Random(secrets.randbits(256)), identity, verbose=config.log_level == "debug")
         _begin(core, store, config.data_dir, log)
         loop = _bind(stack, core, store, endpoints, config, log, wakeup)
         (home.run / "last_start").write_text(started)
         _tell_ready(core, ready, log)
+        gc.freeze()  # what is here now stays: it need not be looked at again and again
+        gc.set_threshold(50_000, 20, 100)
         return _run(loop, core, store, log)
 
 

@@ -41,24 +41,27 @@ With `--json` an error is `{{"error": {{"code": …, "message": …, "hint": …
 `hint: …` on stderr."""
 
 
-def commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Context, click.Command]]:
-    """Every command below a group that does something, with its context, in the order of the help."""
+def commands() -> list[tuple[click.Context, click.Command]]:
+    """Every command that does something, with its context, in the order of the help."""
+    context = click.Context(root, info_name="queuectl", **root.context_settings)
+    return list(_below(root, context))
+
+
+def _below(group: click.Group, context: click.Context) -> Iterator[tuple[click.Context, click.Command]]:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, info_name=name, parent=context)
         if isinstance(command, click.Group):
-            yield from commands(command, inner)
+            yield from _below(command, inner)
         else:
             yield inner, command
 
 
 def reference() -> str:
     """The whole page."""
-    context = click.Context(root, info_name="queuectl", max_content_width=100)
-    found = list(commands(root, context))
-    first_context, first = found[0]
-    parts = [HEAD.format(shared=_options(first_context, first, shared=True))]
+    found = commands()
+    parts = [HEAD.format(shared=_options(*found[0], shared=True))]
     parts += [_section(inner, command) for inner, command in found]
     return "\n\n".join(parts) + "\n"
 

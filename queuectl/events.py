@@ -20,12 +20,15 @@ from queuectl.logs import HEAD, LOG_SCHEMA
 BROKER = "queuectl-broker"
 WORKER = "queuectl-worker"
 
+SCALAR = (int, float, str)
+_KIND_WORDS: dict[Any, str] = {str: "text", int: "integer", bool: "true or false", list: "list", SCALAR: "any"}
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key of a record: its one type, what it means, and what it looks like."""
 
-    kind: type
+    kind: type | tuple[type, ...]
     doc: str
     sample: Any
 
@@ -48,54 +51,50 @@ KEYS: dict[str, Key] = {
         str, "traceback, at most its last 4 KiB, without variables", "Traceback (most recent call last): …"
     ),
     "attempt": Key(int, "number of the run, from 1", 1),
+    "attempts": Key(int, "failed attempts in this budget", 3),
+    "before": Key(SCALAR, "the value until now", 3),
     "boots": Key(int, "process starts of a worker that are over", 1),
     "bytes": Key(int, "size", 65536),
     "child_pid": Key(int, "process id of the command's leader, or of the process found", 3120),
-    "clients": Key(str, "endpoint for clients", "ipc:///var/lib/queuectl/run/client.sock"),
     "code": Key(str, "code of the error, as in docs/protocol.md", "bad_job"),
     "command": Key(str, "the command of the job", "make nightly"),
     "count": Key(int, "how many", 500),
-    "data_dir": Key(str, "directory of the database", "/var/lib/queuectl"),
+    "database": Key(str, "file of the database", "/var/lib/queuectl/queue.db"),
     "detail": Key(str, "the same in words, for people", "id: 'a b' is not an id"),
+    "digest": Key(str, "hash of the message, to recognise it by", "9a0364b9e99bb480"),
     "dropped_count": Key(int, "records that could not be written", 12),
     "duration_ms": Key(int, "how long it took", 1874),
     "endpoint": Key(str, "where the broker is", "tcp://broker.example:7710"),
+    "endpoints": Key(list, "where workers and clients are served", ["ipc:///var/lib/queuectl/run/worker.sock"]),
     "epoch": Key(int, "number of the broker's start on this database", 7),
+    "existed": Key(bool, "whether there was a database before", True),
     "exit_code": Key(int, "exit code of the command", 1),
     "failed_event": Key(str, "the event that could not be told", "job_finished"),
     "free_bytes": Key(int, "free space on the file system", 201326592),
-    "grace_ms": Key(int, "time between SIGTERM and SIGKILL", 10000),
+    "held": Key(int, "leases that the worker brought along", 0),
     "job_id": Key(str, "id of the job", "a1"),
     "jobs": Key(int, "how many jobs", 3),
-    "last_seen_ms": Key(int, "time since the last sign of life", 30112),
+    "key": Key(str, "name of the setting", "max_retries"),
     "lease_id": Key(str, "the right to run this one attempt; 16 hex digits", "5be1f20c93a7d604"),
     "leases": Key(int, "how many leases", 2),
-    "min_free_bytes": Key(int, "free space needed to take jobs", 268435456),
-    "operation": Key(str, "what was being done", "enqueue"),
-    "outcome": Key(
-        str, "completed, exit, signal, timeout, cancelled, lost, released, spawn_error or expired", "completed"
-    ),
-    "peer": Key(str, "the other side, as far as it is known", "9f21c0de"),
+    "losses": Key(int, "how often the job has lost its worker", 1),
+    "messages": Key(int, "how many messages", 12),
+    "now": Key(bool, "whether to kill its jobs rather than finish them", False),
+    "outcome": Key(str, "completed, exit, signal, timeout, cancelled, spawn_error …", "completed"),
     "queue": Key(str, "queue of the job", "default"),
     "reason": Key(str, "why, in a few words", "draining"),
     "request_id": Key(str, "id of the request, chosen by the client", "06c1v2rk8x5t9m3q7n0b4d6f8h"),
     "retry_ms": Key(int, "time until the next try", 1000),
     "run_at": Key(str, "when the job runs again; RFC 3339, UTC", "2026-11-22T16:02:13.482Z"),
-    "key": Key(str, "name of the setting", "max_retries"),
     "signal": Key(int, "number of the signal", 15),
     "slots": Key(int, "jobs that the worker runs at once", 4),
     "stall_ms": Key(int, "time for which the process did not run", 41230),
     "state": Key(str, "state of the job after the event", "completed"),
     "stderr_bytes": Key(int, "bytes the command wrote to stderr, kept or not", 0),
     "stdout_bytes": Key(int, "bytes the command wrote to stdout, kept or not", 5120),
-    "stream": Key(str, "stdout or stderr", "stdout"),
-    "suppressed_count": Key(int, "records of this event left out since the last one", 0),
-    "uptime_ms": Key(int, "time since the start", 86400000),
-    "value": Key(str, "the new value, as text", "5"),
-    "will_retry": Key(bool, "whether the job runs again by itself", False),
-    "worker_host": Key(str, "machine of the worker", "build-3"),
+    "value": Key(SCALAR, "the new value", 5),
     "worker_id": Key(str, "the worker", "build-3-2817"),
-    "worker_pid": Key(int, "process id of the worker on its machine", 2817),
+    "workers": Key(int, "how many workers", 2),
 }
 OPTIONAL_ALWAYS = frozenset({"truncated", "error_type", "error_message", "error_stack"})
 
@@ -120,76 +119,78 @@ def _event(service: str, name: str, levels: str, keys: str, doc: str) -> Event:
 
 
 _JOB = "job_id attempt lease_id"
-_REPORT = "outcome exit_code? signal? duration_ms stdout_bytes stderr_bytes"
 _BROKER = (
     # its own life
-    ("broker_started", "info", "data_dir epoch", "The process began; nothing is open yet."),
-    ("broker_recovered", "info", "jobs leases duration_ms?", "The database was read: so many jobs wait or run."),
-    ("broker_ready", "info", "endpoint clients duration_ms?", "Workers and clients can come."),
-    ("broker_stopping", "info", "reason signal? jobs?", "It takes no more messages; workers go on running."),
-    ("broker_stopped", "info", "uptime_ms jobs?", "It has ended; so many jobs are still with workers."),
+    ("broker_started", "info", "database existed", "The database is open; nobody is let in yet."),
+    ("broker_recovered", "info", "leases workers", "Jobs ran when the last broker ended; they have a lease's time."),
+    ("broker_ready", "info", "endpoints database epoch jobs", "Workers and clients can come."),
+    ("broker_stopping", "info", "leases", "It takes no more messages; workers and their jobs go on."),
+    ("broker_stopped", "info", "", "It has ended, and the database is closed."),
     ("broker_stalled", "warning", "stall_ms", "It did not run for a while: no lease expires for that time."),
     # workers
-    ("session_opened", "info", "worker_id worker_host? worker_pid? slots leases?", "A worker came, or came back."),
-    ("session_closed", "info", "worker_id reason?", "A worker left, or another session took its place."),
-    ("worker_lost", "warning", "worker_id last_seen_ms? leases", "A worker was not heard of for longer than a lease."),
-    ("worker_told_to_stop", "info", "worker_id reason?", "Someone asked that this worker end."),
-    ("boot_gone", "warning", "worker_id? boots? leases", "A worker's earlier process is dead; its leases are lost."),
-    ("push_undelivered", "warning", "worker_id leases", "Leases could not be sent and went back."),
+    ("session_opened", "info", "worker_id slots held", "A worker came, or came back."),
+    ("session_closed", "info", "worker_id reason", "A worker left, or another session took its place."),
+    ("worker_lost", "warning", "worker_id leases", "A worker was not heard of for longer than a lease."),
+    ("worker_told_to_stop", "info", "worker_id now", "Someone asked that this worker end."),
+    ("boot_gone", "warning", "worker_id leases", "A process of a worker is dead: its leases are lost at once."),
+    ("push_undelivered", "warning", "reason", "A worker does not read; heartbeats sort out what it missed."),
     # jobs
-    ("job_enqueued", "info", "job_id queue request_id?", "A job is on disk."),
-    ("jobs_enqueued", "info", "count queue? request_id?", "The jobs of one request are on disk."),
-    ("job_leased", "debug", f"{_JOB} worker_id queue", "A worker got the right to run an attempt."),
-    ("job_finished", "info warning", f"{_JOB} worker_id? queue {_REPORT} state will_retry run_at?",
-     "An attempt is over and recorded: one line per attempt, a warning unless it completed."),
-    ("job_dead", "warning", "job_id queue attempt? reason", "A job went to the dead letter queue."),
-    ("job_requeued", "info warning", "job_id attempt lease_id? worker_id? queue? reason",
-     "A lease was lost or given back: the job waits again."),
-    ("lease_expired", "warning", f"{_JOB} worker_id", "A lease was not renewed in time."),
-    ("lease_adopted", "info", f"{_JOB} worker_id", "A running job came back with its worker and was kept."),
-    ("result_stale", "warning", f"{_JOB} worker_id? outcome?", "A late worker reported: its result was refused."),
-    ("result_repeated", "debug", f"{_JOB} worker_id?", "A result that had been recorded came again."),
-    ("dlq_retried", "info", "count job_id? queue? request_id?", "Dead jobs were put back by a person."),
-    ("dlq_purged", "info", "count job_id? queue? request_id?", "Dead jobs were deleted by a person."),
-    ("output_evicted", "info", "bytes count?", "The oldest output made room for new output."),
+    ("job_enqueued", "info", "job_id queue request_id", "A job is on disk."),
+    ("jobs_enqueued", "info", "count request_id", "The jobs of one request are on disk."),
+    ("jobs_refused", "info", "count request_id", "Some jobs of a request were refused."),
+    ("job_leased", "debug", f"{_JOB} worker_id", "A worker got the right to run an attempt."),
+    ("job_finished", "info warning",
+     f"{_JOB} worker_id queue outcome exit_code? signal? duration_ms state run_at?",
+     "An attempt was reported and is recorded: one line per attempt. The job runs again if `run_at` is not null."),
+    ("job_requeued", "info", "job_id attempt reason", "A lease was given back: the job waits again, at no cost."),
+    ("job_dead", "warning", "job_id attempts reason", "A job went to the dead letter queue."),
+    ("lease_expired", "warning", f"{_JOB} worker_id reason losses",
+     "An attempt was lost with its worker: the job waits again, or is dead if that happened too often."),
+    ("lease_adopted", "info", _JOB, "A running job came back with its worker and was kept."),
+    ("result_stale", "warning", f"{_JOB} outcome", "A late worker reported: its result was refused."),
+    ("result_repeated", "debug", "job_id attempt", "A result that had been recorded came again."),
+    ("dlq_retried", "info", "job_id", "A dead job was put back by a person."),
+    ("dlq_purged", "info", "job_id", "A dead job was deleted by a person."),
+    ("output_evicted", "info", "bytes", "The oldest output of finished jobs made room for new output."),
     # requests and peers
-    ("setting_changed", "info", "key value request_id?", "A queue-wide setting has a new value."),
-    ("request_refused", "info warning", "code operation? request_id? detail? suppressed_count?",
-     "A request was refused; at most a few of these a second are logged."),
-    ("message_malformed", "warning", "peer? detail? suppressed_count?",
-     "A message could not be read; at most a few of these a second are logged."),
+    ("setting_changed", "info", "key value? before?", "A queue-wide setting has a new value."),
+    ("request_refused", "info warning error", "code reason request_id?",
+     "A request was refused (info), could not be understood (warning), or met a bug (error)."),
+    ("message_malformed", "warning", "count reason", "A message of a worker could not be understood."),
     # storage
-    ("disk_low", "warning", "free_bytes min_free_bytes", "Too little space: no new jobs are taken; results are."),
-    ("disk_recovered", "info", "free_bytes min_free_bytes", "There is space again: jobs are taken."),
-    ("storage_failed", "error", "operation?", "The database failed: the broker stops before it answers."),
-    ("batch_replayed", "warning", "count detail?", "A batch failed and was done again one by one."),
-    ("checkpointed", "debug", "duration_ms? bytes?", "The write-ahead log was moved into the database."),
+    ("disk_low", "warning", "free_bytes", "Too little space: no new jobs are taken; results are."),
+    ("disk_recovered", "info", "free_bytes", "There is space again: jobs are taken."),
+    ("storage_full", "error", "", "The disk is full: what could not be written was not acknowledged."),
+    ("storage_failed", "error", "", "The database failed: the broker stops before it answers."),
+    ("batch_replayed", "error", "messages", "A turn failed and was undone; its messages are done again one by one."),
+    ("message_failed", "error", "digest", "This message made its turn fail; it was left out. A bug: please report it."),
+    ("checkpointed", "debug", "", "The write-ahead log was moved into the database."),
 )  # fmt: skip
 _WORKER = (
     # its own life
     ("worker_started", "info", "endpoint slots", "The process began."),
-    ("worker_connected", "info", "worker_id endpoint? leases?", "A session with the broker began."),
-    ("worker_disconnected", "warning", "reason? last_seen_ms? retry_ms?", "The broker is silent; jobs go on."),
-    ("worker_refused", "warning error", "code detail? retry_ms?", "The broker wants no session with this worker."),
-    ("worker_draining", "info", "reason? signal? jobs", "It takes nothing new and finishes what runs."),
-    ("worker_stopped", "info", "uptime_ms? reason?", "It has ended and holds no lease."),
-    ("worker_process_died", "error", "exit_code? signal?", "The worker's process died; its jobs are killed."),
+    ("worker_connected", "info", "worker_id epoch leases", "A session with the broker began."),
+    ("worker_disconnected", "warning", "reason leases", "The session is over; jobs go on."),
+    ("worker_refused", "warning error", "code detail retry_ms", "The broker wants no session (error: it never will)."),
+    ("worker_draining", "info", "leases", "It takes nothing new and finishes what runs."),
+    ("worker_process_died", "error", "detail", "The worker's process, or the one that watches it, died; its jobs are ended."),
     # jobs
-    ("job_started", "debug", f"{_JOB} queue child_pid? command", "A command was started."),
-    ("job_finished", "info warning", f"{_JOB} queue {_REPORT}",
+    ("job_started", "debug", f"{_JOB} queue command", "A command was started."),
+    ("job_finished", "info warning",
+     f"{_JOB} queue outcome exit_code? signal? duration_ms stdout_bytes stderr_bytes",
      "An attempt is over: one line per attempt, a warning unless it completed."),
-    ("job_timed_out", "warning", f"{_JOB} duration_ms? grace_ms?", "It ran longer than its timeout and is ended."),
-    ("job_killed", "warning", f"{_JOB} reason? signal?", "The processes of a job were killed."),
-    ("spawn_failed", "warning error", f"{_JOB} detail?", "A command could not be started."),
-    ("leftovers_ended", "warning", f"{_JOB} count", "Processes that a command left running were ended."),
-    ("output_dropped", "warning", f"{_JOB} stream? bytes", "Output was lost: no memory or credit was left for it."),
-    ("lease_dropped", "warning", f"{_JOB} reason?", "The lease is not this worker's any more: the job is killed."),
-    ("lease_returned", "info", f"{_JOB} reason", "A lease was given back; it costs the job nothing."),
+    ("job_timed_out", "info", f"{_JOB} queue reason", "A job ran longer than its timeout and is ended."),
+    ("job_killed", "info", f"{_JOB} queue reason", "The processes of a job are ended."),
+    ("spawn_failed", "warning error", f"{_JOB} queue detail retry_ms?",
+     "A command could not be started: its own fault (warning), or this machine's (error)."),
+    ("output_dropped", "info", f"{_JOB} queue bytes", "More output than is kept, or than there was room for."),
+    ("lease_dropped", "warning", f"{_JOB} queue", "The lease is not this worker's any more: the job is killed."),
+    ("lease_returned", "debug", f"{_JOB} queue reason", "A lease was given back; it costs the job nothing."),
     # what others left behind
-    ("orphan_swept", "warning", "child_pid count?", "A process of a dead worker's job was killed."),
-    ("boot_adopted", "info", "count boots?", "The results of a dead process of this worker were taken over."),
-    ("result_spooled", "info", _JOB, "The broker is away: a result waits on disk."),
-    ("spool_failed", "error", "job_id? attempt? lease_id? operation?", "A result could not be written to disk."),
+    ("orphan_swept", "warning", "child_pid", "A process of a dead worker's job was killed."),
+    ("boot_adopted", "info", "boots", "What dead processes of this worker left to be told was taken over."),
+    ("result_spooled", "warning", "count reason", "Results wait on disk for another broker than this."),
+    ("spool_failed", "error", "", "The disk refused what waits to be told; it waits in memory."),
 )  # fmt: skip
 _BOTH = (
     ("log_dropped", "warning", "dropped_count", "Records could not be written; now they can."),
@@ -224,7 +225,7 @@ def _misfits(entry: Event, key: str, value: object) -> list[str]:
         return [] if key in entry.optional else [f"{key} is null"]
     if key not in KEYS or (isinstance(value, KEYS[key].kind) and isinstance(value, bool) == (KEYS[key].kind is bool)):
         return []
-    return [f"{key} is {type(value).__name__}, not {KEYS[key].kind.__name__}"]
+    return [f"{key} is {type(value).__name__}, not {_KIND_WORDS[KEYS[key].kind]}"]
 
 
 # --- the documentation -----------------------------------------------------------------------------
@@ -241,7 +242,6 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "job_requeued": {"reason": "lost"},
     "lease_dropped": {"reason": "lost"},
     "lease_returned": {"reason": "busy"},
-    "leftovers_ended": {"count": 1},
     "log_failed": {"error_type": "TypeError"},
     "message_malformed": {"detail": "not msgpack"},
     "output_evicted": {"count": 3},
@@ -254,7 +254,6 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "worker_draining": {"reason": "signal"},
     "worker_process_died": {"signal": 9, "exit_code": None},
     "worker_refused": {"code": "version_mismatch", "detail": None},
-    "worker_stopped": {"reason": "drained"},
     "worker_told_to_stop": {"reason": "finish"},
 }
 _FINISHED = {
@@ -288,11 +287,10 @@ def refreshed(text: str) -> str:
 
 
 def _key_table(names: tuple[str, ...]) -> Iterator[str]:
-    words = {str: "text", int: "integer", bool: "true or false"}
     yield "| Key | Type | Meaning |"
     yield "|---|---|---|"
     for name in names:
-        yield f"| `{name}` | {words[KEYS[name].kind]} | {KEYS[name].doc} |"
+        yield f"| `{name}` | {_KIND_WORDS[KEYS[name].kind]} | {KEYS[name].doc} |"
 
 
 def _event_list(service: str) -> Iterator[str]:

@@ -19,6 +19,8 @@ LeaseId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=256)]
 Boot = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Instant = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # milliseconds UTC, to the end of the year 9999
+Small = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 CHUNK_BYTES_MAX = 64 * 1024
 Chunk = Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)]
 Stream = Annotated[int, Meta(ge=1, le=2)]  # 1 stdout, 2 stderr
@@ -76,9 +78,9 @@ class Result(_Message, frozen=True):
     job: Text
     attempt: Count
     outcome: Text  # a word of queuectl.jobs.Outcome
-    exit_code: int | None
-    signal: int | None
-    started_at_ms: Count  # worker's clock
+    exit_code: Small | None
+    signal: Small | None
+    started_at_ms: Instant  # worker's clock
     duration_ms: Count
     stdout_bytes: Count  # all that the command wrote, kept or not
     stderr_bytes: Count

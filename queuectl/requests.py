@@ -18,6 +18,8 @@ ROWS_PER_REPLY_MAX = 500
 
 RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern="^[A-Za-z0-9._:-]*$")]
 IdText = Annotated[str, Meta(min_length=1, max_length=256)]
+Cursor = Annotated[int, Meta(ge=0, le=2**62)]  # what SQLite takes for an integer, and some room
+Attempt = Annotated[int, Meta(ge=1, le=2**62)]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +59,7 @@ class Output(_Args, frozen=True):
     """
 
     id: IdText
-    attempt: Annotated[int, Meta(ge=1)] | None = None  # default: the latest
+    attempt: Attempt | None = None  # default: the latest
     stream: Annotated[int, Meta(ge=1, le=2)] | None = None  # default: both
     cursor: list[int] | None = None
     tail_bytes: Annotated[int, Meta(ge=0)] | None = None  # only the last so many bytes of each stream
@@ -69,7 +71,7 @@ class List(_Args, frozen=True):
     state: str | None = None
     queue: str | None = None
     limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 50
-    cursor: int | None = None
+    cursor: Cursor | None = None
 
 
 class Status(_Args, frozen=True):
@@ -84,7 +86,7 @@ class DlqRetry(_Args, frozen=True):
 
     ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
     all: bool = False
-    cursor: int | None = None
+    cursor: Cursor | None = None
 
 
 class DlqPurge(DlqRetry, frozen=True):

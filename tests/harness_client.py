@@ -190,7 +190,7 @@ def run_cli(*args: str, stdin: str | bytes = b"", tty: bool = False, columns: in
 
 def job_view(**changed: Any) -> dict[str, Any]:
     """A job as the broker shows it."""
-    job = {
+    job: dict[str, Any] = {
         "id": "a1",
         "command": "echo hello",
         "state": "pending",
@@ -223,7 +223,7 @@ def job_view(**changed: Any) -> dict[str, Any]:
 
 def attempt_view(**changed: Any) -> dict[str, Any]:
     """An attempt as the broker shows it."""
-    attempt = {
+    attempt: dict[str, Any] = {
         "attempt": 1,
         "worker": "host-1",
         "started_at": "2026-11-22T10:00:01.000Z",
@@ -244,7 +244,7 @@ def attempt_view(**changed: Any) -> dict[str, Any]:
 def status_view(**changed: Any) -> dict[str, Any]:
     """The answer to `status`."""
     counts = {"pending": 2, "processing": 1, "completed": 5, "failed": 0, "dead": 1, "cancelled": 0, "total": 9}
-    status = {
+    status: dict[str, Any] = {
         "broker": {
             "id": "b1",
             "pid": os.getpid(),
@@ -264,7 +264,7 @@ def status_view(**changed: Any) -> dict[str, Any]:
 
 def worker_view(**changed: Any) -> dict[str, Any]:
     """A worker as the broker shows it."""
-    worker = {
+    worker: dict[str, Any] = {
         "id": "host-0123abcd",
         "host": "host",
         "pid": 4242,

@@ -149,9 +149,12 @@ class Tally:
         self._changed.add(key)
 
     def move(self, bucket: int, state: int, following: int) -> None:
-        """Count one job from a state to the next."""
-        self.add(bucket, state, -1)
-        self.add(bucket, following, 1)
+        """Count one job from a state to the next. Called twice for each run of a job: no calls in here."""
+        before, after = (bucket, state), (bucket, following)
+        jobs = self._jobs
+        jobs[before] -= 1
+        jobs[after] = jobs.get(after, 0) + 1
+        self._changed |= {before, after}
 
     def total(self, state: int) -> int:
         """Jobs in a state, over all queues."""

@@ -98,7 +98,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
             started_at_ms=turn.now.wall_ms - result.duration_ms if result.started_at_ms == 0 else result.started_at_ms,
             finished_at_ms=turn.now.wall_ms,
             duration_ms=result.duration_ms,
-            outcome=outcome.value,
+            outcome=result.outcome,
             exit_code=result.exit_code,
             signal=result.signal,
             stdout_bytes=result.stdout_bytes,
@@ -108,7 +108,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
         )
     )
     lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
-    if not lease.output.is_complete():
+    if (result.stdout_bytes or result.stderr_bytes) and not lease.output.is_complete():
         outputs.expect_more(core, lease.lease, lease.output)
     _end(core, turn, lease, decision, result.exit_code, result.signal)
     run_at_ms = turn.now.wall_ms + decision.delay_ms
@@ -120,11 +120,11 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
         lease_id=lease_text(lease.lease),
         worker_id=lease.holder.worker.name,
         queue=core.queues[lease.bucket],
-        outcome=outcome.value,
+        outcome=result.outcome,
         exit_code=result.exit_code,
         signal=result.signal,
         duration_ms=result.duration_ms,
-        state=after(JobState.PROCESSING, decision.event).value,
+        state=after(JobState.PROCESSING, decision.event),
         run_at=rfc3339(run_at_ms) if decision.event is Event.RETRY else None,
     )
 
