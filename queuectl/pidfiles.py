@@ -1,0 +1,73 @@
+"""Who works here: a locked file for each living worker of a home, readable without a broker and without zmq."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from queuectl.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorker:
+    """A living worker of this home. `pid` is the process that people know and signal."""
+
+    boot: str
+    pid: int
+    slots: int
+    started_at_ms: int
+
+
+class PidFile:
+    """The file of one worker; it tells the truth for as long as its lock is held."""
+
+    def __init__(self, home: Home, worker: LocalWorker) -> None:
+        """Write and lock it. Raises OSError."""
+        folder = _folder(home)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / f"{worker.boot}.json"
+        fresh = folder / f".{worker.boot}.new"  # nobody may see the file before it is locked
+        self._lock = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._lock, json.dumps(asdict(worker)).encode())
+        fresh.rename(self.path)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def local_workers(home: Home) -> list[LocalWorker]:
+    """The living workers of this home on this machine, oldest first. Files of dead ones are removed."""
+    try:
+        paths = sorted(_folder(home).glob("*.json"))
+    except OSError:
+        return []
+    found = [worker for path in paths if (worker := _find_worker(path)) is not None]
+    return sorted(found, key=lambda worker: worker.started_at_ms)
+
+
+def _find_worker(path: Path) -> LocalWorker | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fields = json.loads(os.pread(descriptor, 4096, 0))
+            return LocalWorker(**fields)
+        path.unlink(missing_ok=True)
+    except (OSError, ValueError, TypeError):
+        pass  # unreadable: not one of ours, or one of a newer version
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _folder(home: Home) -> Path:
+    return home.run / "workers"

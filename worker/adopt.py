@@ -1,0 +1,93 @@
+"""Takes over what dead workers of this home left: ends their processes, and has their results told.
+
+A worker is dead when nobody holds the lock of its spool folder. The locks taken here are held until the
+broker knows of the deaths, so that of several workers that start at once only one does this.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from worker.core.identity import Adopted
+from worker.proc import BOOT_MARK, all_pids, find_mark, find_stat, send_signal
+from worker.spool import host_of, read_spool, take_lock
+
+SWEEP_S_MAX = 5.0  # a process that hangs in the kernel cannot be waited for; it runs no command any more
+_CLEAN_PASSES = 2  # one pass may overlook what forks while it looks
+_PAUSE_S = 0.005
+_BOOT = re.compile(r"[0-9a-f]{32}")
+
+
+class Adoption:
+    """The spools of dead workers, locked."""
+
+    def __init__(self, root: Path, *, host: str, own_boot: str) -> None:
+        self._root = root
+        self._locks: dict[str, int] = {}
+        self._host = host
+        self._own_boot = own_boot
+
+    def take(self, on_swept: Callable[[int], object]) -> list[Adopted]:
+        """Lock and read what dead workers left, after ending what still runs of them. Call it before HELLO."""
+        found = []
+        for folder in self._folders():
+            lock = take_lock(folder)
+            if lock is not None:
+                self._locks[folder.name] = lock
+                found.append((folder.name, host_of(lock) == self._host, read_spool(folder)))
+        is_gone = sweep([boot for boot, is_local, legacy in found if is_local and not legacy.has_ended], on_swept)
+        return [
+            Adopted(
+                boot, list(legacy.results.values()), legacy.pieces, is_gone=legacy.has_ended or (is_local and is_gone)
+            )
+            for boot, is_local, legacy in found
+        ]
+
+    def _folders(self) -> list[Path]:
+        try:
+            entries = sorted(self._root.iterdir())
+        except OSError:
+            return []
+        return [entry for entry in entries if _BOOT.fullmatch(entry.name) and entry.name != self._own_boot]
+
+    def forget(self, boots: Sequence[str]) -> None:
+        """The broker knows: remove these spools."""
+        for boot in boots:
+            shutil.rmtree(self._root / boot, ignore_errors=True)
+            os.close(self._locks.pop(boot))
+
+    def close(self) -> None:
+        """Leave what the broker does not know yet to a later worker."""
+        for lock in self._locks.values():
+            os.close(lock)
+        self._locks.clear()
+
+
+def sweep(boots: Collection[str], on_swept: Callable[[int], object]) -> bool:
+    """Kill every process that was started for these dead workers. Whether none is left."""
+    if not boots:
+        return True
+    deadline = time.monotonic() + SWEEP_S_MAX
+    clean = 0
+    told: set[int] = set()
+    while clean < _CLEAN_PASSES:
+        found = [pid for pid in all_pids() if find_mark(pid, BOOT_MARK) in boots]
+        clean = 0 if found else clean + 1
+        for pid in found:
+            stat = find_stat(pid)
+            if stat is not None:
+                send_signal(pid, signal.SIGKILL, stat.started)
+            if pid not in told:
+                told.add(pid)
+                on_swept(pid)
+        if found:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_S)
+    return True

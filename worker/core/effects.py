@@ -1,0 +1,78 @@
+"""What the core wants done outside. The loop carries the effects out in the order in which they were collected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from queuectl.messages import Grant, Piece, Result
+
+
+class Start(NamedTuple):
+    """Run this grant's command. Slots count from 1."""
+
+    grant: Grant
+    slot: int
+
+
+class Kill(NamedTuple):
+    """Signal the whole tree of a running lease: SIGKILL if hard, else SIGTERM and at `kill_at_ms` SIGKILL."""
+
+    lease: int
+    hard: bool
+    kill_at_ms: int
+
+
+class Spool(NamedTuple):
+    """Put a result on disk before it is sent."""
+
+    result: Result
+    broker: str
+
+
+class SpoolOutput(NamedTuple):
+    """Put output on disk that the broker could not be given yet."""
+
+    pieces: Sequence[Piece]
+    broker: str
+
+
+class Settle(NamedTuple):
+    """The broker has answered for these results: they need not be kept."""
+
+    leases: Sequence[int]
+
+
+class Connect(NamedTuple):
+    """Throw the socket away, if there is one, and connect a fresh one."""
+
+
+class Forget(NamedTuple):
+    """The broker knows that these boots are dead, and has what they left: remove their spools."""
+
+    boots: Sequence[str]
+
+
+class Ready(NamedTuple):
+    """The first session has begun."""
+
+    worker: str
+    broker: str
+
+
+class Leave(NamedTuple):
+    """All is done that can be done: end the process. `is_tidy`: the broker expects nothing more of this boot."""
+
+    code: int
+    is_tidy: bool
+
+
+class Tell(NamedTuple):
+    """Write a line into the log."""
+
+    level: str
+    event: str
+    keys: Mapping[str, Any]
+
+
+Effect = Start | Kill | Spool | SpoolOutput | Settle | Connect | Forget | Ready | Leave | Tell

@@ -1,0 +1,246 @@
+"""Moves bytes and time between the core and the outside: wait, read, decide, act, send.
+
+What has piled up is sent when nothing more can be read at once. So under a stream of very short jobs many
+results share a message, and the next command starts before the end of the last one is told.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from queuectl.clock import Now, read_clock
+from queuectl.ids import lease_text
+from queuectl.logs import Log
+from queuectl.messages import Beat, Hello
+from worker.adopt import Adoption
+from worker.children import Children
+from worker.core import Effect, WorkerCore, effects
+from worker.link import Link
+from worker.signals import STOP_NOW, SignalPipe, StopRequests
+from worker.spool import Spool
+
+FLUSH_MS = 2  # what piles up while there is more to read is sent after so long at the latest
+END_MS = 5000  # how long the processes that are left are waited for at the end
+_WAIT_MS_MAX = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the loop drives. `guardian`: readable when the process that watches over this one is dead."""
+
+    link: Link
+    children: Children
+    spool: Spool
+    adoption: Adoption
+    signals: SignalPipe
+    poller: zmq.Poller
+    log: Log
+    guardian: int | None = None
+
+
+class WorkerLoop:
+    """The loop of one worker process."""
+
+    def __init__(self, core: WorkerCore, rooms: Rooms, on_ready: Callable[[str, str], None]) -> None:
+        self.core = core
+        self._outbox = core.outbox
+        self._rooms = rooms
+        self._link, self._children, self._spool = rooms.link, rooms.children, rooms.spool
+        self._log = rooms.log
+        self._on_ready = on_ready
+        self._requests = StopRequests()
+        self._flushed_ms = 0
+        self._left: effects.Leave | None = None
+        self._end_at_ms = 0
+        self._has_guardian = rooms.guardian is not None
+        self._do = {
+            effects.Start: self._start,
+            effects.Kill: self._kill,
+            effects.Spool: self._spool_result,
+            effects.SpoolOutput: self._spool_output,
+            effects.Settle: self._settle,
+            effects.Connect: self._connect,
+            effects.Forget: self._forget,
+            effects.Ready: self._ready,
+            effects.Leave: self._leave,
+            effects.Tell: self._tell,
+        }
+        for fd in (self._children.fileno(), rooms.signals.fileno(), rooms.guardian):
+            if fd is not None:
+                rooms.poller.register(fd, zmq.POLLIN)
+
+    def run(self) -> int:
+        """Work until the core has left and no process of its jobs runs any more. Returns the exit code."""
+        now = read_clock()
+        self.core.start(now)
+        self._act(now)
+        while self._left is None or not self._is_over(now):
+            ready = self._wait()
+            now = read_clock()
+            self._read(ready, now)
+            self.core.tick(now)
+            self._children.tick(now)
+            self._tend_spool(now)
+            self._act(now)
+        self._log.info("worker_stopped", exit_code=self._left.code)
+        return self._left.code
+
+    def _is_over(self, now: Now) -> bool:
+        return self._children.tree.is_quiet or now.mono_ms >= self._end_at_ms
+
+    # --- wait ---
+
+    def _wait(self) -> dict[object, int]:
+        poll = self._rooms.poller.poll
+        if self._outbox.is_dirty:
+            ready = dict(poll(0))
+            now = read_clock()
+            if ready and now.mono_ms - self._flushed_ms < FLUSH_MS:
+                return ready
+            self._flushed_ms = now.mono_ms
+            self.core.flush(now)
+            self._send(now)
+            if ready:
+                return ready
+        return dict(poll(self._timeout_ms()))
+
+    def _timeout_ms(self) -> int:
+        now_ms = read_clock().mono_ms
+        due = [self._children.next_deadline(), self._spool.next_deadline()]
+        due += [self._end_at_ms if self._left is not None else self.core.next_deadline()]
+        return max(0, min(_WAIT_MS_MAX, min(at_ms for at_ms in due if at_ms is not None) - now_ms))
+
+    # --- read ---
+
+    def _read(self, ready: dict[object, int], now: Now) -> None:
+        if self._rooms.signals.fileno() in ready:
+            self._on_signals(now)
+        if self._has_guardian and self._rooms.guardian in ready:
+            self._on_guardian_lost()
+        if self._children.fileno() in ready:
+            self._children.turn(self.core, now)
+        if self._left is None:
+            self._read_link(ready, now)
+
+    def _read_link(self, ready: dict[object, int], now: Now) -> None:
+        link, core = self._link, self.core
+        if link.was_lost(ready):
+            core.on_disconnected(now)
+        if link.is_readable(ready):
+            for message in link.messages():
+                core.on_message(message, now)
+        if link.has_become_writable(ready):
+            core.on_writable(now)
+
+    def _on_signals(self, now: Now) -> None:
+        numbers = self._rooms.signals.take()
+        for _ in range(self._requests.count(numbers)):
+            self.core.on_signal(now)
+        if signal.SIGQUIT in numbers or STOP_NOW in numbers:
+            self.core.stop(now, hard=True)
+        if signal.SIGCHLD in numbers:
+            self._children.tree.look(now.mono_ms)
+
+    def _on_guardian_lost(self) -> None:
+        assert self._rooms.guardian is not None
+        self._has_guardian = False
+        self._rooms.poller.unregister(self._rooms.guardian)
+        self._log.error("worker_process_died", detail="the process that watches over the worker is gone")
+        self.core.on_guardian_lost()
+
+    # --- act and send ---
+
+    def _act(self, now: Now) -> None:
+        """Carry out what the core wants, and what it wants after that, and say what it has to say."""
+        waiting = self._outbox.effects
+        while waiting:
+            batch = waiting.copy()
+            waiting.clear()
+            for effect in batch:
+                self._carry_out(effect, now)
+        if self._outbox.messages:
+            self._send(now)
+
+    def _carry_out(self, effect: Effect, now: Now) -> None:
+        self._do[type(effect)](effect, now)  # type: ignore[operator]  # the table pairs each effect with its method
+
+    def _send(self, now: Now) -> None:
+        messages = self._outbox.messages.copy()
+        self._outbox.messages.clear()
+        for message in messages:
+            if not self._link.send(message) and not isinstance(message, Hello | Beat):
+                self.core.on_disconnected(now)  # everything that matters goes again in the next session
+
+    def _connect(self, effect: effects.Connect, now: Now) -> None:
+        self._link.connect()
+
+    def _start(self, effect: effects.Start, now: Now) -> None:
+        grant = effect.grant
+        self._children.start(grant, effect.slot, self.core, now)
+        self._log.debug(
+            "job_started",
+            job_id=grant.job,
+            attempt=grant.attempt,
+            lease_id=lease_text(grant.lease),
+            queue=grant.queue,
+            command=grant.command,
+        )
+
+    def _kill(self, effect: effects.Kill, now: Now) -> None:
+        self._children.kill(effect.lease, hard=effect.hard, kill_at_ms=effect.kill_at_ms, now=now)
+
+    def _tell(self, effect: effects.Tell, now: Now) -> None:
+        getattr(self._log, effect.level)(effect.event, **effect.keys)
+
+    def _ready(self, effect: effects.Ready, now: Now) -> None:
+        self._on_ready(effect.worker, effect.broker)
+
+    def _forget(self, effect: effects.Forget, now: Now) -> None:
+        self._rooms.adoption.forget(effect.boots)
+        self._log.info("boot_adopted", boots=len(effect.boots))
+
+    def _leave(self, effect: effects.Leave, now: Now) -> None:
+        self._left = effect
+        self._end_at_ms = now.mono_ms + END_MS
+        self._children.tree.end_all(now.mono_ms, hard=not self._has_guardian and self._rooms.guardian is not None)
+
+    # --- the spool ---
+
+    def _spool_result(self, effect: effects.Spool, now: Now) -> None:
+        try:
+            self._spool.add_result(effect.result, effect.broker, now.mono_ms)
+        except OSError as error:
+            self._log.error("spool_failed", error=error)
+
+    def _spool_output(self, effect: effects.SpoolOutput, now: Now) -> None:
+        try:
+            self._spool.add_output(effect.pieces, effect.broker, now.mono_ms)
+        except OSError as error:
+            self._log.error("spool_failed", error=error)
+
+    def _settle(self, effect: effects.Settle, now: Now) -> None:
+        try:
+            self._spool.settle(effect.leases, may_truncate=not self.core.reports.output.finished())
+        except OSError as error:
+            self._log.error("spool_failed", error=error)
+
+    def _tend_spool(self, now: Now) -> None:
+        try:
+            self._spool.tick(now.mono_ms)
+        except OSError as error:
+            self._log.error("spool_failed", error=error)
+
+    def close(self) -> None:
+        """Let go of everything. What the broker does not know yet stays in the spool."""
+        self._link.close()
+        self._rooms.adoption.close()
+        self._children.close()
+        try:
+            self._spool.close(is_tidy=self._left is not None and self._left.is_tidy)
+        except OSError as error:
+            self._log.error("spool_failed", error=error)
+        self._rooms.signals.close()

@@ -1,0 +1,156 @@
+"""One shell command as a child process: start it in a session of its own, read its pipes, learn how it ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from queuectl.errors import QueuectlError
+from queuectl.messages import STDERR, STDOUT
+from worker.environment import Environment
+
+SHELL = "/bin/sh"
+READ_BYTES_MAX = 64 * 1024  # of one pipe in one turn of the loop
+_LAST_READS_MAX = 16  # after the leader's end: a pipe holds 64 KiB unless made larger, and others may still write
+_ALL_SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+_TOO_BIG = "the command and its environment are too long for the system (E2BIG)"
+
+
+class SpawnError(QueuectlError):
+    """The command cannot be started; that is the job's fault."""
+
+    code = "spawn_error"
+
+
+class WorkerFault(QueuectlError):
+    """The command cannot be started; that is this machine's fault."""
+
+    code = "worker_fault"
+
+
+class Spawner:
+    """Starts commands. Keeps what every start needs: /dev/null, and the directory to come back to."""
+
+    def __init__(self) -> None:
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._null)
+        os.close(self._directory)
+
+    def start(self, command: str, environment: Environment, cwd: str | None) -> Child:
+        """Start a command. Raises SpawnError or WorkerFault."""
+        fds: list[int] = []
+        try:
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds += os.pipe2(os.O_CLOEXEC)
+            pid = self._spawn(command, environment, cwd, fds[1], fds[3])
+            try:
+                handle = os.pidfd_open(pid)
+            except OSError:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise _fault_of(error) from None
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        os.close(fds[1])
+        os.close(fds[3])
+        os.set_blocking(fds[0], False)
+        os.set_blocking(fds[2], False)
+        return Child(pid, handle, fds[0], fds[2])
+
+    def _spawn(self, command: str, environment: Environment, cwd: str | None, stdout: int, stderr: int) -> int:
+        actions = [
+            (os.POSIX_SPAWN_DUP2, self._null, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ]
+        if cwd is not None:
+            self._enter(cwd)
+        try:
+            # Every signal starts out as the system has it, whatever the worker or its starter ignores.
+            return os.posix_spawn(
+                SHELL,
+                [b"sh", b"-c", command.encode()],
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_ALL_SIGNALS,
+            )
+        finally:
+            if cwd is not None:
+                os.fchdir(self._directory)
+
+    def _enter(self, cwd: str) -> None:
+        try:
+            os.chdir(cwd)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise SpawnError(f"cannot enter the directory {cwd}: {reason}") from None
+
+
+def _fault_of(error: OSError) -> QueuectlError:
+    if error.errno == errno.E2BIG:
+        return SpawnError(_TOO_BIG)
+    return WorkerFault(f"cannot start {SHELL}: {error.strerror}")
+
+
+class Child:
+    """A running command: its leader's handle and our ends of its pipes."""
+
+    __slots__ = ("handle", "pid", "pipes")
+
+    def __init__(self, pid: int, handle: int, stdout: int, stderr: int) -> None:
+        self.pid = pid  # of the leader; also the number of its session and its process group
+        self.handle = handle
+        self.pipes = {STDOUT: stdout, STDERR: stderr}  # those still open
+
+    def read(self, stream: int) -> bytes | None:
+        """What there is to read, at most READ_BYTES_MAX. None: nothing now. Empty: the pipe has ended and is closed."""
+        fd = self.pipes[stream]
+        try:
+            data = os.read(fd, READ_BYTES_MAX)
+        except BlockingIOError:
+            return None
+        if not data:
+            os.close(fd)
+            del self.pipes[stream]
+        return data
+
+    def read_rest(self, stream: int) -> list[bytes]:
+        """What is in the pipe now; others may hold it open and go on writing, so there is a bound."""
+        chunks = []
+        for _ in range(_LAST_READS_MAX):
+            data = self.read(stream)
+            if not data:
+                break
+            chunks.append(data)
+        return chunks
+
+    def exit_status(self) -> tuple[int | None, int | None] | None:
+        """Exit code or signal of the leader, None while it runs. Leaves it a zombie, so that its number stays taken."""
+        info = os.waitid(os.P_PIDFD, self.handle, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None:
+            return None
+        if info.si_code == os.CLD_EXITED:
+            return info.si_status, None
+        return None, info.si_status
+
+    def reap(self) -> None:
+        """Let the leader's number go."""
+        os.waitid(os.P_PIDFD, self.handle, os.WEXITED | os.WNOHANG)
+        os.close(self.handle)
+
+    def close_pipes(self) -> None:
+        for fd in self.pipes.values():
+            os.close(fd)
+        self.pipes.clear()

@@ -1,0 +1,175 @@
+"""Puts a worker together and runs it: what `queuectl worker start` calls."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import queuectl
+from queuectl.clock import read_clock
+from queuectl.config import Config
+from queuectl.home import Home
+from queuectl.logs import Log, open_log
+from queuectl.pidfiles import LocalWorker, PidFile
+from worker.guardian import CRASHED, READY, Death, guard
+
+if TYPE_CHECKING:
+    from worker.loop import WorkerLoop
+
+OnReady = Callable[[dict[str, Any]], None]
+
+PATIENCE_MS = 2000  # how long a broker that is away is waited for when a worker stops
+ERRAND_MS = 5000  # how long the last words of a worker that died are tried to be told
+_TEXT_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for on the command line."""
+
+    home: Home
+    config: Config
+    slots: int
+    queues: Sequence[str]
+    pid: int  # of the process that people know
+    is_errand: bool = False  # only tell what dead workers left
+
+
+def run_worker(
+    *,
+    home: Home,
+    config: Config,
+    slots: int,
+    queues: Sequence[str] = (),
+    ready: OnReady | None = None,
+    human: bool = False,
+) -> int:
+    """Run a worker until it is told to stop. Returns the exit code.
+
+    `ready` is called once, in the worker process, when the broker has welcomed it. `human`: log for people,
+    where the configuration leaves the choice.
+    """
+    home.prepare()
+    if config.log_format == "auto":
+        config = replace(config, log_format="console" if human else "json")
+    _fill_standard_streams()
+    order = Order(home, config, slots, queues, os.getpid())
+    death = guard(lambda guardian: _work(order, guardian, ready))
+    if death.is_clean:
+        assert death.code is not None
+        return death.code
+    return _after_death(order, death)
+
+
+def _work(order: Order, guardian: int, ready: OnReady | None) -> int:
+    boot = secrets.token_hex(16)
+    log = _open_log(order, boot)
+    try:
+        return _run(order, boot, log, guardian=guardian, ready=ready)
+    except BaseException as error:  # noqa: BLE001  the edge of the process: nobody above could tell of it
+        log.error("worker_process_died", detail=f"{type(error).__name__}: {error}", error=error)
+        return CRASHED
+
+
+def _after_death(order: Order, death: Death) -> int:
+    """Have the broker told at once, rather than let it find out."""
+    boot = secrets.token_hex(16)
+    log = _open_log(order, boot)
+    log.error("worker_process_died", detail=str(death))
+    try:
+        _run(replace(order, slots=0, is_errand=True), boot, log)
+    except Exception as error:  # noqa: BLE001  the leases run out by themselves
+        log.error("worker_process_died", detail=f"{type(error).__name__}: {error}", error=error)
+    return 1
+
+
+def _open_log(order: Order, boot: str) -> Log:
+    return open_log(service="queuectl-worker", config=order.config, instance=boot[:8])
+
+
+def _run(
+    order: Order,
+    boot: str,
+    log: Log,
+    *,
+    guardian: int | None = None,
+    ready: OnReady | None = None,
+) -> int:
+    pid_file = PidFile(order.home, LocalWorker(boot, order.pid, order.slots, read_clock().wall_ms))
+    try:
+        loop = _assemble(order, boot, log, guardian, ready)
+        try:
+            return loop.run()
+        finally:
+            loop.close()
+    finally:
+        pid_file.remove()
+
+
+def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: OnReady | None) -> WorkerLoop:
+    # zmq is loaded only here, in the process that needs it.
+    import zmq
+
+    from worker.adopt import Adoption
+    from worker.children import Children
+    from worker.core import Identity, WorkerCore
+    from worker.environment import JobEnvironment
+    from worker.link import Link
+    from worker.loop import Rooms, WorkerLoop
+    from worker.signals import SignalPipe
+    from worker.spool import Spool
+
+    home, host = order.home, platform.node()
+    signals = SignalPipe()
+    spool = Spool(home.spool, boot, host=host)
+    adoption = Adoption(home.spool, host=host, own_boot=boot)
+    adopted = adoption.take(lambda pid: log.warning("orphan_swept", child_pid=pid))
+    identity = Identity(
+        boot=boot,
+        home=str(home.path)[-_TEXT_MAX:],
+        host=host[:_TEXT_MAX],
+        pid=order.pid,
+        slots=order.slots,
+        queues=tuple(order.queues),
+        software=queuectl.__version__,
+    )
+    patience_ms = ERRAND_MS if order.is_errand else PATIENCE_MS
+    core = WorkerCore(identity, chance=random.random, adopted=adopted, patience_ms=patience_ms)
+    if order.is_errand:
+        core.stop(read_clock())
+    poller = zmq.Poller()
+    endpoint = order.config.endpoints(home)[0]
+    rooms = Rooms(
+        link=Link(endpoint, random.random, poller),
+        children=Children(JobEnvironment(os.environb, boot)),
+        spool=spool,
+        adoption=adoption,
+        signals=signals,
+        poller=poller,
+        log=log,
+        guardian=guardian,
+    )
+    log.info("worker_started", slots=order.slots, endpoint=endpoint)
+
+    def on_ready(worker: str, broker: str) -> None:
+        if guardian is not None:
+            os.kill(order.pid, READY)
+        if ready is not None:
+            told = {"worker": worker, "broker": broker, "boot": boot, "pid": order.pid, "slots": order.slots}
+            ready({**told, "endpoint": endpoint})
+
+    return WorkerLoop(core, rooms, on_ready)
+
+
+def _fill_standard_streams() -> None:
+    """Nothing that is opened later may get the number of a standard stream."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return

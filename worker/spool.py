@@ -1,0 +1,189 @@
+"""What the broker has not been told yet, on disk: it outlives the worker, its folder tells that the worker is dead.
+
+One folder for each start of a worker, with a lock that is held for life. Records are framed by length and
+checksum and only appended; a record torn by a crash ends the file for its reader. A plain write survives the
+death of the process; the disk is waited for only where a result stays unanswered for a while.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from queuectl import wire
+from queuectl.errors import BadRequest
+from queuectl.messages import Piece, Result
+
+LOG_NAME = "log"
+LOCK_NAME = "lock"
+SYNC_AFTER_MS = 200
+TRUNCATE_BYTES = 1 << 20
+_RECORD_BYTES_MAX = 1 << 20
+_FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
+_RESULT, _OUTPUT, _SETTLED, _ENDED = "result", "output", "settled", "ended"
+
+
+class Spool:
+    """The spool of this start of the worker."""
+
+    def __init__(self, root: Path, boot: str, *, host: str) -> None:
+        """Make the folder. Raises OSError where that cannot be done."""
+        fresh = root / f".{boot}.new"  # nobody may see the folder before it is locked
+        fresh.mkdir(mode=0o700, parents=True)
+        self._lock = take_lock(fresh, create=True)
+        assert self._lock is not None
+        os.write(self._lock, json.dumps({"host": host, "pid": os.getpid()}).encode())
+        self._log = os.open(fresh / LOG_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.path = fresh.rename(root / boot)
+        self._size = 0
+        self._outstanding: set[int] = set()
+        self._unwritten: list[bytes] = []  # what a full disk refused; it is tried again with the next record
+        self._sync_at_ms: int | None = None
+
+    def add_result(self, result: Result, broker: str, now_ms: int) -> None:
+        """Keep a result until it is settled. Raises OSError if it is in memory only, for now."""
+        self._outstanding.add(result.lease)
+        self._append([_RESULT, broker, result], now_ms)
+
+    def add_output(self, pieces: Sequence[Piece], broker: str, now_ms: int) -> None:
+        """Keep output that could not be sent. Raises OSError if it is in memory only, for now."""
+        for piece in pieces:
+            self._append([_OUTPUT, broker, piece], now_ms)
+
+    def settle(self, leases: Sequence[int], *, may_truncate: bool) -> None:
+        """The broker has answered for these. Raises OSError if that could not be written."""
+        self._outstanding.difference_update(leases)
+        if not self._outstanding:
+            self._sync_at_ms = None
+            if may_truncate and self._size > TRUNCATE_BYTES:
+                os.ftruncate(self._log, 0)
+                self._size = 0
+                self._unwritten.clear()
+                return
+        self._append([_SETTLED, list(leases)], None)
+
+    def _append(self, record: list[Any], now_ms: int | None) -> None:
+        body = wire.encode(record)
+        self._unwritten.append(_FRAME.pack(len(body), zlib.crc32(body)) + body)
+        while self._unwritten:
+            self._write(self._unwritten[0])
+            del self._unwritten[0]
+        if now_ms is not None and self._sync_at_ms is None:
+            self._sync_at_ms = now_ms + SYNC_AFTER_MS
+
+    def _write(self, frame: bytes) -> None:
+        try:
+            if os.write(self._log, frame) != len(frame):
+                raise OSError("short write")
+        except OSError:
+            os.ftruncate(self._log, self._size)  # a torn record would hide all that come after it
+            raise
+        self._size += len(frame)
+
+    def tick(self, now_ms: int) -> None:
+        """Wait for the disk, where results have waited for the broker too long. Raises OSError."""
+        if self._sync_at_ms is not None and now_ms >= self._sync_at_ms:
+            self._sync_at_ms = None
+            os.fsync(self._log)
+
+    def next_deadline(self) -> int | None:
+        return self._sync_at_ms
+
+    def close(self, *, is_tidy: bool) -> None:
+        """Let go of the folder, and remove it if nothing is left to tell. Raises OSError."""
+        try:
+            if is_tidy:
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                self._append([_ENDED], None)
+                os.fsync(self._log)
+        finally:
+            os.close(self._log)
+            assert self._lock is not None
+            os.close(self._lock)
+
+
+@dataclass(slots=True)
+class Legacy:
+    """What a spool holds that was not settled. `has_ended`: the worker itself saw to it that no process was left."""
+
+    results: dict[int, tuple[str, Result]] = field(default_factory=dict)
+    pieces: list[tuple[str, Piece]] = field(default_factory=list)
+    has_ended: bool = False
+
+
+def take_lock(folder: Path, *, create: bool = False) -> int | None:
+    """The locked lock file of a spool folder; None if its worker lives, or if the folder has just gone."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        lock = os.open(folder / LOCK_NAME, flags, 0o600)
+    except OSError:
+        if create:
+            raise
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino == (folder / LOCK_NAME).stat().st_ino:
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def host_of(lock: int) -> str:
+    """The machine on which the worker of this folder ran; empty if that is not known."""
+    try:
+        return str(json.loads(os.pread(lock, 4096, 0))["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def read_spool(folder: Path) -> Legacy:
+    """What a dead worker's spool holds. Ends at the first record that is torn."""
+    legacy = Legacy()
+    try:
+        content = (folder / LOG_NAME).read_bytes()
+    except FileNotFoundError:
+        return legacy
+    for record in _records(content):
+        _take_in(legacy, record)
+    return legacy
+
+
+def _records(content: bytes) -> Iterator[list[Any]]:
+    start = 0
+    while start + _FRAME.size <= len(content):
+        length, checksum = _FRAME.unpack_from(content, start)
+        body = content[start + _FRAME.size : start + _FRAME.size + length]
+        if len(body) < length or zlib.crc32(body) != checksum:
+            return
+        yield wire.unpack(body, bytes_max=_RECORD_BYTES_MAX)
+        start += _FRAME.size + length
+
+
+def _take_in(legacy: Legacy, record: Iterable[Any]) -> None:
+    try:
+        match record:
+            case [kind, str(broker), data] if kind == _RESULT:
+                result = wire.convert(data, Result)
+                legacy.results[result.lease] = (broker, result)
+            case [kind, str(broker), data] if kind == _OUTPUT:
+                legacy.pieces.append((broker, wire.convert(data, Piece)))
+            case [kind, [*leases]] if kind == _SETTLED:
+                for lease in leases:
+                    legacy.results.pop(lease, None)
+            case [kind] if kind == _ENDED:
+                legacy.has_ended = True
+            case _:
+                pass  # of a newer version: the lease runs out, which is safe
+    except BadRequest:
+        pass  # the same
