@@ -239,7 +239,9 @@ def sweep(core: Core, turn: Turn) -> None:
     suspect_ms = core.heartbeat_ms * SUSPECT_HEARTBEATS
     for holder in list(core.holders.values()):
         silent_ms = turn.now.mono_ms - holder.heard_ms
-        if silent_ms >= core.lease_ms:
+        if holder.session is None and not holder.leases:
+            core.holders.pop(holder.worker.boot)
+        elif silent_ms >= core.lease_ms:
             turn.log("warning", "worker_lost", worker_id=holder.worker.name, leases=len(holder.leases))
             _lose(core, turn, holder, f"its worker was not heard of for {silent_ms / 1000:.1f} s")
         elif holder.session is not None and silent_ms >= suspect_ms:
