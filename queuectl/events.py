@@ -173,7 +173,7 @@ _WORKER = (
     ("worker_disconnected", "warning", "reason leases", "The session is over; jobs go on."),
     ("worker_refused", "warning error", "code detail retry_ms", "The broker wants no session (error: it never will)."),
     ("worker_draining", "info", "leases", "It takes nothing new and finishes what runs."),
-    ("worker_process_died", "error", "detail", "The worker's process, or the one that watches it, died; its jobs are ended."),
+    ("worker_process_died", "error", "detail", "The worker, or the process that watches it, died; its jobs are ended."),
     # jobs
     ("job_started", "debug", f"{_JOB} queue command", "A command was started."),
     ("job_finished", "info warning",
@@ -232,47 +232,32 @@ def _misfits(entry: Event, key: str, value: object) -> list[str]:
 
 # Where the sample value of a key would not fit the event; None leaves out a key that may be missing.
 _SAMPLES: dict[str, dict[str, Any]] = {
-    "boot_adopted": {"count": 2},
-    "broker_stopping": {"reason": "signal"},
-    "dlq_purged": {"count": 14, "job_id": None},
-    "dlq_retried": {"count": 1},
     "disk_recovered": {"free_bytes": 5368709120},
-    "job_dead": {"reason": "exit", "attempt": 3},
-    "job_killed": {"reason": "grace", "signal": 9},
-    "job_requeued": {"reason": "lost"},
-    "lease_dropped": {"reason": "lost"},
-    "lease_returned": {"reason": "busy"},
-    "log_failed": {"error_type": "TypeError"},
-    "message_malformed": {"detail": "not msgpack"},
-    "output_evicted": {"count": 3},
-    "push_undelivered": {"leases": 1},
-    "session_closed": {"reason": "bye"},
+    "job_dead": {"reason": "exit"},
+    "job_finished": {"level": "warning", "outcome": "exit", "exit_code": 1, "signal": None, "state": "failed"},
+    "job_killed": {"reason": "cancelled"},
+    "job_timed_out": {"reason": "timeout"},
+    "lease_expired": {"reason": "its worker was not heard of for 30.1 s"},
+    "message_malformed": {"count": 1, "reason": "not msgpack"},
+    "push_undelivered": {"reason": "the worker does not read"},
+    "request_refused": {"reason": "command: is empty"},
+    "result_spooled": {"count": 2, "reason": "other_broker"},
+    "session_closed": {"reason": "left"},
     "spawn_failed": {"detail": "cwd /srv/app: No such file or directory"},
-    "spool_failed": {"operation": "write"},
-    "storage_failed": {"operation": "commit"},
     "worker_disconnected": {"reason": "silence"},
-    "worker_draining": {"reason": "signal"},
-    "worker_process_died": {"signal": 9, "exit_code": None},
-    "worker_refused": {"code": "version_mismatch", "detail": None},
-    "worker_told_to_stop": {"reason": "finish"},
+    "worker_process_died": {"detail": "the worker process was killed by signal 9"},
+    "worker_refused": {"code": "version_mismatch", "detail": "this broker speaks version 1"},
 }
-_FINISHED = {
-    "outcome": "exit",
-    "exit_code": 1,
-    "signal": None,
-    "level": "warning",
-    "state": "failed",
-    "will_retry": True,
-}
+_WITH_ERROR = ("batch_replayed", "message_failed", "spool_failed", "storage_failed", "storage_full")
 
 
 def sample(event: Event) -> dict[str, Any]:
     """A record of this event, made of the sample values of its keys."""
-    own = _FINISHED if event.name == "job_finished" else _SAMPLES.get(event.name, {})
-    head = {"level": event.levels[0], "event": event.name, "service": event.service}
-    values = {key: KEYS[key].sample for key in (*HEAD, *event.keys)} | head
-    values |= {key: value for key, value in own.items() if key in values}
-    return {key: value for key, value in values.items() if value is not None or event.name == "job_finished"}
+    own = _SAMPLES.get(event.name, {})
+    names = (*HEAD, *event.keys, *(("error_type", "error_message", "error_stack") if event.name in _WITH_ERROR else ()))
+    values = {key: KEYS[key].sample for key in names}
+    values |= {"level": event.levels[0], "event": event.name, "service": event.service}
+    return values | {key: value for key, value in own.items() if key in values}
 
 
 def refreshed(text: str) -> str:
