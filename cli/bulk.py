@@ -111,12 +111,13 @@ def _token(run: Run, source: BinaryIO) -> str:
 
 
 def _progress(session: Session, source: BinaryIO) -> Any:
-    length = None
+    """A bar on a terminal, where the size of the source is known."""
+    length = 0
     with contextlib.suppress(OSError):
-        length = os.fstat(source.fileno()).st_size or None
-    hidden = session.quiet or session.as_json or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb"
+        length = os.fstat(source.fileno()).st_size
+    is_quiet = session.quiet or session.as_json or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb"
     return click.progressbar(
-        length=length, label="Enqueueing", file=sys.stderr, hidden=hidden, show_pos=False, update_min_steps=1
+        length=length, label="Enqueueing", file=sys.stderr, hidden=is_quiet or not length, update_min_steps=1
     )
 
 

@@ -18,6 +18,7 @@ from cli.escape import shortened, visible, width
 from queuectl.times import human_duration, parse_rfc3339
 
 COLUMNS_MIN = 40
+LAST_COLUMN_MIN, LAST_COLUMN_WANTED = 10, 20
 _COLOURS = {
     "pending": "yellow",
     "processing": "cyan",
@@ -47,21 +48,43 @@ def columns_wanted() -> int | None:
     return max(COLUMNS_MIN, shutil.get_terminal_size((80, 24)).columns)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, state_column: int | None = None) -> str:
-    """A table whose last column takes what width is left and is cut to it; the others are never cut."""
-    cells = [[visible(cell) for cell in row] for row in rows]
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    state_column: int | None = None,
+    dispensable: Sequence[int] = (),
+) -> str:
+    """A table whose last column takes what width is left and is cut to it; the others are never cut.
+
+    Where too little is left, the dispensable columns go, in the order given.
+    """
+    cells = [list(headers), *[[visible(cell) for cell in row] for row in rows]]
     last = len(headers) - 1
-    widths = [max(width(row[n]) for row in [headers, *cells]) for n in range(last)]
+    widths = [max(width(row[number]) for row in cells) for number in range(last)]
+    kept = _kept_columns(widths, dispensable)
     limit = columns_wanted()
-    room = None if limit is None else max(10, limit - sum(widths) - 2 * last)
-    lines = ["  ".join([_pad(headers[n], widths[n]) for n in range(last)] + [headers[last]]).rstrip()]
+    room = None if limit is None else max(LAST_COLUMN_MIN, limit - sum(widths[number] + 2 for number in kept))
+    lines = []
     for row in cells:
-        texts = [_pad(row[n], widths[n]) for n in range(last)]
-        if state_column is not None:
-            texts[state_column] = state_word(row[state_column], texts[state_column])
+        texts = [_pad(row[number], widths[number]) for number in kept]
+        if state_column in kept and row is not cells[0]:
+            place = kept.index(state_column)
+            texts[place] = state_word(row[state_column], texts[place])
         texts.append(row[last] if room is None else shortened(row[last], room))
         lines.append("  ".join(texts).rstrip())
     return "\n".join(lines)
+
+
+def _kept_columns(widths: Sequence[int], dispensable: Sequence[int]) -> list[int]:
+    """The columns, without the last, that leave enough room for the last."""
+    kept = list(range(len(widths)))
+    limit = columns_wanted()
+    for number in dispensable:
+        if limit is None or limit - sum(widths[column] + 2 for column in kept) >= LAST_COLUMN_WANTED:
+            break
+        kept.remove(number)
+    return kept
 
 
 def facts(pairs: Iterable[tuple[str, str | None]]) -> str:

@@ -186,4 +186,4 @@ def worker_table(workers: list[dict[str, Any]]) -> str:
         )
         for each in workers
     ]
-    return table(("WORKER", "STATE", "BUSY", "PID", "SEEN", "HOST"), rows)
+    return table(("WORKER", "STATE", "BUSY", "PID", "SEEN", "HOST"), rows, dispensable=(4, 3))

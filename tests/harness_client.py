@@ -88,6 +88,10 @@ class ScriptedBroker:
         if self.endpoint.startswith("ipc://"):
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
+    def hang_up(self) -> None:
+        """Close every connection and listen no more; for handlers."""
+        self._router.unbind(self.endpoint)
+
     def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)

@@ -1,0 +1,135 @@
+"""`queuectl enqueue` for one job: every way to write it, and what is refused before a broker is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuectl.errors import DiskFull, JobExists
+from tests.harness_client import ScriptedBroker, run_cli, scripted_broker
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[ScriptedBroker]:
+    with scripted_broker(home) as broker:
+        broker.on("enqueue", lambda args: {"ids": [job.get("id", "a1") for job in args["jobs"]], "errors": []})
+        yield broker
+
+
+def stored(broker: ScriptedBroker) -> dict[str, Any]:
+    [job] = broker.only("enqueue").args["jobs"]
+    assert isinstance(job, dict)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("args", "job"),
+    [
+        (['{"id":"job-1","command":"echo Hello World"}'], {"id": "job-1", "command": "echo Hello World"}),
+        ([' {"command":"x","delay":1.5}'], {"command": "x", "delay": 1.5}),
+        (["--", "echo a && echo b"], {"command": "echo a && echo b"}),
+        (["--", "echo", "a b", "-n"], {"command": "echo 'a b' -n"}),
+        (["--", "{ echo a; }"], {"command": "{ echo a; }"}),
+        (["--", "-"], {"command": "-"}),
+        (["--id", "x", "--queue", "mail", "--priority", "-3", "--", "x"], {"id": "x", "queue": "mail", "priority": -3}),
+        (["--max-retries", "5", "--backoff-base", "1.5", "--", "x"], {"max_retries": 5, "backoff_base": 1.5}),
+        (
+            ["--backoff-max", "5m", "--backoff-jitter", "full", "--", "x"],
+            {"backoff_max": 300, "backoff_jitter": "full"},
+        ),
+        (["--timeout", "1h30m", "--delay", "250ms", "--", "x"], {"timeout": 5400, "delay": 0.25}),
+        (["--run-at", "2026-11-22T03:00:00Z", "--", "x"], {"run_at": "2026-11-22T03:00:00Z"}),
+        (["--env", "A=1", "--env", "B=x=y", "--", "x"], {"env": {"A": "1", "B": "x=y"}}),
+        (["--cwd", "/srv", "--keep-children", "--output-limit", "64KiB", "--", "x"], {"output_limit": 65536}),
+        (["--priority", "2", '{"command":"x","priority":1}'], {"priority": 2}),
+    ],
+)
+def test_job_is_stored_as_it_was_written(broker: ScriptedBroker, args: list[str], job: dict[str, Any]) -> None:
+    ran = run_cli("enqueue", *args)
+
+    assert (ran.code, ran.err) == (0, "")
+    assert stored(broker).items() >= job.items()
+
+
+def test_id_is_printed_word_for_word(broker: ScriptedBroker) -> None:
+    assert run_cli("enqueue", '{"id":"job-1","command":"echo"}').out == "Job enqueued with ID: job-1\n"
+
+
+def test_quiet_prints_the_id_only(broker: ScriptedBroker) -> None:
+    assert run_cli("enqueue", "-q", "--", "echo").out == "a1\n"
+
+
+def test_json(broker: ScriptedBroker) -> None:
+    assert run_cli("enqueue", '{"command":"echo"}', "--json").json == {"id": "a1"}
+
+
+def test_terminal_gets_the_next_step(broker: ScriptedBroker) -> None:
+    assert "queuectl show a1" in run_cli("enqueue", "--", "echo", tty=True).err
+
+
+def test_relative_directory_is_made_absolute(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run_cli("enqueue", "--cwd", "sub", "--", "x")
+
+    assert stored(broker)["cwd"] == str(tmp_path / "sub")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "there is no job"),
+        (["echo"], "a command stands after --"),
+        (["{command:", "echo}"], "the JSON came in pieces"),
+        (["{command: echo}"], "not valid JSON"),
+        (['{"id":"x"}'], "command: is missing"),
+        (['{"command":"x","priorty":1}'], "unknown field 'priorty'"),
+        (['{"command":"x","id":"a/b"}'], "is not an id"),
+        (['{"command":"x","timeout":"5"}'], "timeout: expected a number, got text"),
+        (["--env", "A", "--", "x"], "is not of the form NAME=VALUE"),
+        (["--env", "QUEUECTL_JOB_ID=1", "--", "x"], "set by queuectl itself"),
+        (["--timeout", "soon", "--", "x"], "is not a duration"),
+        (["--output-limit", "big", "--", "x"], "is not a size"),
+        (["--delay", "1", "--run-at", "2026-11-22T03:00:00Z", "--", "x"], "exclude each other"),
+        (["--again", "--", "x"], "about many jobs"),
+        (["--file", "/nowhere/jobs.jsonl"], "cannot read"),
+        (["--file", "x", "--", "y"], "exclude each other"),
+        (["-", "--id", "x"], "--id names one job"),
+        (["--priority", "high", "--", "x"], "not a valid integer"),
+    ],
+)
+def test_bad_job_is_refused_before_anything_is_sent(broker: ScriptedBroker, args: list[str], message: str) -> None:
+    ran = run_cli("enqueue", *args)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert message in ran.err
+    assert broker.asked == []
+
+
+def test_misspelt_field_is_guessed(broker: ScriptedBroker) -> None:
+    assert "hint: did you mean 'priority'?" in run_cli("enqueue", '{"command":"x","priorty":1}').err
+
+
+def test_id_in_use_is_a_conflict(broker: ScriptedBroker) -> None:
+    refused = {"index": 0, **JobExists("a job with id 'x' exists already").to_wire()}
+    broker.on("enqueue", {"ids": [None], "errors": [refused]})
+
+    ran = run_cli("enqueue", '{"id":"x","command":"echo"}', "--json")
+
+    assert ran.code == 4
+    assert ran.json["error"]["code"] == "job_exists"
+
+
+def test_full_disk_means_try_later(broker: ScriptedBroker) -> None:
+    broker.on("enqueue", DiskFull(hint="free some space"))
+
+    ran = run_cli("enqueue", "--", "echo")
+
+    assert (ran.code, ran.out) == (75, "")
+    assert "hint: free some space" in ran.err

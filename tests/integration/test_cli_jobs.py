@@ -1,0 +1,426 @@
+"""`list`, `show`, `logs`, `dlq` and `status` against a scripted broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.escape import width
+from queuectl.errors import UnknownJob, WrongState
+from tests.harness_client import (
+    ScriptedBroker,
+    attempt_view,
+    job_view,
+    run_cli,
+    scripted_broker,
+    status_view,
+    worker_view,
+)
+
+EVIL = "printf '\x1b[2J'\n\u202erm"
+BUT_ESCAPED = "printf '\\x1b[2J'\\n\\u202erm"
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[ScriptedBroker]:
+    with scripted_broker(home) as broker:
+        yield broker
+
+
+def answer_list(broker: ScriptedBroker, count: int) -> None:
+    def handler(args: dict[str, Any]) -> dict[str, Any]:
+        top = args.get("cursor", count)
+        ids = range(top, max(0, top - args["limit"]), -1)
+        return {"jobs": [job_view(id=f"j{number}") for number in ids], "next": ids[-1] - 1 if ids[-1] > 1 else None}
+
+    broker.on("list", handler if count else {"jobs": [], "next": None})
+
+
+# --- list ------------------------------------------------------------------------------------------
+
+
+def test_list_shows_a_table_of_fifty_and_says_that_there_are_more(broker: ScriptedBroker) -> None:
+    answer_list(broker, 120)
+
+    ran = run_cli("list")
+
+    assert ran.code == 0
+    assert [line.split()[0] for line in ran.out.splitlines()[:3]] == ["ID", "j120", "j119"]
+    assert len(ran.out.splitlines()) == 51
+    assert ran.err.startswith("The newest 50 are shown")
+
+
+def test_list_says_nothing_where_all_are_shown(broker: ScriptedBroker) -> None:
+    answer_list(broker, 50)
+
+    assert run_cli("list").err == ""
+
+
+def test_list_passes_its_filters_on(broker: ScriptedBroker) -> None:
+    answer_list(broker, 0)
+
+    ran = run_cli("list", "--state", "failed", "--queue", "mail", "--limit", "7")
+
+    assert broker.only("list").args == {"state": "failed", "queue": "mail", "limit": 7}
+    assert (ran.out, ran.err) == ("", "No jobs.\n")
+
+
+def test_list_json_is_a_bare_array_of_all(broker: ScriptedBroker) -> None:
+    answer_list(broker, 1200)
+
+    assert [job["id"] for job in run_cli("list", "--json").json] == [f"j{number}" for number in range(1200, 0, -1)]
+    assert len(run_cli("list", "--json", "--limit", "600").json) == 600
+
+
+def test_list_json_of_nothing_is_an_empty_array(broker: ScriptedBroker) -> None:
+    answer_list(broker, 0)
+
+    assert run_cli("list", "--json").out == "[]\n"
+
+
+def test_list_json_has_the_promised_keys(broker: ScriptedBroker) -> None:
+    answer_list(broker, 1)
+    promised = "id command state reason queue priority attempts losses max_retries backoff_base exit_code run_at"
+
+    [job] = run_cli("list", "--json").json
+
+    assert job.keys() >= {*promised.split(), "created_at", "updated_at", "worker"}
+
+
+def test_list_json_that_fails_half_way_prints_the_error_alone(broker: ScriptedBroker) -> None:
+    pages = iter([{"jobs": [job_view()], "next": 1}, UnknownJob("gone")])
+    broker.on("list", lambda _: next(pages))
+
+    ran = run_cli("list", "--json")
+
+    assert ran.code == 3
+    assert ran.json == {"error": {"code": "unknown_job", "message": "gone", "retryable": False}}
+
+
+def test_list_quiet_prints_all_ids(broker: ScriptedBroker) -> None:
+    answer_list(broker, 70)
+
+    assert run_cli("list", "-q").out.splitlines() == [f"j{number}" for number in range(70, 0, -1)]
+
+
+def test_unknown_state_is_a_usage_error(broker: ScriptedBroker) -> None:
+    ran = run_cli("list", "--state", "dying")
+
+    assert ran.code == 2
+    assert "'processing'" in ran.err
+
+
+def test_list_escapes_commands_and_fits_a_terminal(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    jobs = [job_view(command=EVIL), job_view(id="c" * 20, command="漢字" * 90, state="processing", queue="q" * 20)]
+    broker.on("list", {"jobs": jobs, "next": None})
+
+    ran = run_cli("list", tty=True, columns=80)
+
+    assert BUT_ESCAPED in ran.out
+    assert "\x1b" not in ran.out
+    assert "\u202e" not in ran.out
+    assert max(width(line) for line in ran.out.splitlines()) <= 80
+
+
+def test_list_off_a_terminal_keeps_commands_whole(broker: ScriptedBroker) -> None:
+    broker.on("list", {"jobs": [job_view(command="x" * 500)], "next": None})
+
+    assert "x" * 500 in run_cli("list").out
+
+
+# --- show ------------------------------------------------------------------------------------------
+
+HALF_GONE = {
+    "attempt": 1,
+    "segments": [[1, 0, b"hello\n"], [2, 4, b"oops\xff\x1b[2J"]],
+    "totals": {"1": 6, "2": 20},
+    "next": None,
+    "finished": True,
+}
+
+
+@pytest.fixture
+def failed(broker: ScriptedBroker) -> ScriptedBroker:
+    job = job_view(state="failed", reason="backoff", attempts=1, command=EVIL, cwd="/srv", env=["A", "B"], timeout=90.0)
+    broker.on("job", {"job": job, "history": [attempt_view(note="killed 1 process that it left running")]})
+    broker.on("output", HALF_GONE)
+    return broker
+
+
+def test_show_tells_policy_reason_and_attempts(failed: ScriptedBroker) -> None:
+    ran = run_cli("show", "a1")
+
+    assert ran.code == 0
+    assert BUT_ESCAPED in ran.out
+    for text in ("failed (backoff)", "1 of 3 allowed", "2 ** n s", "1m30s", "A, B", "Next run", "killed 1 process"):
+        assert text in ran.out
+    assert "Attempt 1   exit 1" in ran.out.replace("Attempt 1  exit", "Attempt 1   exit")
+    assert "End of stdout:\n  hello\n" in ran.out
+    assert "oops\\xff\\x1b[2J" in ran.out
+
+
+def test_show_json_has_history_with_output(failed: ScriptedBroker) -> None:
+    job = run_cli("show", "a1", "--json").json
+
+    assert job["state"] == "failed"
+    [attempt] = job["history"]
+    promised = "attempt worker started_at finished_at outcome exit_code signal stdout stderr"
+    assert attempt.keys() >= set(promised.split())
+    assert attempt["stdout"] == "hello\n"
+    assert attempt["stderr"] == (
+        "[queuectl: 4 bytes are not shown here]\noops\\xff\x1b[2J\n[queuectl: 7 bytes are not shown here]\n"
+    )
+
+
+def test_show_of_a_job_that_never_ran(broker: ScriptedBroker) -> None:
+    broker.on("job", {"job": job_view(reason="no_worker"), "history": []})
+
+    assert "pending (no_worker)" in run_cli("show", "a1").out
+    assert run_cli("show", "a1", "--json").json["history"] == []
+    assert broker.ops() == ["job", "job"]
+
+
+def test_show_of_a_running_job(broker: ScriptedBroker) -> None:
+    running = attempt_view(
+        outcome=None, finished_at=None, duration_s=None, exit_code=None, stdout_bytes=None, stderr_bytes=None
+    )
+    broker.on("job", {"job": job_view(state="processing", worker="host-1"), "history": [running]})
+    broker.on("output", {"attempt": 1, "segments": [], "totals": None, "next": None, "finished": False})
+
+    assert "running" in run_cli("show", "a1").out
+
+
+def test_unknown_job_is_not_found(broker: ScriptedBroker) -> None:
+    broker.on("job", UnknownJob("there is no job 'x'", hint="see: queuectl list"))
+
+    ran = run_cli("show", "x")
+
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == "error: there is no job 'x'\nhint: see: queuectl list\n"
+
+
+# --- logs ------------------------------------------------------------------------------------------
+
+
+def test_logs_prints_bytes_as_they_are_with_marked_gaps(failed: ScriptedBroker, capfdbinary: Any) -> None:
+    import os
+    import sys
+
+    from cli.main import main
+
+    assert main(["logs", "a1"]) == 0
+    sys.stdout.flush()
+
+    assert capfdbinary.readouterr().out == (
+        b"hello\n[queuectl: 4 bytes are not shown here]\noops\xff\x1b[2J\n[queuectl: 7 bytes are not shown here]\n"
+    )
+    assert os.environ["QUEUECTL_HOME"]
+
+
+def test_logs_are_escaped_on_a_terminal(failed: ScriptedBroker) -> None:
+    ran = run_cli("logs", "a1", tty=True)
+
+    assert "hello\n" in ran.out
+    assert "oops\\xff\\x1b[2J" in ran.out
+
+
+@pytest.mark.parametrize(("flag", "number"), [("--stdout", 1), ("--stderr", 2)])
+def test_logs_of_one_stream_and_attempt(failed: ScriptedBroker, flag: str, number: int) -> None:
+    run_cli("logs", "a1", flag, "--attempt", "2")
+
+    assert failed.only("output").args == {"id": "a1", "attempt": 2, "stream": number}
+
+
+def test_logs_json_is_one_object_a_line(failed: ScriptedBroker) -> None:
+    lines = [json.loads(line) for line in run_cli("logs", "a1", "--json").out.splitlines()]
+
+    assert lines[0] == {"stream": "stdout", "offset": 0, "text": "hello\n"}
+    assert lines[1] == {"stream": "stderr", "offset": 0, "gap_bytes": 4}
+
+
+def test_logs_of_nothing_say_so(broker: ScriptedBroker) -> None:
+    broker.on("output", {"attempt": 0, "segments": [], "totals": None, "next": None, "finished": True})
+
+    ran = run_cli("logs", "a1")
+
+    assert (ran.code, ran.out, ran.err) == (0, "", "No output is kept.\n")
+
+
+def test_both_streams_alone_are_a_usage_error(broker: ScriptedBroker) -> None:
+    assert run_cli("logs", "a1", "--stdout", "--stderr").code == 2
+
+
+# --- dlq -------------------------------------------------------------------------------------------
+
+
+def answer_dlq(broker: ScriptedBroker, op: str) -> None:
+    def handler(args: dict[str, Any]) -> Any:
+        if args.get("all"):
+            return {"ids": ["x2"], "next": None} if "cursor" in args else {"ids": ["x1"], "next": 9}
+        [job_id] = args["ids"]
+        if job_id == "gone":
+            return UnknownJob("there is no job 'gone'")
+        if job_id == "alive":
+            return WrongState("job 'alive' is pending, not dead")
+        return {"ids": [job_id], "next": None}
+
+    broker.on(op, handler)
+
+
+def test_dlq_list_shows_how_jobs_ended(broker: ScriptedBroker) -> None:
+    dead = [
+        job_view(id="job-2", state="dead", reason="exit", exit_code=127, attempts=3, last_line="not \x1bfound"),
+        job_view(id="job-3", state="dead", reason="poison"),
+    ]
+    broker.on("list", {"jobs": dead, "next": None})
+
+    ran = run_cli("dlq", "list")
+
+    assert broker.only("list").args["state"] == "dead"
+    assert "exit 127" in ran.out
+    assert "echo hello: not \\x1bfound" in ran.out
+    assert "poison" in ran.out
+
+
+def test_dlq_list_of_nothing(broker: ScriptedBroker) -> None:
+    answer_list(broker, 0)
+
+    assert run_cli("dlq", "list").err == "The dead letter queue is empty.\n"
+    assert run_cli("dlq", "list", "--json").json == []
+
+
+def test_dlq_show_asks_for_a_dead_job(broker: ScriptedBroker) -> None:
+    broker.on("job", WrongState("job 'a1' is pending, not dead"))
+
+    assert run_cli("dlq", "show", "a1").code == 4
+    assert broker.only("job").args == {"id": "a1", "state": "dead"}
+
+
+def test_dlq_retry_word_for_word(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_retry")
+
+    ran = run_cli("dlq", "retry", "fail-job")
+
+    assert (ran.code, ran.out, ran.err) == (0, "Job fail-job moved back to queue as 'pending'.\n", "")
+
+
+def test_dlq_retry_of_all_goes_over_all_slices(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_retry")
+
+    assert run_cli("dlq", "retry", "--all", "-q").out == "x1\nx2\n"
+
+
+def test_dlq_retry_of_nothing(broker: ScriptedBroker) -> None:
+    broker.on("dlq_retry", {"ids": [], "next": None})
+
+    ran = run_cli("dlq", "retry", "--all")
+
+    assert (ran.code, ran.out, ran.err) == (0, "", "The dead letter queue is empty.\n")
+
+
+@pytest.mark.parametrize(("job_id", "code"), [("gone", 3), ("alive", 4)])
+def test_dlq_retry_of_a_job_that_is_not_dead(broker: ScriptedBroker, job_id: str, code: int) -> None:
+    answer_dlq(broker, "dlq_retry")
+
+    assert run_cli("dlq", "retry", job_id).code == code
+    assert "error" in run_cli("dlq", "retry", job_id, "--json").json
+
+
+def test_first_failure_of_several_decides_and_the_others_are_done(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_retry")
+
+    ran = run_cli("dlq", "retry", "d1", "alive", "gone", "d2", "d1")
+
+    assert ran.code == 4
+    assert [line.split()[1] for line in ran.out.splitlines()] == ["d1", "d2"]
+    assert ran.err.splitlines() == ["error: job 'alive' is pending, not dead", "error: there is no job 'gone'"]
+
+
+def test_several_in_json(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_retry")
+
+    ran = run_cli("dlq", "retry", "d1", "gone", "--json")
+
+    assert ran.code == 3
+    assert ran.json["ids"] == ["d1"]
+    assert ran.json["errors"][0]["id"] == "gone"
+    assert ran.json["error"]["code"] == "unknown_job"
+
+
+@pytest.mark.parametrize("args", [[], ["a1", "--all"]], ids=["none", "both"])
+@pytest.mark.parametrize("verb", ["retry", "purge"])
+def test_dlq_needs_ids_or_all(broker: ScriptedBroker, verb: str, args: list[str]) -> None:
+    assert run_cli("dlq", verb, *args).code == 2
+
+
+def test_dlq_purge(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_purge")
+
+    assert run_cli("dlq", "purge", "d1").out == "Job d1 purged.\n"
+
+
+def test_dlq_purge_of_all_needs_yes_where_nobody_can_be_asked(broker: ScriptedBroker) -> None:
+    answer_dlq(broker, "dlq_purge")
+
+    refused = run_cli("dlq", "purge", "--all")
+
+    assert (refused.code, broker.asked) == (2, [])
+    assert "--yes" in refused.err
+    assert run_cli("dlq", "purge", "--all", "--yes").out == "Job x1 purged.\nJob x2 purged.\n"
+
+
+@pytest.mark.parametrize(("answer", "code", "purged"), [("y\n", 0, True), ("n\n", 1, False), ("", 130, False)])
+def test_dlq_purge_of_all_asks_on_a_terminal(broker: ScriptedBroker, answer: str, code: int, purged: bool) -> None:
+    answer_dlq(broker, "dlq_purge")
+    broker.on("status", status_view())
+
+    ran = run_cli("dlq", "purge", "--all", stdin=answer, tty=True)
+
+    assert ran.code == code
+    assert ("dlq_purge" in broker.ops()) is purged
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+
+def test_status_tells_broker_workers_and_jobs(broker: ScriptedBroker) -> None:
+    broker.on("status", status_view())
+
+    ran = run_cli("status")
+
+    assert ran.code == 0
+    for text in ("running for 1m15s", "/data/queue.db", "1 of 4 slots busy", "completed", "total"):
+        assert text in ran.out
+
+
+def test_status_json_has_the_promised_shape(broker: ScriptedBroker) -> None:
+    broker.on("status", status_view())
+
+    told = run_cli("status", "--json").json
+
+    assert told["broker"].keys() >= {"pid", "version", "uptime_s", "endpoints", "database"}
+    assert told["workers"][0].keys() >= {"id", "host", "pid", "slots", "busy", "state", "last_seen_s"}
+    states = {"pending", "processing", "completed", "failed", "dead", "cancelled", "total"}
+    assert told["jobs"].keys() == states
+
+
+def test_status_on_a_terminal_hints_at_what_is_missing(broker: ScriptedBroker) -> None:
+    broker.on("status", status_view(workers=[]))
+
+    assert "queuectl worker start" in run_cli("status", tty=True).err
+
+
+def test_status_says_when_no_jobs_are_taken(broker: ScriptedBroker) -> None:
+    view = status_view(workers=[worker_view(), worker_view(id="other", slots=1, busy=1)])
+    view["broker"]["accepting"] = False
+    broker.on("status", view)
+
+    out = run_cli("status").out
+
+    assert "takes no new jobs" in out
+    assert "2 processes, 2 of 5 slots busy" in out

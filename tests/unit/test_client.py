@@ -1,0 +1,78 @@
+"""What the client decides before it speaks: where to, in which pieces, under which ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from queuectl import Client
+from queuectl.client import EnqueueResult, _chunks, _derived
+from queuectl.errors import BadConfig, BadRequest
+from queuectl.home import Home
+from queuectl.ids import REQUEST_ID
+from queuectl.jobs import JobSpec
+
+
+def test_endpoint_is_the_local_one_by_default(home: Path) -> None:
+    assert Client().endpoint == f"ipc://{home}/run/client.sock"
+
+
+def test_endpoint_comes_from_the_configuration_of_the_home(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('endpoint = "tcp://queue.example:7710"\n')
+
+    assert Client(home=tmp_path).endpoint == "tcp://queue.example:7711"
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        ("tcp://host:7710", "tcp://host:7711"),
+        ("tcp://[::1]:7710", "tcp://[::1]:7711"),
+        ("ipc:///somewhere/client.sock", "ipc:///somewhere/client.sock"),
+    ],
+)
+def test_given_endpoint_comes_first(tmp_path: Path, given: str, endpoint: str) -> None:
+    assert Client(given, home=Home(tmp_path)).endpoint == endpoint
+
+
+def test_endpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="is not one"):
+        Client("host:7710", home=tmp_path)
+
+
+def test_jobs_of_every_form_go_out_in_chunks_of_a_thousand() -> None:
+    chunks = list(_chunks(["a"] * 1000 + [{"command": "b"}, JobSpec(command="c", priority=1)]))
+
+    assert [len(chunk) for chunk in chunks] == [1000, 2]
+    assert chunks[1] == [{"command": "b"}, {"command": "c", "priority": 1}]
+
+
+def test_chunk_stays_below_a_mebibyte() -> None:
+    assert [len(chunk) for chunk in _chunks(["x" * 100_000] * 25)] == [10, 10, 5]
+
+
+def test_request_ids_of_chunks_are_the_same_for_the_same_call() -> None:
+    ids = [_derived("01234567", number) for number in range(3)]
+
+    assert ids == [_derived("01234567", number) for number in range(3)]
+    assert len(set(ids)) == 3
+    assert all(REQUEST_ID.fullmatch(each) for each in ids)
+
+
+def test_result_counts_what_was_accepted() -> None:
+    assert EnqueueResult(["a1", None, "a3"]).accepted == 2
+
+
+def test_dead_letters_are_named_or_all_but_not_both(home: Path) -> None:
+    with Client() as client, pytest.raises(BadRequest):
+        client.dlq_retry(["a1"], all_jobs=True)
+    with Client() as client, pytest.raises(BadRequest):
+        client.dlq_purge()
+
+
+def test_client_may_be_closed_twice(home: Path) -> None:
+    client = Client()
+
+    client.close()
+    client.close()
