@@ -29,6 +29,9 @@ CLIENT_MESSAGES_PER_TURN = 256
 CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stays short
 SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
+FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
+GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
+GARBAGE = frozenset({"message_malformed", "request_refused"})
 GOODBYE_LINGER_MS = 2000
 
 FromWorker = tuple[bytes, bytes]
@@ -51,6 +54,9 @@ class Loop:
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: list[bytes] = []
         self._backlog = False
+        self._full_until_ms = 0  # the disk refused to write; nothing new until then
+        self._misframed = 0  # messages with wrong frames that the log knows of
+        self._garbage_second, self._garbage_logged = 0, 0
         self._poller = zmq.Poller()
         for source in (workers.socket, clients.socket, self._monitor, wakeup):
             self._poller.register(source, zmq.POLLIN)
@@ -83,7 +89,7 @@ class Loop:
     def _wait(self, before: Now) -> dict[object, int]:
         """Sleep until there is something to do. Time in which nobody could be heard is forgiven to all."""
         asleep = read_clock()
-        wake_ms = 0 if self._backlog or self._gone else self.core.wake_ms(asleep)
+        wake_ms = 0 if self._backlog or self._gone else self._duty_ms(asleep)
         timeout_ms = WAIT_MS_MAX if wake_ms is None else min(wake_ms, WAIT_MS_MAX)
         woken = dict(self._poller.poll(timeout_ms))
         late_ms = max(0, read_clock().mono_ms - asleep.mono_ms - timeout_ms)
@@ -92,6 +98,12 @@ class Loop:
             self.core.forgive(stall_ms)
             self._log.warning("broker_stalled", stall_ms=stall_ms)
         return woken
+
+    def _duty_ms(self, now: Now) -> int | None:
+        wake_ms = self.core.wake_ms(now)
+        if not self.core.storage_full:
+            return wake_ms
+        return max(self._full_until_ms - now.mono_ms, wake_ms or 0, 0)
 
     def _turn(self) -> None:
         workers, drained = self._workers.drain(
@@ -103,12 +115,28 @@ class Loop:
         self._backlog = not (drained and empty)
         from_workers = [(envelope[0], body) for envelope, body in workers]
         from_clients = [(tuple(envelope), body) for envelope, body in clients]
+        now = read_clock()
+        self.core.storage_full = now.mono_ms < self._full_until_ms
         if from_clients:
             self._look_at_disk()
-        for turn in self._apply(read_clock(), from_workers, from_clients, drained=drained):
+        for turn in self._apply(now, from_workers, from_clients, drained=drained):
             self._send(turn)
-        if self._store.tidy():
-            self._log.debug("checkpointed")
+        self._tidy(now)
+
+    def _tidy(self, now: Now) -> None:
+        self._log_misframed()
+        if self.core.storage_full:
+            return
+        try:
+            if self._store.tidy():
+                self._log.debug("checkpointed")
+        except StoreFull as error:  # the log of what was written grows on, as long as it can
+            self._on_full(now, error)
+
+    def _on_full(self, now: Now, error: StoreFull) -> None:
+        self._log.error("storage_full", error=error)
+        self.core.storage_full = self.core.disk_low = True
+        self._full_until_ms = now.mono_ms + FULL_PAUSE_MS
 
     # --- apply and commit ------------------------------------------------------------------------------
 
@@ -154,16 +182,12 @@ class Loop:
     def _apply_on_full_disk(
         self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient], error: StoreFull
     ) -> list[Turn]:
-        """No room to write: enqueues are refused; if even the rest does not fit, workers will say it again."""
-        self._log.error("storage_full", error=error)
-        self.core.disk_low = True
+        """No room to write: enqueues are refused, and nothing new begins. What does not fit, workers say again."""
+        self._on_full(now, error)
         try:
             return [self._commit(now, workers, clients)]
-        except StoreFull as again:
-            turn = Turn(now)
-            for envelope, body in clients:
-                turn.reply(envelope, failed(_request_id(body), DiskFull(hint=again.message)))
-            return [turn]
+        except StoreFull:
+            return self._replay(now, workers, clients)
 
     def _replay(self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient]) -> list[Turn]:
         turns = []
@@ -172,6 +196,8 @@ class Loop:
                 turns.append(self._commit(now, [message], []))
             except StorageFailed:
                 raise
+            except StoreFull:
+                continue  # it will be said again
             except Exception as error:  # noqa: BLE001  the offender
                 self._log.error("message_failed", error=error, digest=_digest(message[1]))
         for envelope, body in clients:
@@ -180,11 +206,12 @@ class Loop:
             except StorageFailed:
                 raise
             except Exception as error:  # noqa: BLE001  the offender
-                self._log.error("message_failed", error=error, digest=_digest(body))
+                if not isinstance(error, StoreFull):
+                    self._log.error("message_failed", error=error, digest=_digest(body))
                 turn = Turn(now)
                 turn.reply(envelope, failed(_request_id(body), _blame(error)))
                 turns.append(turn)
-        if not turns and not workers and not clients:
+        if not workers and not clients and not self.core.storage_full:
             raise RuntimeError("a turn without messages failed")  # it would fail for ever
         return turns
 
@@ -200,7 +227,21 @@ class Loop:
         for envelope, body in turn.to_clients:
             self._clients.send(envelope, body)
         for level, event, keys in turn.logs:
-            getattr(self._log, level)(event, **keys)
+            if level != "warning" or event not in GARBAGE or self._may_log_garbage(turn.now):
+                getattr(self._log, level)(event, **keys)
+
+    def _may_log_garbage(self, now: Now) -> bool:
+        second = now.mono_ms // 1000
+        if second != self._garbage_second:
+            self._garbage_second, self._garbage_logged = second, 0
+        self._garbage_logged += 1
+        return self._garbage_logged <= GARBAGE_LOGGED_PER_SECOND
+
+    def _log_misframed(self) -> None:
+        misframed = self._workers.misframed + self._clients.misframed
+        if misframed != self._misframed and self._may_log_garbage(read_clock()):
+            self._misframed = misframed
+            self._log.warning("message_malformed", reason="it has too many frames", count=misframed)
 
     def _probe(self) -> None:
         """A connection ended, ZeroMQ does not say whose: an empty echo finds the routes that are gone."""
@@ -212,7 +253,7 @@ class Loop:
     def _look_at_disk(self) -> None:
         min_free = self.core.settings["min_free"]
         assert min_free is None or isinstance(min_free, int)
-        low = self._disk.is_low(min_free)
+        low = self.core.storage_full or self._disk.is_low(min_free)
         if low != self.core.disk_low:
             self.core.disk_low = low
             free, _ = self._disk.free_bytes()
@@ -223,7 +264,7 @@ class Loop:
 
 
 def _blame(error: Exception) -> QueuectlError:
-    return error if isinstance(error, QueuectlError) and error.retryable else Internal()
+    return DiskFull(hint=error.message) if isinstance(error, StoreFull) else Internal()
 
 
 def _request_id(body: bytes) -> str:

@@ -27,11 +27,11 @@ from broker.core import Core, Identity
 from broker.disk import Disk
 from broker.loop import Loop
 from broker.sockets import Router, client_router, worker_router
-from broker.store import Store, open_store
+from broker.store import Store, StoreFull, open_store
 from queuectl import __version__
 from queuectl.clock import read_clock
 from queuectl.config import Config, tcp_pair
-from queuectl.errors import BrokerRunning, DatabaseRefused, NotAllowed, QueuectlError, StorageFailed
+from queuectl.errors import BrokerRunning, DatabaseRefused, DiskFull, NotAllowed, QueuectlError, StorageFailed
 from queuectl.home import Home
 from queuectl.logs import Log, open_log
 from queuectl.systemd import notify
@@ -108,10 +108,13 @@ def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
     notify("STOPPING=1")
     log.info("broker_stopping", leases=len(core.leases))
     loop.close()
-    store.begin()
-    core.stop()
-    store.commit()
-    store.close()
+    try:
+        store.begin()
+        core.stop()
+        store.commit()
+        store.close()
+    except StoreFull as error:
+        log.error("storage_full", error=error)  # the next start takes it for a crash, and checks the database
     log.info("broker_stopped")
     return EXIT_OK
 
@@ -226,7 +229,7 @@ def _open_database(data_dir: Path, log: Log) -> Store:
             hint=f"put it back; or, to begin with an empty queue, delete {data_dir / IDENTITY_FILE}",
         )
     existed = path.exists()
-    store = open_store(path)
+    store = _open_store(path)
     if existed and store.ledger.facts().get("clean") == 0 and (found := store.check()):
         store.abandon()
         raise DatabaseRefused(f"{path} is damaged: {found[0]}", hint="restore it from a backup")
@@ -234,21 +237,44 @@ def _open_database(data_dir: Path, log: Log) -> Store:
     return store
 
 
+def _open_store(path: Path) -> Store:
+    try:
+        return open_store(path)
+    except StoreFull as error:
+        raise DiskFull("the disk is full: the database cannot be opened", hint=f"make room for {path}") from error
+
+
 def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
     """The first transaction: a new epoch. Its leases get a full lease from now on."""
-    store.begin()
-    core.start(read_clock(), secrets.token_hex(16))
-    store.commit()
     identity = data_dir / IDENTITY_FILE
-    if not identity.exists():
-        identity.write_text(core.broker_id + "\n")
-    elif identity.read_text().strip() != core.broker_id:
+    if identity.exists() and identity.read_text().strip() != store.ledger.facts().get("broker"):
         raise DatabaseRefused(
             f"{data_dir / DATABASE} is not the database that was here before",
             hint=f"if you meant to replace it, delete {identity}",
         )
+    try:
+        store.begin()
+        core.start(read_clock(), secrets.token_hex(16))
+        store.commit()
+    except StoreFull as error:
+        raise DiskFull("the disk is full: the broker cannot start", hint=f"make room in {data_dir}") from error
+    if not identity.exists():
+        _write_whole(identity, core.broker_id + "\n")
     if core.leases:
         log.info("broker_recovered", leases=len(core.leases), workers=len(core.holders))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of the file or none of it, whenever the power goes."""
+    draft = path.with_suffix(".new")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
 
 
 # --- process ---------------------------------------------------------------------------------------------

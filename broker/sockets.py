@@ -45,7 +45,7 @@ class Router:
         self.socket.setsockopt(zmq.SNDHWM, send_queue)
         self.socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
         self._envelope_max = envelope_max
-        self.oversized = 0  # messages with more frames than anybody of ours sends
+        self.misframed = 0  # messages with more frames than anybody of ours sends
 
     def bind(self, endpoint: str) -> None:
         """Listen. Raises zmq.ZMQError."""
@@ -57,31 +57,32 @@ class Router:
     ) -> tuple[list[tuple[list[bytes], bytes]], bool]:
         """(envelope, body) of what has arrived, within a budget, and whether that was all."""
         found: list[tuple[list[bytes], bytes]] = []
-        size, end = 0, monotonic() + seconds_max
-        while len(found) < messages_max and size < bytes_max and (len(found) & 31 or monotonic() < end):
+        count, size, end = 0, 0, monotonic() + seconds_max
+        while count < messages_max and size < bytes_max and (count & 31 or monotonic() < end):
             try:
-                frames = self._receive()
+                frames, read = self._receive()
             except zmq.Again:
                 return found, True
-            if frames is not None:
+            count += 1  # what is thrown away costs time as well
+            size += read
+            if frames:
                 found.append((frames[:-1], frames[-1]))
-                size += len(frames[-1])
+            else:
+                self.misframed += 1
         return found, False
 
-    def _receive(self) -> list[bytes] | None:
-        """The frames of one message, or None if there are too many of them."""
+    def _receive(self) -> tuple[list[bytes], int]:
+        """The frames of one message (none if there are too many or too few of them), and the bytes of all."""
         frame = self.socket.recv(zmq.NOBLOCK, copy=False)
         frames = [frame.bytes]
-        count = 1
+        count = size = 1
         while frame.more:
             frame = self.socket.recv(zmq.NOBLOCK, copy=False)
             count += 1
+            size += len(frame) + 1  # a frame without a byte is work, too
             if count <= self._envelope_max + 1:
                 frames.append(frame.bytes)
-        if count == 1 or count > self._envelope_max + 1:
-            self.oversized += 1
-            return None
-        return frames
+        return (frames if 2 <= count <= self._envelope_max + 1 else []), size
 
     def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:
         """Hand a message to ZeroMQ without ever waiting: sent, or the peer is gone, or its queue is full."""

@@ -156,7 +156,8 @@ _BROKER = (
     ("setting_changed", "info", "key value? before?", "A queue-wide setting has a new value."),
     ("request_refused", "info warning error", "code reason request_id?",
      "A request was refused (info), could not be understood (warning), or met a bug (error)."),
-    ("message_malformed", "warning", "count reason", "A message of a worker could not be understood."),
+    ("message_malformed", "warning", "count reason",
+     "A message could not be understood; at most ten of these a second are logged, `count` goes on."),
     # storage
     ("disk_low", "warning", "free_bytes", "Too little space: no new jobs are taken; results are."),
     ("disk_recovered", "info", "free_bytes", "There is space again: jobs are taken."),

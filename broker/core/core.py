@@ -60,7 +60,8 @@ class Core:
         self.closing: dict[int, Kept] = {}  # ended attempts whose output is still on its way
         self.waiters: list[waits.Waiter] = []
         self.stopping = False
-        self.disk_low = False
+        self.disk_low = False  # no new jobs
+        self.storage_full = False  # nothing can be written: what needs no message to happen waits
         self.sessions_opened = 0
         self.malformed = 0
         self.asked_who: dict[bytes, int] = {}
@@ -165,8 +166,9 @@ class Core:
             sessions.on_message(self, turn, route, body)
         writing.flush(self, turn)
         requests.on_requests(self, turn, from_clients)
-        self._tick(turn, drained=drained)
-        grants.grant(self, turn)
+        if not self.storage_full:
+            self._tick(turn, drained=drained)
+            grants.grant(self, turn)
         waits.answer(self, turn)
         sessions.say_verdicts(self, turn)
         self._write_books(turn)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,16 +23,17 @@ SCHEMA_VERSION = 1
 CHECKPOINT_BYTES = 8 * 2**20  # a WAL larger than this is copied into the database file between two turns
 
 _PRAGMAS = (
-    "locking_mode = EXCLUSIVE",  # before the first access to the WAL
     "synchronous = FULL",
     "wal_autocheckpoint = 0",  # the loop does it, after the replies are sent
-    "journal_size_limit = 67108864",
+    f"journal_size_limit = {CHECKPOINT_BYTES // 2}",  # a WAL begun anew must not look as if it were due again
     "cache_size = -32768",
     "mmap_size = 0",  # an I/O error must be an error, not SIGBUS
     "temp_store = MEMORY",
     "trusted_schema = OFF",
     "cell_size_check = ON",
 )
+
+_NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
 class StoreFull(QueuectlError):
@@ -61,7 +63,10 @@ class Connection:
         self._db.close()
 
     def abandon(self) -> None:
-        """Let go without touching the disk again, as a crash would."""
+        """Let go without touching the disk again, as a crash would (before Python 3.12 SQLite empties the WAL)."""
+        with suppress(sqlite3.ProgrammingError):  # it is closed already
+            if (configure := getattr(self._db, "setconfig", None)) is not None:
+                configure(_NO_CHECKPOINT_ON_CLOSE, True)
         self._db.close()
 
     def begin(self) -> None:
@@ -139,15 +144,16 @@ def open_connection(path: Path | str, *, create: bool) -> Connection:
 
 
 def _prepare(connection: Connection) -> None:
+    connection.query("PRAGMA locking_mode = EXCLUSIVE")  # before the first access, or SQLite makes a -shm file
     fresh = connection.query("PRAGMA schema_version") == [(0,)]
     if fresh:
         connection.query("PRAGMA auto_vacuum = INCREMENTAL")
+    else:
+        _refuse_foreign(connection)  # before anything is changed in it
     for pragma in _PRAGMAS:
         connection.query(f"PRAGMA {pragma}")
     if connection.path != ":memory:" and connection.query("PRAGMA journal_mode = WAL") != [("wal",)]:
         raise DatabaseRefused(f"{connection.path}: the file system does not take a write-ahead log")
-    if not fresh:
-        _refuse_foreign(connection)
     migrate(connection)
 
 
