@@ -20,6 +20,7 @@ Text = Annotated[str, Meta(max_length=256)]
 Boot = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Instant = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # milliseconds UTC, to the end of the year 9999
+Offset = Annotated[int, Meta(ge=0, le=2**62)]  # of a byte; what follows it must be a Count, too
 Small = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 CHUNK_BYTES_MAX = 64 * 1024
 Chunk = Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)]
@@ -102,7 +103,7 @@ class Piece(_Message, frozen=True):
     job: Text
     attempt: Count
     stream: Stream
-    offset: Count
+    offset: Offset
     data: Chunk
 
 
