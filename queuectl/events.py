@@ -93,7 +93,7 @@ KEYS: dict[str, Key] = {
     "stderr_bytes": Key(int, "bytes the command wrote to stderr, kept or not", 0),
     "stdout_bytes": Key(int, "bytes the command wrote to stdout, kept or not", 5120),
     "value": Key(SCALAR, "the new value", 5),
-    "worker_id": Key(str, "the worker", "build-3-2817"),
+    "worker_id": Key(str, "the worker: its machine and the beginning of its instance", "build-3-7f3c9a"),
     "workers": Key(int, "how many workers", 2),
 }
 OPTIONAL_ALWAYS = frozenset({"truncated", "error_type", "error_message", "error_stack"})
@@ -202,8 +202,6 @@ _TABLE = (
     *(_event(WORKER, *row) for row in (*_WORKER, *_BOTH)),
 )
 EVENTS: dict[tuple[str, str], Event] = {(event.service, event.name): event for event in _TABLE}
-# What a service may bind to its log once, and so may stand in each of its records.
-BOUND_KEYS: dict[str, frozenset[str]] = {BROKER: frozenset(), WORKER: frozenset({"worker_id"})}
 
 
 def faults(service: str, level: str, event: str, keys: Mapping[str, Any]) -> list[str]:
@@ -215,7 +213,7 @@ def faults(service: str, level: str, event: str, keys: Mapping[str, Any]) -> lis
     given = {key: value for key, value in keys.items() if key not in HEAD and key != "exc_info"}
     if isinstance(given.get("error"), BaseException):
         del given["error"]
-    allowed = {*entry.keys, *OPTIONAL_ALWAYS, *BOUND_KEYS[service]}
+    allowed = {*entry.keys, *OPTIONAL_ALWAYS}
     found += [f"{event}: key {key} is not registered" for key in given if key not in allowed]
     found += [f"{event}: key {key} is missing" for key in entry.keys if key not in given and key not in entry.optional]
     return found + [f"{event}: {fault}" for key, value in given.items() for fault in _misfits(entry, key, value)]
@@ -283,7 +281,7 @@ def _event_list(service: str) -> Iterator[str]:
     for event in _TABLE:
         if event.service == service:
             keys = ", ".join(f"`{key}`{'?' * (key in event.optional)}" for key in event.keys)
-            yield f"**`{event.name}`** ({' or '.join(event.levels)}). {event.doc} Keys: {keys}."
+            yield f"**`{event.name}`** ({' or '.join(event.levels)}). {event.doc}{keys and f' Keys: {keys}.'}"
             yield f"\n```json\n{msgspec.json.encode(sample(event)).decode()}\n```\n"
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from queuectl.config import LOG_LEVELS, Config
 from queuectl.events import (
-    BOUND_KEYS,
     BROKER,
     EVENTS,
     KEYS,
@@ -123,7 +122,7 @@ def faults_of(service: str, call: LogCall) -> Iterator[str]:
 
 
 def misfits(event: Event, call: LogCall) -> list[str]:
-    allowed = {*event.keys, *OPTIONAL_ALWAYS, *BOUND_KEYS[event.service], SPREAD, "error", "exc_info"}
+    allowed = {*event.keys, *OPTIONAL_ALWAYS, SPREAD, "error", "exc_info"}
     found = [f"level {level} is not registered" for level in call.levels or () if level not in event.levels]
     found += [f"key {key} is not registered" for key in call.keys if key not in allowed]
     if SPREAD not in call.keys:
