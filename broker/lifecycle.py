@@ -92,7 +92,8 @@ def decide_outcome(outcome: Outcome, policy: Policy, *, attempts: int, losses: i
     attempts += 1
     if attempts < policy.max_retries:
         delay_ms = backoff_ms(attempts, policy, chance)
-        return Decision(Event.RETRY, attempts, losses, delay_ms=delay_ms, reason=outcome.value)
+        alone = losses >= ALONE_FROM_LOSSES
+        return Decision(Event.RETRY, attempts, losses, delay_ms=delay_ms, reason=outcome.value, alone=alone)
     return Decision(Event.BURY, attempts, losses, reason=outcome.value)
 
 

@@ -18,6 +18,7 @@ import msgpack
 from broker.core import Core, Identity, Turn
 from broker.core.turn import LogRecord
 from broker.store import Store, open_store
+from broker.store.rows import STATES
 from queuectl.clock import Now
 from queuectl.errors import QueuectlError, from_wire
 from queuectl.ids import new_request_id
@@ -37,7 +38,6 @@ from queuectl.messages import (
     Result,
     Results,
     Returned,
-    ToWorker,
     Welcome,
 )
 from queuectl.wire import decode, encode
@@ -221,6 +221,11 @@ class BrokerHarness:
         """Its attempts as clients see them."""
         found: list[dict[str, Any]] = self.ask("job", id=job_id)["history"]
         return found
+
+    def state_of(self, job_id: str) -> str:
+        """Where it stands, without a turn."""
+        [(code,)] = self.store._db.query("SELECT state FROM job WHERE id = ?", (job_id,))
+        return STATES[code].value
 
     def state(self, job_id: str) -> str:
         """Where it stands."""

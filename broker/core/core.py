@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from broker.core import grants, outputs, requests, sessions, waits, writing
 from broker.core.memory import Holder, Kept, Lease, Session, Tally, lease_from_row
 from broker.core.turn import Turn
+from broker.lifecycle import ALONE_FROM_LOSSES
 from broker.store import Store
 from broker.store.rows import CODES
 from queuectl.clock import Now
@@ -44,6 +45,15 @@ class Identity(NamedTuple):
     started: str
 
 
+class Before(NamedTuple):
+    """What a turn may change in memory and the store does not hold: put back if the turn fails."""
+
+    sessions: dict[bytes, Session]
+    holders: dict[str, Holder]
+    waiters: list[waits.Waiter]
+    stopping: bool
+
+
 class Core:
     """The state of the broker. One instance for the life of the process; `rebuild` renews it from the store."""
 
@@ -66,6 +76,8 @@ class Core:
         self.malformed = 0
         self.asked_who: dict[bytes, int] = {}
         self.settings: dict[str, Value] = dict(DEFAULTS)
+        self.before = Before({}, {}, [], stopping=False)
+        self.grants_left = False  # more could be leased than one turn may lease
         self.next_sweep_ms = 0
         self.next_tidy_ms = 0
         self.started_ms = 0
@@ -83,6 +95,7 @@ class Core:
 
     def rebuild(self, now: Now) -> None:
         """Read from the store what memory mirrors; after a failed turn nothing of it is left in memory."""
+        self._put_back()
         ledger = self.store.ledger
         facts = ledger.facts()
         self.settings = {**DEFAULTS, **ledger.settings()}
@@ -97,15 +110,18 @@ class Core:
         self.closing.clear()
         self._reload_leases(now)
 
+    def _put_back(self) -> None:
+        """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
+        self.sessions, self.holders, self.waiters, self.stopping = self.before
+        for holder in self.holders.values():
+            holder.session, holder.leases = None, {}
+        for session in self.sessions.values():
+            session.holder.session = session
+
     def _reload_leases(self, now: Now) -> None:
         before = self.leases
         self.leases = {}
-        rows = self.store.jobs.leased()
-        stored = {worker.boot for worker in self.store.ledger.workers(h.worker.worker for h in self.holders.values())}
-        for holder in list(self.holders.values()):
-            holder.leases = {}
-            if holder.worker.boot not in stored:  # its hello stood in the turn that failed
-                sessions.forget_holder(self, holder)
+        rows = sorted(self.store.jobs.leased(), key=lambda row: row.updated_at_ms)  # as they were granted
         by_number = {holder.worker.worker: holder for holder in self.holders.values()}
         missing = {row.worker for row in rows} - by_number.keys()
         grace_ms = self.silence_ms + sessions.BACKOFF_MAX_MS  # beyond the lease: for workers to find us again
@@ -159,6 +175,7 @@ class Core:
         `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
         `drained`: no worker has said anything that is not in here.
         """
+        self.before = Before(dict(self.sessions), dict(self.holders), list(self.waiters), self.stopping)
         turn = Turn(now)
         for route in gone:
             sessions.close_route(self, turn, route, "connection lost")
@@ -188,9 +205,9 @@ class Core:
         outputs.evict(self, turn)
 
     def _promote(self, now: Now) -> None:
-        self.store.jobs.promote_due(now.wall_ms, PROMOTED_PER_TURN)
+        limit, alone = PROMOTED_PER_TURN, ALONE_FROM_LOSSES
+        self.ready |= self.store.jobs.promote_due(now.wall_ms, limit, alone_from_losses=alone)
         self.next_due_ms = self.store.jobs.next_due_ms()
-        self.ready.update(self.queues)  # which queues they were in shows when leasing
 
     def _write_books(self, turn: Turn) -> None:
         self.store.ledger.write_tallies(self.tally.take_changes())
@@ -203,6 +220,8 @@ class Core:
 
     def wake_ms(self, now: Now) -> int | None:
         """Milliseconds until the next duty that no message brings; None: there is none."""
+        if self.grants_left:
+            return 0
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
         if self.next_due_ms is not None:
             waits_ms.append(self.next_due_ms - now.wall_ms)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from broker.core.core import Core
 
 GRANTS_PER_TURN = 500
+PUSH_CHARS = 512 * 1024  # commands and environments of one push; a worker takes messages of 4 MiB
 
 
 def grant(core: Core, turn: Turn) -> None:
     """Lease jobs to workers that have room, and push them after the commit."""
+    core.grants_left = False
     if not core.ready or core.stopping:
         return
     groups: dict[frozenset[str], list[tuple[Session, int]]] = defaultdict(list)
@@ -43,17 +45,33 @@ def _grant_group(core: Core, turn: Turn, buckets: list[int], group: list[tuple[S
     chosen = _share_out(_candidates(core, buckets, wanted), group)
     if not chosen:
         return
+    core.grants_left |= len(chosen) == GRANTS_PER_TURN
     rows = []
-    pushes: dict[bytes, list[Grant]] = defaultdict(list)
+    pushes: dict[bytes, list[tuple[Lease, Candidate]]] = defaultdict(list)
     for session, candidate in chosen:
         lease = _lease(core, turn, session, candidate)
         rows.append((lease.lease, session.holder.worker.worker, int(lease.slot), turn.now.wall_ms, candidate.seq))
-        pushes[session.route].append(_grant(core, lease, candidate))
+        pushes[session.route].append((lease, candidate))
     core.store.jobs.lease(rows)
-    for route, grants in pushes.items():
-        session = core.sessions[route]
-        session.pushes += 1
-        turn.send(route, Push(session.number, session.pushes, grants))
+    for route, leases in pushes.items():
+        _push(core, turn, core.sessions[route], leases)
+
+
+def _push(core: Core, turn: Turn, session: Session, leases: list[tuple[Lease, Candidate]]) -> None:
+    """Say it in as few messages as the size of a message allows."""
+    grants: list[Grant] = []
+    chars = 0
+    for lease, candidate in leases:
+        more = len(candidate.command) + len(candidate.env or b"")
+        if grants and chars + more > PUSH_CHARS:
+            session.pushes += 1
+            turn.send(session.route, Push(session.number, session.pushes, grants))
+            grants, chars = [], 0
+        lease.push = session.pushes + 1
+        grants.append(_grant(core, lease, candidate))
+        chars += more
+    session.pushes += 1
+    turn.send(session.route, Push(session.number, session.pushes, grants))
 
 
 def _candidates(core: Core, buckets: list[int], limit: int) -> list[Candidate]:
@@ -122,7 +140,6 @@ def _lease(core: Core, turn: Turn, session: Session, candidate: Candidate) -> Le
         holder=session.holder,
         output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit),
         session=session.number,
-        push=session.pushes + 1,
     )
     core.leases[number] = session.holder.leases[number] = lease
     core.tally.move(candidate.bucket, candidate.state, CODES[after(STATES[candidate.state], Event.LEASE)])

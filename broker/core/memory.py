@@ -101,7 +101,8 @@ class Session:
     slots: int
     queues: frozenset[str]  # empty: all
     pushes: int = 0  # number of the last push
-    deaf_beats: int = 0  # heartbeats in a row that had not seen the last push
+    received: int = 0  # the last push that it had seen by its last heartbeat
+    deaf_beats: int = 0  # heartbeats in a row that missed a push and had seen none since the one before
     draining: bool = False
     stopping: bool = False
     silent: bool = False  # not heard of for some heartbeats: nothing new for it
@@ -109,9 +110,14 @@ class Session:
     no_ahead_until_ms: int = 0  # a lease granted ahead came back unused
     run_ms: float | None = None  # moving average of its jobs' durations
 
+    @property
+    def is_working(self) -> bool:
+        """Whether it takes anything new, as far as its worker is concerned."""
+        return not self.draining and not self.stopping
+
     def room(self, mono_ms: int) -> int:
         """How many more leases it may have now: credit is absolute, so lost messages cannot leak it."""
-        if self.draining or self.stopping or self.silent or mono_ms < self.paused_until_ms:
+        if not self.is_working or self.silent or mono_ms < self.paused_until_ms:
             return 0
         ahead = self._ahead() if mono_ms >= self.no_ahead_until_ms else 0
         return self.slots + ahead - len(self.holder.leases)

@@ -135,7 +135,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
 def on_release(core: Core, turn: Turn, session: Session, message: Release) -> None:
     """Leases that a worker gives back."""
     for returned in message.leases:
-        lease = core.leases.get(returned.lease)
+        lease = session.holder.leases.get(returned.lease)
         if lease is None:
             continue
         _mind(turn, session, returned)
@@ -152,6 +152,8 @@ def _mind(turn: Turn, session: Session, returned: Returned) -> None:
     elif returned.reason == "busy":
         session.no_ahead_until_ms = turn.now.mono_ms + NO_AHEAD_MS
         session.run_ms = None
+    elif returned.reason in ("draining", "stopped"):
+        session.draining = True  # its next heartbeat says so too; until then it would get the same job again
 
 
 def give_back(core: Core, turn: Turn, lease: Lease, reason: str) -> None:

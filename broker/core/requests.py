@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any
 from broker.core import asks, deeds, enqueues
 from broker.core.envelope import Envelope, failed, ok
 from broker.core.turn import Turn
+from broker.store import StoreFull, StoreRefused
 from broker.store.ledger import StoredReply
-from queuectl.errors import BadRequest, Internal, QueuectlError, RequestIdReused, ShuttingDown, VersionMismatch
+from queuectl.errors import (
+    BadRequest,
+    QueuectlError,
+    RequestIdReused,
+    ShuttingDown,
+    StorageFailed,
+    VersionMismatch,
+)
 from queuectl.requests import OPS, Enqueue, Request, Wait
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
@@ -23,6 +31,9 @@ if TYPE_CHECKING:
     from broker.core.core import Core
 
 Handler = Callable[["Core", Turn, Any], dict[str, Any]]
+
+# Not the request's fault: the transaction may be gone already, so the whole turn is void.
+OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)
 
 HANDLERS: dict[str, Handler] = {
     "ping": asks.ping,
@@ -47,13 +58,16 @@ def on_requests(core: Core, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]
     changing = [request.id for _, request in parsed if OPS[request.op].changes]
     answered = core.store.ledger.replies(changing) if changing else {}
     batch: list[tuple[Envelope, Request]] = []
+    in_batch: set[str] = set()
     for envelope, request in parsed:
-        if request.op == "enqueue" and request.id not in answered and all(r.id != request.id for _, r in batch[-8:]):
+        if request.op != "enqueue" or request.id in in_batch:
+            _store(core, turn, batch, answered)
+            batch, in_batch = [], set()
+        if request.op == "enqueue" and request.id not in answered:
             batch.append((envelope, request))
-            continue
-        _store(core, turn, batch, answered)
-        batch = []
-        _carry_out(core, turn, envelope, request, answered)
+            in_batch.add(request.id)
+        else:
+            _carry_out(core, turn, envelope, request, answered)
     _store(core, turn, batch, answered)
 
 
@@ -92,6 +106,8 @@ def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, ans
         if core.stopping and OPS[request.op].changes:
             raise ShuttingDown(hint="start it again: queuectl broker start")
         body = encode(HANDLERS[request.op](core, turn, args))
+    except OF_THE_STORE:
+        raise
     except QueuectlError as error:
         _refuse(turn, envelope, request, error)
         return
@@ -124,6 +140,5 @@ def _keep(turn: Turn, request: Request, body: bytes, answered: dict[str, StoredR
 
 
 def _refuse(turn: Turn, envelope: Envelope, request: Request, error: QueuectlError) -> None:
-    level = "error" if isinstance(error, Internal) else "info"
-    turn.log(level, "request_refused", request_id=request.id, code=error.code, reason=error.message)
+    turn.log("info", "request_refused", request_id=request.id, code=error.code, reason=error.message)
     turn.reply(envelope, failed(request.id, error))

@@ -123,6 +123,7 @@ def _open_session(core: Core, turn: Turn, route: bytes, hello: Hello, holder: Ho
         close_route(core, turn, holder.session.route, "superseded")
     if route in core.sessions:
         close_route(core, turn, route, "superseded")
+    core.holders[hello.boot] = holder  # the end of its old session may have let it go
     core.sessions_opened += 1
     number = core.epoch * _EPOCH_SHIFT + core.sessions_opened
     session = Session(number, route, holder, hello.slots, frozenset(hello.queues))
@@ -136,13 +137,14 @@ def _compare(
     core: Core, turn: Turn, session: Session, named: list[Held], *, is_new: bool
 ) -> tuple[list[int], list[int]]:
     """What the worker may keep and what it must drop; what it has lost goes back to the queue."""
-    keep, drop = [], []
+    keep: list[int] = []
+    drop: list[int] = []
     for held in named:
-        known = held.lease in core.leases or held.done
-        if known or adopt_lost(core, turn, held.lease, held.job, held.attempt, session.holder):
-            keep.append(held.lease)
-        else:
-            drop.append(held.lease)
+        lease = core.leases.get(held.lease)
+        if lease is None:  # done or not: nobody else need run it again
+            lease = adopt_lost(core, turn, held.lease, held.job, held.attempt, session.holder)
+        is_ours = lease is not None and lease.holder is session.holder
+        (keep if is_ours or held.done else drop).append(held.lease)  # a result always gets its verdict
     if is_new:
         names = {held.lease for held in named}
         for lease in list(session.holder.leases.values()):
@@ -173,7 +175,7 @@ def _welcome(core: Core, session: Session, keep: list[int], drop: list[int]) -> 
 
 def _on_beat(core: Core, turn: Turn, session: Session, beat: Beat) -> None:
     named = {*beat.held, *beat.done}
-    drop = [number for number in beat.held if number not in core.leases]
+    drop = [number for number in beat.held if number not in session.holder.leases]
     deaf = False
     for lease in list(session.holder.leases.values()):
         if lease.lease in named:
@@ -183,7 +185,8 @@ def _on_beat(core: Core, turn: Turn, session: Session, beat: Beat) -> None:
         else:
             reports.give_back(core, turn, lease, "undelivered")
     session.draining = beat.draining
-    session.deaf_beats = session.deaf_beats + 1 if deaf else 0
+    session.deaf_beats = session.deaf_beats + 1 if deaf and beat.received == session.received else 0
+    session.received = beat.received
     if session.deaf_beats >= DEAF_BEATS_MAX:
         turn.send(session.route, Who())
         close_route(core, turn, session.route, "hears nothing")
@@ -266,10 +269,3 @@ def close_route(core: Core, turn: Turn, route: bytes, why: str) -> None:
     if not session.holder.leases:
         core.holders.pop(session.holder.worker.boot, None)
     turn.log("info", "session_closed", worker_id=session.holder.worker.name, reason=why)
-
-
-def forget_holder(core: Core, holder: Holder) -> None:
-    """A boot that never came to be: the turn of its hello failed."""
-    core.holders.pop(holder.worker.boot, None)
-    if holder.session is not None:
-        core.sessions.pop(holder.session.route, None)

@@ -58,7 +58,7 @@ def _reason(core: Core, state: JobState, row: JobRow) -> str | None:
         return "backoff"
     if state in (JobState.PENDING, JobState.FAILED):
         queue = core.queues[row.bucket]
-        served = any(session.serves(queue) and not session.stopping for session in core.sessions.values())
+        served = any(session.serves(queue) and session.is_working for session in core.sessions.values())
         return row.reason if served else "no_worker"
     return row.reason
 
@@ -128,6 +128,6 @@ def _worker_state(holder: Holder) -> str:
         return "away"
     if session.silent:
         return "silent"
-    if session.draining or session.stopping:
+    if not session.is_working:
         return "draining"
     return "busy" if len(holder.leases) >= session.slots else "idle" if not holder.leases else "running"

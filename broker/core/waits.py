@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.core.envelope import ok
@@ -46,7 +46,8 @@ def answer(core: Core, turn: Turn) -> None:
         return
     left = []
     for waiter in core.waiters:
-        waiter.jobs -= turn.over
+        if not turn.over.isdisjoint(waiter.jobs):
+            waiter = replace(waiter, jobs=waiter.jobs - turn.over)  # a new one: the turn may fail yet
         done = waiter.is_over(core)
         if done or waiter.deadline_ms <= turn.now.mono_ms or core.stopping:
             turn.reply(waiter.envelope, ok(waiter.request_id, waiter.answer(core, done=done)))

@@ -51,13 +51,14 @@ WHERE seq = ? AND lease = ? AND state = ?"""
 
 # A job whose lease was lost goes on under the same lease: its worker is back and nobody else has it.
 ADOPT = """
-UPDATE job SET state = 1, ready = 0, losses = max(losses - 1, 0), worker = ?, reason = NULL, updated_at_ms = ?
+UPDATE job SET state = 1, ready = 0, losses = max(losses - 1, 0), worker = ?, slot = 1, reason = NULL,
+               updated_at_ms = ?
 WHERE seq = ? AND lease = ? AND state = 0"""
 
 # Jobs whose time has come, the longest due first.
 PROMOTE = """
-UPDATE job SET ready = 1
-WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?)"""
+UPDATE job SET ready = CASE WHEN losses < ? THEN 1 ELSE 3 END
+WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?) RETURNING bucket"""
 
 # When is the next delayed job due?
 NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
@@ -149,9 +150,9 @@ class Jobs:
         """Give a lost lease back to its worker; False if the job has gone on without it."""
         return self._db.run(ADOPT, (worker, now_ms, seq, lease)) == 1
 
-    def promote_due(self, now_ms: int, limit: int) -> int:
-        """Make jobs ready whose time has come; how many."""
-        return self._db.run(PROMOTE, (now_ms, limit))
+    def promote_due(self, now_ms: int, limit: int, *, alone_from_losses: int) -> set[int]:
+        """Make jobs ready whose time has come; the queues they are in."""
+        return {bucket for (bucket,) in self._db.query(PROMOTE, (alone_from_losses, now_ms, limit))}
 
     def next_due_ms(self) -> int | None:
         """When the next delayed job is due."""
