@@ -12,6 +12,7 @@ from broker.store.connection import CHECKPOINT_BYTES, Connection, StoreFull, Sto
 from broker.store.history import History
 from broker.store.jobs import Jobs
 from broker.store.ledger import Ledger
+from queuectl.errors import StorageFailed
 
 __all__ = ["Store", "StoreFull", "StoreRefused", "open_store"]
 
@@ -46,7 +47,10 @@ class Store:
 
     def check(self) -> list[str]:
         """What SQLite's quick check finds wrong; empty if all is well."""
-        found = [str(row[0]) for row in self._db.query("PRAGMA quick_check")]
+        try:
+            found = [str(row[0]) for row in self._db.query("PRAGMA quick_check")]
+        except StorageFailed as error:  # so damaged that the check could not go on
+            return [error.message]
         return [] if found == ["ok"] else found
 
     def close(self) -> None:

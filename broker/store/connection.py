@@ -131,7 +131,10 @@ def open_connection(path: Path | str, *, create: bool) -> Connection:
     """Open and, where it is new, make the database. Raises DatabaseRefused for a foreign, newer or missing one."""
     if not create and not Path(path).exists():
         raise DatabaseRefused(f"there is no database at {path}")
-    connection = Connection(path)
+    try:
+        connection = Connection(path)
+    except sqlite3.Error as error:
+        raise DatabaseRefused(f"cannot open {path}: {error}") from error
     try:
         _prepare(connection)
     except StorageFailed as error:
