@@ -94,7 +94,11 @@ class Children:
         """Read what the commands wrote, and tell of those that have ended."""
         ended = []
         for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
-            running, stream = self._by_fd[fd]
+            # A child about to exec still has copies of our descriptors, which keep a closed one alive in the epoll
+            # for microseconds. So an event may be for nobody, or for the next owner of a number; neither does harm.
+            running, stream = self._by_fd.get(fd, (None, 0))
+            if running is None:
+                continue
             if stream == _LEADER:
                 ended.append(running)
             else:

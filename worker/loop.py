@@ -86,7 +86,6 @@ class WorkerLoop:
             self._children.tick(now)
             self._tend_spool(now)
             self._act(now)
-        self._log.info("worker_stopped", exit_code=self._left.code)
         return self._left.code
 
     def _is_over(self, now: Now) -> bool:
