@@ -225,7 +225,7 @@ class BrokerHarness:
     def state_of(self, job_id: str) -> str:
         """Where it stands, without a turn."""
         [(code,)] = self.store._db.query("SELECT state FROM job WHERE id = ?", (job_id,))
-        return STATES[code].value
+        return str(STATES[code].value)
 
     def state(self, job_id: str) -> str:
         """Where it stands."""
@@ -323,7 +323,7 @@ class FakeWorker:
         self.tell(Results(self.session, list(results)))
         return [verdict.verdict for verdict in self.take(Recorded).verdicts]
 
-    def finish(self, grant: Grant, exit_code: int = 0, **changes: Any) -> str:
+    def finish(self, grant: Grant, exit_code: int | None = 0, **changes: Any) -> str:
         """Report the end of a job; the verdict."""
         [verdict] = self.report(result(grant, exit_code, **changes))
         return verdict

@@ -138,7 +138,7 @@ def _lease(core: Core, turn: Turn, session: Session, candidate: Candidate) -> Le
         run_at_ms=candidate.run_at_ms,
         policy=Policy(candidate.max_retries, candidate.backoff_base, candidate.backoff_max, candidate.backoff_jitter),
         holder=session.holder,
-        output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit),
+        output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit, is_new=True),
         session=session.number,
     )
     core.leases[number] = session.holder.leases[number] = lease

@@ -45,6 +45,7 @@ class Kept:
     seq: int
     attempt: int
     limit: int  # bytes of each stream
+    is_new: bool = False  # nothing of it was stored before: no need to look
     streams: dict[int, Stream] = field(default_factory=dict)
     last: LastPiece | None = None
     totals: tuple[int, int] | None = None  # bytes of both streams, once the attempt has ended

@@ -13,7 +13,7 @@ from broker.core.memory import Kept, LastPiece, Session, Stream
 from broker.core.turn import Turn
 from broker.store.history import ChunkKey
 from queuectl.jobs import Outcome
-from queuectl.messages import Output, Piece, Taken
+from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
 
 if TYPE_CHECKING:
     from broker.core.core import Core
@@ -33,6 +33,11 @@ def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None
         if kept is not None and kept.is_complete():
             core.closing.pop(piece.lease, None)
     turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
+
+
+def has_begun(core: Core, kept: Kept) -> bool:
+    """Whether the command has written anything: then its attempt did run, whatever its worker says."""
+    return any(_stream(core, kept, number).received for number in (STDOUT, STDERR))
 
 
 def expect_more(core: Core, lease: int, kept: Kept) -> None:
@@ -61,7 +66,7 @@ def _kept(core: Core, turn: Turn, piece: Piece) -> Kept | None:
 
 def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
     """Keep what is new of a piece; up to where the stream has been dealt with."""
-    stream = kept.streams.get(piece.stream) or _read_back(core, kept, piece.stream)
+    stream = _stream(core, kept, piece.stream)
     data = piece.data[max(0, stream.received - piece.offset) :]
     if data:
         end = piece.offset + len(piece.data)
@@ -70,9 +75,16 @@ def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
     return stream.received
 
 
+def _stream(core: Core, kept: Kept, number: int) -> Stream:
+    stream = kept.streams.get(number)
+    if stream is None:
+        stream = kept.streams[number] = Stream() if kept.is_new else _read_back(core, kept, number)
+    return stream
+
+
 def _read_back(core: Core, kept: Kept, number: int) -> Stream:
     """The state of a stream whose attempt is older than this broker, from what is kept of it."""
-    stream = kept.streams[number] = Stream()
+    stream = Stream()
     for offset, length in core.store.history.extents(kept.seq, kept.attempt, number):
         if not stream.tail and stream.head_bytes + length <= kept.limit // 2:
             stream.head_bytes += length

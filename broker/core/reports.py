@@ -95,7 +95,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
             attempt=lease.attempt,
             lease=lease.lease,
             worker=lease.holder.worker.worker,
-            started_at_ms=turn.now.wall_ms - result.duration_ms if result.started_at_ms == 0 else result.started_at_ms,
+            started_at_ms=result.started_at_ms or max(0, turn.now.wall_ms - result.duration_ms),
             finished_at_ms=turn.now.wall_ms,
             duration_ms=result.duration_ms,
             outcome=result.outcome,
@@ -158,7 +158,7 @@ def _mind(turn: Turn, session: Session, returned: Returned) -> None:
 
 def give_back(core: Core, turn: Turn, lease: Lease, reason: str) -> None:
     """The job is pending again and nothing is counted; the number of a run that never started is used again."""
-    if reason in HAD_STARTED:
+    if reason in HAD_STARTED or outputs.has_begun(core, lease.output):
         turn.ended.append(_unheard(turn, lease, Outcome.RELEASED, reason))
     else:
         lease.attempt -= 1
@@ -170,6 +170,7 @@ def lose(core: Core, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> 
     """The worker of this lease is lost: the job is pending again, or dead if that happened too often."""
     max_losses = core.settings["max_losses"]
     assert isinstance(max_losses, int)
+    held_slot = held_slot or outputs.has_begun(core, lease.output)
     decision = decide_loss(held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses)
     if held_slot:
         turn.ended.append(_unheard(turn, lease, Outcome.LOST, why))
