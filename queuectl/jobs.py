@@ -6,7 +6,6 @@ broker on what arrives by wire, so both refuse the same things in the same words
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -21,6 +20,7 @@ from queuectl.times import parse_rfc3339
 
 COMMAND_BYTES_MAX = 128 * 1024 - 1  # one argument of execve holds 128 KiB with its end mark (MAX_ARG_STRLEN)
 ENV_BYTES_MAX = 128 * 1024  # all of a job's env; leaves room beside the worker's own under ARG_MAX
+CWD_BYTES_MAX = 4095  # PATH_MAX less its end mark
 PRIORITY_MAX = 1_000_000
 SECONDS_MAX = 10 * 365 * 86400.0
 DEFAULT_QUEUE = "default"
@@ -121,8 +121,8 @@ def check_job(spec: JobSpec) -> None:
         raise BadJob("delay and run_at exclude each other")
     if spec.run_at is not None:
         _check_run_at(spec.run_at)
-    if spec.cwd is not None and ("\0" in spec.cwd or not spec.cwd.startswith("/")):
-        raise BadJob("cwd: must be an absolute path", hint="the job may run on another machine than yours")
+    if spec.cwd is not None:
+        _check_cwd(spec.cwd)
     if spec.env is not None:
         _check_env(spec.env)
 
@@ -138,8 +138,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not (math.isfinite(value) and low <= value <= high):
-        raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {value:g}")
+    if value is not None and not low <= value <= high:  # so NaN is refused as well
+        raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {str(value)[:40]}")
 
 
 def _check_command(command: str) -> None:
@@ -158,10 +158,21 @@ def _check_command(command: str) -> None:
         )
 
 
+def _check_cwd(path: str) -> None:
+    if "\0" in path or not path.startswith("/"):
+        raise BadJob("cwd: must be an absolute path", hint="the job may run on another machine than yours")
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        raise BadJob("cwd: is not valid UTF-8") from None
+    if size > CWD_BYTES_MAX:
+        raise BadJob(f"cwd: has {size} bytes, the system takes {CWD_BYTES_MAX}")
+
+
 def _check_run_at(text: str) -> None:
     try:
         parse_rfc3339(text)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise BadJob(f"run_at: {error}") from None
 
 

@@ -7,8 +7,9 @@ seconds stand only at the edges (command line, configuration, JSON).
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  UTC, as is everything that it is compared with
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -31,13 +32,16 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].upper() not in _SIZES:
         raise ValueError(f"{text!r} is not a size; write 4096, 64KiB, 10MB or 1GiB")
-    return int(float(match[1]) * _SIZES[match[2].upper()])
+    try:
+        return int(float(match[1]) * _SIZES[match[2].upper()])
+    except OverflowError:
+        raise ValueError(f"{text[:40]!r}… is too large") from None
 
 
 def rfc3339(instant_ms: int) -> str:
     """`2026-11-22T16:28:00.123Z`: UTC, milliseconds."""
-    whole_s, rest_ms = divmod(instant_ms, 1000)
-    return f"{datetime.fromtimestamp(whole_s, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ms:03d}Z"
+    instant = _EPOCH + timedelta(milliseconds=instant_ms)
+    return instant.isoformat(timespec="milliseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> int:
@@ -48,7 +52,10 @@ def parse_rfc3339(text: str) -> int:
         instant = None
     if instant is None or instant.tzinfo is None:
         raise ValueError(f"{text!r} is not a time with its zone; write it like 2026-11-22T03:00:00Z")
-    return round(instant.timestamp() * 1000)
+    try:
+        return (instant.astimezone(UTC).replace(tzinfo=None) - _EPOCH) // timedelta(milliseconds=1)
+    except OverflowError:  # in UTC it lies outside the years 1 to 9999
+        raise ValueError(f"{text!r} is too far away") from None
 
 
 def human_duration(seconds: float) -> str:
