@@ -98,6 +98,7 @@ class BrokerProcess:
         self.log_file = Path(tempfile.mkdtemp(prefix="q-log-")) / "broker.log"
         self._insecure = insecure
         self._process: subprocess.Popen[bytes] | None = None
+        self._told: int | None = None  # the pipe over which it says that it is ready
 
     @property
     def endpoint(self) -> str:
@@ -112,7 +113,12 @@ class BrokerProcess:
 
     def start(self) -> dict[str, Any]:
         """Start it and wait until it is ready; what it said then. Raises StartFailed."""
-        told, tell = os.pipe()
+        self.spawn()
+        return self.ready()
+
+    def spawn(self) -> None:
+        """Start it and do not wait."""
+        self._told, tell = os.pipe()
         options = {
             "home": str(self.home.path),
             "data_dir": str(self.data_dir),
@@ -124,6 +130,11 @@ class BrokerProcess:
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, cwd=ROOT, pass_fds=(tell,))
         os.close(tell)
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until it is ready, after `spawn`."""
+        told, self._told = self._told, None
+        assert told is not None
         said = _read_to_end(told)
         if "error" in said:
             raise StartFailed(said["error"], self.wait())
@@ -143,6 +154,9 @@ class BrokerProcess:
         """SIGKILL."""
         self.process.kill()
         self.wait()
+        if self._told is not None:
+            os.close(self._told)
+            self._told = None
 
     def pause(self) -> None:
         """SIGSTOP, and wait until it has stopped."""
@@ -213,20 +227,28 @@ class RawClient:
     def _connect(self) -> zmq.Socket[bytes]:
         link = self._context.socket(zmq.REQ)
         link.linger = 0
+        link.sndtimeo = 1000  # with `immediate`, a send to a peer that has just gone would wait for ever
         link.immediate = 1
         link.connect(self._endpoint)
         return link
 
     def send(self, body: bytes) -> None:
-        """Send any bytes as a request."""
+        """Send any bytes as a request. Raises TimeoutError if the broker went in this moment."""
         assert self._socket.poll(int(LIMIT_S * 1000), zmq.POLLOUT), "no broker"
-        self._socket.send(body)
+        try:
+            self._socket.send(body)
+        except zmq.Again:
+            self._renew()
+            raise TimeoutError from None
+
+    def _renew(self) -> None:
+        self._socket.close(0)
+        self._socket = self._connect()
 
     def receive(self, limit_s: float = LIMIT_S) -> dict[str, Any]:
         """The reply. Raises TimeoutError, after which the socket is a new one."""
         if not self._socket.poll(int(limit_s * 1000)):
-            self._socket.close(0)
-            self._socket = self._connect()
+            self._renew()
             raise TimeoutError
         reply: dict[str, Any] = msgpack.unpackb(self._socket.recv())
         return reply
@@ -287,6 +309,7 @@ class ScriptedWorker:
     def _connect(self) -> zmq.Socket[bytes]:
         link = self._context.socket(zmq.DEALER)
         link.linger = 0
+        link.sndtimeo = 1000
         link.immediate = 1
         link.rcvhwm = 0
         link.maxmsgsize = REPLY_BYTES_MAX
@@ -301,11 +324,14 @@ class ScriptedWorker:
         self.socket = self._connect()
 
     def say(self, message: ToBroker) -> None:
-        """Send one message."""
-        self.socket.send(encode(message))
+        """Send one message. Raises TimeoutError if the broker is away."""
+        try:
+            self.socket.send(encode(message))
+        except zmq.Again:
+            raise TimeoutError from None
 
-    def hello(self, *, queues: tuple[str, ...] = (), done: tuple[int, ...] = ()) -> Welcome:
-        """Begin a session; what the broker welcomed us with. Messages of older sessions are forgotten."""
+    def hello(self, *, queues: tuple[str, ...] = (), done: tuple[int, ...] = (), limit_s: float = LIMIT_S) -> Welcome:
+        """Begin a session; what the broker welcomed us with. `done`: held leases whose results wait."""
         held = [Held(grant.lease, grant.job, grant.attempt, grant.lease in done) for grant in self.grants.values()]
         self.say(
             Hello(
@@ -323,7 +349,7 @@ class ScriptedWorker:
                 broker=self.broker_id if held else "",
             )
         )
-        welcome = self.hear(Welcome)
+        welcome = self.hear(Welcome, limit_s)
         self.session, self.broker_id = welcome.session, welcome.broker
         self.beats = self.received = 0
         for lease in welcome.drop:
@@ -333,19 +359,28 @@ class ScriptedWorker:
     def hear(self, kind: type[M], limit_s: float = LIMIT_S) -> M:
         """The next message of this kind; others wait until they are asked for."""
         end = time.monotonic() + limit_s
+        for place, message in enumerate(self._waiting):
+            if isinstance(message, kind):
+                del self._waiting[place]
+                return message
         while True:
-            for place, message in enumerate(self._waiting):
-                if isinstance(message, kind):
-                    del self._waiting[place]
-                    return message
-            left_ms = int((end - time.monotonic()) * 1000)
-            if left_ms <= 0 or not self.socket.poll(left_ms):
-                raise TimeoutError(f"no {kind.__name__}; waiting: {self._waiting}")
-            message = decode(self.socket.recv(), TO_WORKER, bytes_max=REPLY_BYTES_MAX)
-            if isinstance(message, Push):
-                self.received = message.seq
-                self.grants |= {grant.lease: grant for grant in message.grants}
+            message = self._receive(end - time.monotonic())
+            if isinstance(message, kind):
+                return message
             self._waiting.append(message)
+
+    def next(self, limit_s: float = LIMIT_S) -> ToWorker:
+        """The next message, whatever it is."""
+        return self._waiting.pop(0) if self._waiting else self._receive(limit_s)
+
+    def _receive(self, limit_s: float) -> ToWorker:
+        if not self.socket.poll(max(0, int(limit_s * 1000))):
+            raise TimeoutError(f"nothing was said; waiting: {self._waiting}")
+        message = decode(self.socket.recv(), TO_WORKER, bytes_max=REPLY_BYTES_MAX)
+        if isinstance(message, Push):
+            self.received = message.seq
+            self.grants |= {grant.lease: grant for grant in message.grants}
+        return message
 
     def pushed(self) -> list[Grant]:
         """The grants of the next push."""
