@@ -59,7 +59,11 @@ class Child:
             os.close(self.reader)
 
 
-def launch(session: Session, arguments: list[str], *, log: Path | None) -> Child:
+# It outlives us and must not be our child: a worker ends all its descendants when it ends.
+_DISOWN = ["/bin/sh", "-c", '"$@" &', "sh"]
+
+
+def launch(session: Session, arguments: list[str], *, log: Path | None, disown: bool = False) -> Child:
     """Start a process in a session of its own; its words go to the log, or to our stderr."""
     reader, writer = os.pipe()
     line, environment = command(session, [*arguments, "--ready-fd", str(writer)])
@@ -70,7 +74,7 @@ def launch(session: Session, arguments: list[str], *, log: Path | None) -> Child
         line += ["--log-file", str(log)]
     try:
         process = subprocess.Popen(
-            line,
+            [*_DISOWN, *line] if disown else line,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -94,8 +98,8 @@ def spawn(session: Session, arguments: list[str], *, log: Path) -> dict[str, Any
 
     Raises the error that it reports instead, or NotReady if it ends or takes too long.
     """
-    child = launch(session, arguments, log=log)
-    child.process.returncode = 0  # nobody here will wait for it
+    child = launch(session, arguments, log=log, disown=True)
+    child.process.wait()  # the shell between us
     return child.await_ready()
 
 

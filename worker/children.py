@@ -85,6 +85,11 @@ class Children:
         self._by_fd[fd] = (running, stream)
         self._epoll.register(fd, select.EPOLLIN)
 
+    def _unwatch(self, fd: int) -> None:
+        """Before the close: a child about to exec has copies of our descriptors, which keep it in the epoll."""
+        self._epoll.unregister(fd)
+        del self._by_fd[fd]
+
     def pid_of(self, lease: int) -> int:
         return self._by_lease[lease].child.pid
 
@@ -94,11 +99,7 @@ class Children:
         """Read what the commands wrote, and tell of those that have ended."""
         ended = []
         for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
-            # A child about to exec still has copies of our descriptors, which keep a closed one alive in the epoll
-            # for microseconds. So an event may be for nobody, or for the next owner of a number; neither does harm.
-            running, stream = self._by_fd.get(fd, (None, 0))
-            if running is None:
-                continue
+            running, stream = self._by_fd[fd]
             if stream == _LEADER:
                 ended.append(running)
             else:
@@ -107,13 +108,13 @@ class Children:
             self._end(running, listener, now)
 
     def _read(self, running: Running, stream: int, listener: Listener) -> None:
-        fd = running.child.pipes[stream]
         data = running.child.read(stream)
         if data:
             if not running.is_ended:
                 listener.on_output(running.lease, stream, data)
         elif data is not None:
-            del self._by_fd[fd]  # closing it took it out of the epoll
+            self._unwatch(running.child.pipes[stream])
+            running.child.close_pipe(stream)
 
     def _end(self, running: Running, listener: Listener, now: Now) -> None:
         child = running.child
@@ -122,13 +123,10 @@ class Children:
             return
         for stream in (STDOUT, STDERR):
             if stream in child.pipes:
-                fd = child.pipes[stream]
                 for data in child.read_rest(stream):
                     listener.on_output(running.lease, stream, data)
-                if stream not in child.pipes:
-                    del self._by_fd[fd]
         left = self.tree.leader_ended(child.pid, now.mono_ms, keep=running.keep_children, kill_at_ms=running.kill_at_ms)
-        del self._by_fd[child.handle]
+        self._unwatch(child.handle)
         child.reap()
         del self._by_lease[running.lease]
         is_kept = running.keep_children and running.kill_at_ms is None
@@ -138,9 +136,9 @@ class Children:
         listener.on_exit(running.lease, exit_code=status[0], signal=status[1], note=_note(left, is_kept), now=now)
 
     def _close_pipes(self, child: Child) -> None:
-        for fd in child.pipes.values():
-            del self._by_fd[fd]
-        child.close_pipes()
+        for stream, fd in list(child.pipes.items()):
+            self._unwatch(fd)
+            child.close_pipe(stream)
 
     # --- force ---
 

@@ -115,16 +115,11 @@ class Child:
         self.pipes = {STDOUT: stdout, STDERR: stderr}  # those still open
 
     def read(self, stream: int) -> bytes | None:
-        """What there is to read, at most READ_BYTES_MAX. None: nothing now. Empty: the pipe has ended and is closed."""
-        fd = self.pipes[stream]
+        """What there is to read, at most READ_BYTES_MAX. None: nothing now. Empty: the pipe has ended."""
         try:
-            data = os.read(fd, READ_BYTES_MAX)
+            return os.read(self.pipes[stream], READ_BYTES_MAX)
         except BlockingIOError:
             return None
-        if not data:
-            os.close(fd)
-            del self.pipes[stream]
-        return data
 
     def read_rest(self, stream: int) -> list[bytes]:
         """What is in the pipe now; others may hold it open and go on writing, so there is a bound."""
@@ -150,7 +145,5 @@ class Child:
         os.waitid(os.P_PIDFD, self.handle, os.WEXITED | os.WNOHANG)
         os.close(self.handle)
 
-    def close_pipes(self) -> None:
-        for fd in self.pipes.values():
-            os.close(fd)
-        self.pipes.clear()
+    def close_pipe(self, stream: int) -> None:
+        os.close(self.pipes.pop(stream))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import queuectl
@@ -57,7 +59,7 @@ def run_worker(
     home.prepare()
     if config.log_format == "auto":
         config = replace(config, log_format="console" if human else "json")
-    _fill_standard_streams()
+    _set_descriptors_right()
     order = Order(home, config, slots, queues, os.getpid())
     death = guard(lambda guardian: _work(order, guardian, ready))
     if death.is_clean:
@@ -166,10 +168,12 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     return WorkerLoop(core, rooms, on_ready)
 
 
-def _fill_standard_streams() -> None:
-    """Nothing that is opened later may get the number of a standard stream."""
-    while True:
-        fd = os.open(os.devnull, os.O_RDWR)
-        if fd > 2:
-            os.close(fd)
-            return
+def _set_descriptors_right() -> None:
+    """Nothing that is opened later gets the number of a standard stream, and jobs inherit nothing but those three."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):  # the descriptor of this very list
+            if int(entry.name) > 2:
+                os.set_inheritable(int(entry.name), False)
