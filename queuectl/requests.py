@@ -66,7 +66,7 @@ class Output(_Args, frozen=True):
 
 
 class List(_Args, frozen=True):
-    """Jobs, newest first, in slices. → `{jobs, next, counted}`; ask again with `cursor` = `next` until it is null."""
+    """Jobs, newest first, in slices. → `{jobs, next}`; ask again with `cursor` = `next` until it is null."""
 
     state: str | None = None
     queue: str | None = None

@@ -17,6 +17,7 @@ from queuectl.settings import DEFAULTS
 if TYPE_CHECKING:
     from broker.core.core import Core
 
+JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 OUTPUT_BYTES_PER_REPLY = 512 * 1024
 _CHUNKS_PER_REPLY = 64
 _FAR = 2**62
@@ -56,6 +57,12 @@ def list_jobs(core: Core, turn: Turn, args: List) -> dict[str, Any]:
     rows, following = core.store.jobs.page(
         state=state, bucket=bucket, below_seq=min(below, core.next_seq), limit=args.limit
     )
+    size = 0
+    for place, row in enumerate(rows, 1):
+        size += len(row.command)
+        if size > JOB_CHARS_PER_REPLY and place < len(rows):
+            rows, following = rows[:place], row.seq
+            break
     return {"jobs": [views.job(core, row) for row in rows], "next": following}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.core import outputs
 from broker.core.find import find_many
 from broker.core.turn import Turn
 from broker.lifecycle import Event, after
@@ -40,6 +41,7 @@ def dlq_purge(core: Core, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     jobs, following = _dead(core, args)
     seqs = [job.seq for job in jobs]
     core.output_bytes -= core.store.history.delete(seqs)
+    outputs.forget(core, set(seqs))
     core.store.jobs.delete(seqs)
     for job in jobs:
         core.tally.add(job.bucket, job.state, -1)
@@ -110,7 +112,7 @@ def worker_stop(core: Core, turn: Turn, args: WorkerStop) -> dict[str, Any]:
         named = [_worker_named(set(chosen), text) for text in args.workers]
         chosen = {name: chosen[name] for name in named}
     for name, session in chosen.items():
-        session.stopping = True
+        session.holder.stop = args.now
         turn.send(session.route, Stop(session.number, args.now))
         turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now)
     return {"workers": sorted(chosen), "held": sum(len(session.holder.leases) for session in chosen.values())}

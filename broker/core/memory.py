@@ -90,6 +90,7 @@ class Holder:
     heard_ms: int
     leases: dict[int, Lease] = field(default_factory=dict)
     session: Session | None = None
+    stop: bool | None = None  # it was told to stop; True: at once
 
 
 @dataclass(slots=True)
@@ -105,7 +106,6 @@ class Session:
     received: int = 0  # the last push that it had seen by its last heartbeat
     deaf_beats: int = 0  # heartbeats in a row that missed a push and had seen none since the one before
     draining: bool = False
-    stopping: bool = False
     silent: bool = False  # not heard of for some heartbeats: nothing new for it
     paused_until_ms: int = 0  # its last lease came back through its own fault
     no_ahead_until_ms: int = 0  # a lease granted ahead came back unused
@@ -114,7 +114,7 @@ class Session:
     @property
     def is_working(self) -> bool:
         """Whether it takes anything new, as far as its worker is concerned."""
-        return not self.draining and not self.stopping
+        return not self.draining and self.holder.stop is None
 
     def room(self, mono_ms: int) -> int:
         """How many more leases it may have now: credit is absolute, so lost messages cannot leak it."""

@@ -35,6 +35,12 @@ def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None
     turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
 
 
+def forget(core: Core, seqs: set[int]) -> None:
+    """Output of these jobs was deleted: what memory knows of it is not true any more."""
+    for lease in [lease for lease, kept in core.closing.items() if kept.seq in seqs]:
+        del core.closing[lease]
+
+
 def has_begun(core: Core, kept: Kept) -> bool:
     """Whether the command has written anything: then its attempt did run, whatever its worker says."""
     return any(_stream(core, kept, number).received for number in (STDOUT, STDERR))
@@ -154,7 +160,8 @@ def evict(core: Core, turn: Turn) -> None:
     if core.output_bytes <= limit:
         return
     writing.flush(core, turn)
-    freed = core.store.history.evict(core.output_bytes - limit, EVICTED_PER_TURN)
+    freed, seqs = core.store.history.evict(core.output_bytes - limit, EVICTED_PER_TURN)
     core.output_bytes -= freed
+    forget(core, seqs)
     if freed:
         turn.log("info", "output_evicted", bytes=freed)

@@ -31,6 +31,7 @@ from queuectl.messages import (
     Refuse,
     Release,
     Results,
+    Stop,
     Took,
     Welcome,
     Who,
@@ -97,6 +98,8 @@ def _on_hello(core: Core, turn: Turn, route: bytes, hello: Hello) -> None:
     session.draining = hello.draining
     keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known)
     turn.send(route, _welcome(core, session, keep, drop))
+    if holder.stop is not None and session is not known and not hello.draining:
+        turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
 
 
 def _holder(core: Core, turn: Turn, hello: Hello) -> Holder:

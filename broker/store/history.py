@@ -8,6 +8,8 @@ from typing import NamedTuple
 from broker.store.connection import Connection
 from broker.store.rows import AttemptRow
 
+ATTEMPTS_SHOWN = 1000  # a job may have a million of them, and a reply has an end
+
 INSERT_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Takes back the record of a loss when the lost worker is back in time.
@@ -16,11 +18,11 @@ DELETE_LOSS = "DELETE FROM attempt WHERE seq = ? AND attempt = ? AND lease = ? A
 # The attempt that had this lease, if it has ended.
 ENDED = "SELECT lease, outcome, stdout_bytes, stderr_bytes FROM attempt WHERE seq = ? AND attempt = ?"
 
-# All attempts of a job, the first one first.
+# The latest attempts of a job.
 ATTEMPTS = """
 SELECT a.attempt, w.name, a.started_at_ms, a.finished_at_ms, a.duration_ms, a.outcome, a.exit_code, a.signal,
        a.stdout_bytes, a.stderr_bytes, a.last_line, a.note, a.lease
-FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt"""
+FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt DESC LIMIT ?"""
 
 INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data) VALUES (?, ?, ?, ?, ?)"
 
@@ -39,7 +41,7 @@ SELECT chunk, stream, offset, data FROM output WHERE seq = ? AND attempt = ? AND
 
 # The oldest output of jobs that are over.
 OLDEST = """
-SELECT chunk, length(data) FROM output o CROSS JOIN job j ON j.seq = o.seq
+SELECT chunk, length(data), o.seq FROM output o CROSS JOIN job j ON j.seq = o.seq
 WHERE j.state IN (2, 4, 5) ORDER BY chunk LIMIT ?"""
 
 EVICT = "DELETE FROM output WHERE chunk = ?"
@@ -104,8 +106,8 @@ class History:
         return Ended(*rows[0]) if rows else None
 
     def attempts(self, seq: int) -> list[AttemptView]:
-        """All ended attempts of a job."""
-        return [AttemptView(*row) for row in self._db.query(ATTEMPTS, (seq,))]
+        """The ended attempts of a job, at most ATTEMPTS_SHOWN of them, the latest one last."""
+        return [AttemptView(*row) for row in reversed(self._db.query(ATTEMPTS, (seq, ATTEMPTS_SHOWN)))]
 
     def add_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
         """Keep new pieces."""
@@ -127,16 +129,17 @@ class History:
         """(chunk, stream, offset, data) of an attempt, in order of arrival."""
         return [(c, s, o, d) for c, s, o, d in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
 
-    def evict(self, bytes_wanted: int, limit: int) -> int:
-        """Forget the oldest output of jobs that are over; how many bytes went."""
-        chosen, freed = [], 0
-        for chunk, length in self._db.query(OLDEST, (limit,)):
+    def evict(self, bytes_wanted: int, limit: int) -> tuple[int, set[int]]:
+        """Forget the oldest output of jobs that are over; how many bytes went, and of which jobs."""
+        chosen, freed, seqs = [], 0, set()
+        for chunk, length, seq in self._db.query(OLDEST, (limit,)):
             if freed >= bytes_wanted:
                 break
             chosen.append((chunk,))
+            seqs.add(seq)
             freed += length
         self._db.run_many(EVICT, chosen)
-        return freed
+        return freed, seqs
 
     def delete(self, seqs: Sequence[int]) -> int:
         """Delete the attempts and output of jobs; how many bytes of output went."""

@@ -1,0 +1,271 @@
+"""The envelope of requests, and requests that come twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from broker.core import requests
+from broker.store import StoreFull
+from queuectl.errors import BadRequest, Internal, RequestIdReused, ShuttingDown, StorageFailed, VersionMismatch
+from queuectl.requests import OPS
+from tests.harness import BrokerHarness, request
+
+ID = "request-1"
+
+
+def raw(broker: BrokerHarness, body: Any) -> dict[str, Any]:
+    """The reply to any body."""
+    broker.turn(clients=[body if isinstance(body, bytes) else msgpack.packb(body)])
+    [reply] = broker.replies()
+    return reply
+
+
+# --- the envelope ----------------------------------------------------------------------------------------
+
+
+def test_reply_carries_version_id_and_data(broker: BrokerHarness) -> None:
+    reply = raw(broker, {"v": 1, "id": ID, "op": "ping", "args": {}})
+
+    assert reply == {
+        "v": 1,
+        "id": ID,
+        "ok": {"broker": "broker-1", "version": "0.0.0", "pid": 4711, "epoch": 1, "data_dir": "/data"},
+    }
+
+
+def test_args_may_be_left_out(broker: BrokerHarness) -> None:
+    assert "ok" in raw(broker, {"v": 1, "id": ID, "op": "ping"})
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id", "code"),
+    [
+        (b"", "", "bad_request"),
+        (b"\xc1", "", "bad_request"),
+        ([1, 2], "", "bad_request"),
+        ({}, "", "bad_request"),
+        ({"v": 1, "id": "short", "op": "ping"}, "short", "bad_request"),
+        ({"v": 1, "id": "with space", "op": "ping"}, "with space", "bad_request"),
+        ({"v": 1, "id": "x" * 65, "op": "ping"}, "x" * 64, "bad_request"),
+        ({"v": 1, "id": 7, "op": "ping"}, "", "bad_request"),
+        ({"v": 1, "id": ID, "op": "ping", "more": 1}, ID, "bad_request"),
+        ({"v": 1, "id": ID, "op": "ping", "args": []}, ID, "bad_request"),
+        ({"v": 1, "id": ID, "op": "ping", "args": {"x": 1}}, ID, "bad_request"),
+        ({"v": 1, "id": ID, "op": "pong"}, ID, "bad_request"),
+        ({"v": 2, "id": ID, "op": "ping"}, ID, "version_mismatch"),
+        ({"v": "1", "id": ID, "op": "ping"}, ID, "bad_request"),
+        (b"\x00" * (4 * 2**20 + 1), "", "too_large"),
+    ],
+)
+def test_malformed_request_is_answered_with_its_id_as_far_as_it_can_be_read(
+    broker: BrokerHarness, body: Any, request_id: str, code: str
+) -> None:
+    reply = raw(broker, body)
+
+    assert reply["id"] == request_id
+    assert reply["error"]["code"] == code
+
+
+def test_unknown_operation_says_what_was_meant(broker: BrokerHarness) -> None:
+    assert broker.refused("enqueu").hint == "did you mean 'enqueue'?"
+
+
+def test_other_version_is_told_ours(broker: BrokerHarness) -> None:
+    reply = raw(broker, {"v": 9, "id": ID, "op": "ping", "whatever": "the future brings"})
+
+    assert reply["error"]["message"] == "this broker speaks version 1 of the protocol, not 9"
+    assert reply["error"]["code"] == VersionMismatch.code
+
+
+def test_refusals_are_logged(broker: BrokerHarness) -> None:
+    raw(broker, b"")
+    broker.refused("job", id="nobody")
+
+    assert [record["code"] for record in broker.events("request_refused")] == ["bad_request", "unknown_job"]
+
+
+def test_requests_are_carried_out_in_order_of_arrival(broker: BrokerHarness) -> None:
+    bodies = [
+        request("enqueue", jobs=[{"command": "a", "id": "x"}]),
+        request("status"),
+        request("config_set", key="max_retries", value=9),
+        request("enqueue", jobs=[{"command": "b", "id": "y"}]),
+        request("job", id="y"),
+    ]
+
+    broker.turn(clients=bodies)
+
+    replies = [reply["ok"] for reply in broker.replies()]
+    assert replies[1]["jobs"]["total"] == 1
+    assert replies[4]["job"]["max_retries"] == 9
+    assert broker.job("x")["max_retries"] == 3
+
+
+# --- idempotency ---------------------------------------------------------------------------------------------
+
+
+def test_repeated_request_gets_the_same_reply_and_changes_nothing(broker: BrokerHarness) -> None:
+    body = request("enqueue", request_id=ID, jobs=[{"command": "a"}, {"command": ""}])
+    first = raw(broker, body)
+    broker.enqueue()
+
+    again = raw(broker, body)
+
+    assert again == {**first, "repeated": True}
+    assert broker.ask("status")["jobs"]["total"] == 2
+
+
+@pytest.mark.parametrize("others", [0, 1, 20])
+def test_request_repeated_within_a_turn_is_carried_out_once(broker: BrokerHarness, others: int) -> None:
+    body = request("enqueue", request_id=ID, jobs=[{"command": "a"}])
+    between = [request("enqueue", jobs=[{"command": "b"}]) for _ in range(others)]
+
+    broker.turn(clients=[body, *between, body, body])
+
+    replies = broker.replies()
+    assert [reply["ok"]["ids"] for reply in replies if reply["id"] == ID] == [["a1"]] * 3
+    assert [reply.get("repeated", False) for reply in replies if reply["id"] == ID] == [False, True, True]
+    assert broker.ask("status")["jobs"]["total"] == 1 + others
+
+
+def test_reply_is_kept_over_a_crash(broker_on_disk: BrokerHarness) -> None:
+    broker = broker_on_disk
+    body = request("enqueue", request_id=ID, jobs=[{"command": "a"}])
+    first = raw(broker, body)
+    broker.crash()
+
+    assert raw(broker, body) == {**first, "repeated": True}
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("config_set", {"key": "max_retries", "value": 5}),
+        ("config_unset", {"key": "max_retries"}),
+        ("dlq_retry", {"all": True}),
+        ("dlq_purge", {"all": True}),
+    ],
+)
+def test_every_change_is_carried_out_once(broker: BrokerHarness, op: str, args: dict[str, Any]) -> None:
+    body = request(op, request_id=ID, **args)
+    first = raw(broker, body)
+
+    assert raw(broker, body) == {**first, "repeated": True}
+
+
+def test_id_used_for_another_operation_is_refused(broker: BrokerHarness) -> None:
+    raw(broker, request("enqueue", request_id=ID, jobs=[{"command": "a"}]))
+
+    error = broker.refused("config_set", request_id=ID, key="max_retries", value=5)
+
+    assert isinstance(error, RequestIdReused)
+    assert error.message == "request id request-1 was used for 'enqueue' before"
+    assert broker.ask("config_show")["changed"] == []
+
+
+def test_id_used_for_another_operation_in_the_same_turn_is_refused(broker: BrokerHarness) -> None:
+    clients = [
+        request("enqueue", request_id=ID, jobs=[{"command": "a"}]),
+        request("dlq_retry", request_id=ID, all=True),
+        request("config_set", request_id="request-2", key="max_retries", value=5),
+        request("enqueue", request_id="request-2", jobs=[{"command": "a"}]),
+    ]
+
+    broker.turn(clients=clients)
+
+    assert ["error" in reply for reply in broker.replies()] == [False, True, False, True]
+
+
+def test_questions_may_use_any_id(broker: BrokerHarness) -> None:
+    raw(broker, request("enqueue", request_id=ID, jobs=[{"command": "a"}]))
+
+    assert broker.ask("status", request_id=ID)["jobs"]["total"] == 1
+
+
+def test_refused_request_may_be_repeated_with_success(broker: BrokerHarness) -> None:
+    body = request("enqueue", request_id=ID, jobs=[{"command": "a"}])
+    broker.core.disk_low = True
+    assert "error" in raw(broker, body)
+    broker.core.disk_low = False
+
+    assert "repeated" not in raw(broker, body)
+
+
+def test_request_refused_twice_in_a_turn_is_answered_twice(broker: BrokerHarness) -> None:
+    body = request("enqueue", request_id=ID, jobs=[])
+
+    broker.turn(clients=[body, body])
+
+    assert [reply["error"]["code"] for reply in broker.replies()] == ["bad_request"] * 2
+
+
+def test_replies_are_forgotten_after_a_day(broker: BrokerHarness) -> None:
+    body = request("config_set", request_id=ID, key="max_retries", value=5)
+    raw(broker, body)
+
+    broker.after(24 * 3600 * 1000)
+    assert raw(broker, body)["repeated"] is True
+    broker.after(60_001)
+
+    assert "repeated" not in raw(broker, body)
+
+
+def test_old_replies_go_in_batches(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.core.core.TIDY_ROWS", 2)
+    for _ in range(3):
+        broker.enqueue()
+    count = "SELECT count(*) FROM reply"
+
+    broker.after(24 * 3600 * 1000 + 60_001)
+    assert broker.store._db.query(count) == [(1,)]
+    broker.after(100)
+
+    assert broker.store._db.query(count) == [(0,)]
+
+
+# --- a broker that stops, a store that fails -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.changes])
+def test_stopping_broker_takes_no_changes(broker: BrokerHarness, op: str) -> None:
+    broker.ask("shutdown")
+    args: dict[str, dict[str, Any]] = {
+        "enqueue": {"jobs": [{"command": "x"}]},
+        "config_set": {"key": "max_retries", "value": 1},
+        "config_unset": {"key": "max_retries"},
+        "dlq_retry": {"all": True},
+        "dlq_purge": {"all": True},
+    }
+
+    assert isinstance(broker.refused(op, **args[op]), ShuttingDown)
+
+
+def test_every_operation_has_a_handler() -> None:
+    assert set(requests.HANDLERS) | {"enqueue", "wait"} == set(OPS)
+
+
+@pytest.mark.parametrize("error", [StoreFull("full"), StorageFailed("broken"), RuntimeError("a bug")])
+def test_failure_of_the_store_is_not_the_requests_fault(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setitem(requests.HANDLERS, "config_set", fail)
+
+    with pytest.raises(type(error)):
+        broker.ask("config_set", key="max_retries", value=5)
+    broker.assert_quiet()
+
+
+def test_error_of_the_wire_is_what_was_raised() -> None:
+    assert Internal().to_wire() == {
+        "code": "internal",
+        "message": "The broker failed to carry this out; it is a bug, its log says more.",
+        "retryable": False,
+    }
+    assert issubclass(RequestIdReused, Exception)
+    assert BadRequest("x").to_wire()["message"] == "x"
