@@ -22,7 +22,7 @@ def ensure_broker(session: Session) -> None:
     """Return when somebody listens at the local endpoint, started now if need be. Raises BrokerUnreachable."""
     if not session.config.is_local:
         return
-    from queuectl.link import somebody_listens
+    from queuectl.probe import somebody_listens
 
     if somebody_listens(session.client_endpoint):
         return
@@ -71,7 +71,7 @@ def start_in_background(session: Session, *, started: str, arguments: tuple[str,
 
 
 def _await_winner(session: Session) -> None:
-    from queuectl.link import somebody_listens
+    from queuectl.probe import somebody_listens
 
     deadline = time.monotonic() + WINNER_TIMEOUT_S
     while not somebody_listens(session.client_endpoint):

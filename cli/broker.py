@@ -175,7 +175,7 @@ def _await_end(session: Session, pid: int | None, timeout_s: float) -> None:
 
 
 def _is_there(session: Session, pid: int | None) -> bool:
-    from queuectl.link import somebody_listens
+    from queuectl.probe import somebody_listens
 
     if not session.config.is_local:
         return False  # its acknowledgement has to do
@@ -213,7 +213,7 @@ def status(session: Session) -> int:
     if session.as_json:
         session.emit(told)
     elif session.quiet:
-        session.print(str(told["id"]))
+        session.print_id(told["id"])
     else:
         session.print(facts(broker_facts(told)))
     return 0

@@ -59,7 +59,7 @@ def get(session: Session, key: str) -> int:
     return 0
 
 
-@config.command("set")
+@config.command("set", context_settings={"ignore_unknown_options": True})  # a value may be -1
 @click.argument("key")
 @click.argument("value")
 @shared

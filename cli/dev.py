@@ -23,6 +23,7 @@ from cli.session import Session
 from queuectl.errors import BrokerRunning, QueuectlError
 
 ENDED = ("completed", "dead", "cancelled")
+EXIT_INTERRUPTED = 130
 SLICE_MS = 1000  # how soon the death of a child is noticed while we wait for the queue
 
 
@@ -113,24 +114,28 @@ def dev(
 
 
 def _live(session: Session, house: House, workers: int, file: Path | None, until_empty: bool) -> int:
-    house.start("broker", ["broker", "start", "--started", "detached"])
-    before = session.client().status()["jobs"]
-    house.start("workers", ["worker", "start", "--count", str(workers)])
+    try:
+        house.start("broker", ["broker", "start", "--started", "detached"])
+        before = session.client().status()["jobs"]
+        house.start("workers", ["worker", "start", "--count", str(workers)])
+        _greet(session, workers)
+        code = _enqueue(session, file) if file is not None else 0
+        if code == EXIT_INTERRUPTED:
+            return code
+        if until_empty:
+            _await_empty(session, house)
+            return _summarise(session, before) or code
+        house.watch()
+        return code
+    except KeyboardInterrupt:
+        session.note("Finishing what runs; press Ctrl+C again to give it back to the queue.")
+        return EXIT_INTERRUPTED if until_empty else 0
+
+
+def _greet(session: Session, workers: int) -> None:
     if sys.stderr.isatty():
         session.note(f"A broker and {counted(workers, 'worker')} run here, data in {tilde(session.config.data_dir)}.")
         session.note("Press Ctrl+C to stop.")
-    code = _enqueue(session, file) if file is not None else 0
-    if code == 130:
-        return code
-    try:
-        if not until_empty:
-            house.watch()
-            return code
-        _await_empty(session, house)
-    except KeyboardInterrupt:
-        session.note("Finishing what runs; press Ctrl+C again to give it back to the queue.")
-        return 130 if until_empty else code
-    return _summarise(session, before) or code
 
 
 def _enqueue(session: Session, file: Path) -> int:
@@ -159,7 +164,7 @@ def _summarise(session: Session, before: dict[str, int]) -> int:
 
 
 def _refuse_second_broker(session: Session) -> None:
-    from queuectl.link import somebody_listens
+    from queuectl.probe import somebody_listens
 
     session.home.prepare()
     if somebody_listens(session.client_endpoint):

@@ -47,7 +47,7 @@ def print_jobs(session: Session, *, state: str | None, queue: str | None, limit:
         print_array(client.list(state=state, queue=queue, limit=limit))
     elif session.quiet:
         for job in client.list(state=state, queue=queue, limit=limit):
-            session.print(job["id"])
+            session.print_id(job["id"])
     else:
         shown = limit or TABLE_ROWS
         jobs, more = [], None
@@ -122,7 +122,7 @@ def show_job(session: Session, job_id: str, *, state: str | None) -> int:
     told = client.request("job", {"id": job_id} | ({"state": state} if state else {}))
     job, history = told["job"], told["history"]
     if session.quiet and not session.as_json:
-        session.print(job["id"])
+        session.print_id(job["id"])
         return 0
     if session.as_json:
         for attempt in history:

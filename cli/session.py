@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.escape import visible
 from queuectl.home import Home, find_home
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Session:
     def print(self, text: str = "") -> None:
         """Print data for people, or an id."""
         click.echo(text)
+
+    def print_id(self, text: object) -> None:
+        """Print an id, which may come from elsewhere, on a line of its own."""
+        click.echo(visible(text))
 
     def note(self, text: str) -> None:
         """Say something about the data."""

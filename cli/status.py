@@ -28,7 +28,7 @@ def status(session: Session) -> int:
     if session.as_json:
         session.emit(told)
     elif session.quiet:
-        session.print(visible(told["broker"]["id"]))
+        session.print_id(told["broker"]["id"])
     else:
         session.print(facts([*broker_facts(told["broker"]), ("Workers", _workers_line(told["workers"]))]))
         session.print()

@@ -141,7 +141,7 @@ def stop(session: Session, ids: tuple[str, ...], everyone: bool, now: bool, time
       queuectl worker stop --now --timeout 30s
     """
     from cli.stopping import stop_local_workers, stop_workers
-    from queuectl.link import somebody_listens
+    from queuectl.probe import somebody_listens
 
     if ids and everyone:
         usage("name the workers, or say --all, but not both")
@@ -164,7 +164,7 @@ def list_workers(session: Session) -> int:
         session.emit(workers)
     elif session.quiet:
         for each in workers:
-            session.print(str(each["id"]))
+            session.print_id(each["id"])
     elif workers:
         session.print(worker_table(workers))
     else:

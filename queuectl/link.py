@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -21,17 +19,15 @@ from queuectl import wire
 from queuectl.errors import (
     BadRequest,
     BrokerUnreachable,
-    NotAllowed,
     OutcomeUnknown,
     TooLarge,
     VersionMismatch,
     from_wire,
 )
-from queuectl.home import refuse_foreign_directory
+from queuectl.probe import IPC, somebody_listens
 
 CONNECT_TIMEOUT_S = 3.0
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
-_IPC = "ipc://"
 _LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -42,20 +38,6 @@ class Reply:
     value: dict[str, Any]
     repeated: bool
     tries: int
-
-
-def somebody_listens(endpoint: str) -> bool:
-    """Whether a process listens on this ipc endpoint, found out at once. Raises NotAllowed for a foreign directory."""
-    path = endpoint.removeprefix(_IPC)
-    try:
-        refuse_foreign_directory(Path(path).parent)
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-    except PermissionError:
-        raise NotAllowed(f"{path} belongs to another user") from None
-    except OSError:
-        return False
-    return True
 
 
 class Link:
@@ -114,7 +96,7 @@ class Link:
             raise self._unreachable() from None
 
     def _connect(self) -> None:
-        if self.endpoint.startswith(_IPC) and not somebody_listens(self.endpoint):
+        if self.endpoint.startswith(IPC) and not somebody_listens(self.endpoint):
             raise self._unreachable()
         if self._context is None:
             self._context, self._pid = zmq.Context(), os.getpid()
@@ -126,7 +108,7 @@ class Link:
         link.handshake_ivl = 3000
         link.connect_timeout = 3000
         link.reconnect_ivl, link.reconnect_ivl_max = 100, 1000
-        if not self.endpoint.startswith(_IPC):
+        if not self.endpoint.startswith(IPC):
             link.ipv6 = True
             link.setsockopt(zmq.TCP_MAXRT, 10_000)
         self._monitor = link.get_monitor_socket(_LOST)
@@ -164,7 +146,7 @@ class Link:
         self._socket = self._monitor = None
 
     def _unreachable(self) -> BrokerUnreachable:
-        if self.endpoint.startswith(_IPC):
+        if self.endpoint.startswith(IPC):
             hint = "start one: queuectl broker start --detach"
         else:
             hint = "is a broker running there with --listen, and does the firewall let you through?"
