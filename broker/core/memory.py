@@ -50,8 +50,15 @@ class Kept:
     last: LastPiece | None = None
     totals: tuple[int, int] | None = None  # bytes of both streams, once the attempt has ended
 
+    @property
+    def grain(self) -> int:
+        """Longest piece of a tail: trimming takes whole pieces, and must not take much more than it has to."""
+        return max(1, self.limit // 16)
+
     def is_complete(self) -> bool:
         """Whether all that the command wrote has been dealt with."""
+        if self.limit < 2:  # nothing is kept, so nothing may come
+            return self.totals is not None
         received = [self.streams[number].received if number in self.streams else 0 for number in (1, 2)]
         return self.totals is not None and all(total <= got for total, got in zip(self.totals, received, strict=True))
 

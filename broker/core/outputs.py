@@ -74,10 +74,10 @@ def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
     """Keep what is new of a piece; up to where the stream has been dealt with."""
     stream = _stream(core, kept, piece.stream)
     data = piece.data[max(0, stream.received - piece.offset) :]
+    end = piece.offset + len(piece.data)
     if data:
-        end = piece.offset + len(piece.data)
         _keep(core, turn, kept, piece.stream, end - len(data), data)
-        stream.received = end
+    stream.received = max(stream.received, end)
     return stream.received
 
 
@@ -102,20 +102,25 @@ def _read_back(core: Core, kept: Kept, number: int) -> Stream:
 
 
 def _keep(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
-    stream = kept.streams[number]
-    head = data[: max(0, kept.limit // 2 - stream.head_bytes)]
-    tail = data[len(head) :]
+    stream, half = kept.streams[number], kept.limit // 2
+    head = data[: max(0, half - stream.head_bytes)]
     if head:
         stream.head_bytes += len(head)
         _write(core, turn, kept, LastPiece(number, offset, len(head), in_tail=False), head)
-    if tail:
-        stream.tail_bytes += len(tail)
-        if _write(core, turn, kept, LastPiece(number, offset + len(head), len(tail), in_tail=True), tail):
-            start, length = stream.tail.pop()
-            stream.tail.append((start, length + len(tail)))
-        else:
-            stream.tail.append((offset + len(head), len(tail)))
-        _trim(core, turn, kept, number)
+    grain = kept.grain
+    for start in range(max(len(head), len(data) - half), len(data), grain):
+        _keep_tail(core, turn, kept, number, offset + start, data[start : start + grain])
+    _trim(core, turn, kept, number)
+
+
+def _keep_tail(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
+    stream = kept.streams[number]
+    stream.tail_bytes += len(data)
+    if _write(core, turn, kept, LastPiece(number, offset, len(data), in_tail=True), data):
+        start, length = stream.tail.pop()
+        stream.tail.append((start, length + len(data)))
+    else:
+        stream.tail.append((offset, len(data)))
 
 
 def _write(core: Core, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) -> bool:
@@ -127,6 +132,7 @@ def _write(core: Core, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) ->
         and (last.stream, last.in_tail) == (piece.stream, piece.in_tail)
         and last.offset + last.length == piece.offset
         and last.length < SMALL_BYTES
+        and (not last.in_tail or last.length + piece.length <= kept.grain)
     ):
         key = ChunkKey(kept.seq, kept.attempt, piece.stream, last.offset)
         pending = turn.new_chunks if key in turn.new_chunks else turn.longer_chunks
