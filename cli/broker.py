@@ -86,7 +86,7 @@ def _serve(
     def ready(told: dict[str, Any]) -> None:
         pipe.ready({"pid": os.getpid(), **told})
         if ready_fd is None:
-            _greet(session)
+            session.emit({"pid": os.getpid(), **told}) if session.as_json else _greet(session)
 
     try:
         if log_file is not None:
@@ -111,7 +111,7 @@ def _serve(
 
 
 def _greet(session: Session) -> None:
-    if sys.stderr.isatty() and not session.as_json:
+    if sys.stderr.isatty():
         session.note(f"The broker is ready (pid {os.getpid()}, data in {tilde(session.config.data_dir)}).")
         session.note("Press Ctrl+C to stop it; workers and their jobs go on meanwhile.")
 

@@ -28,7 +28,6 @@ from cli.session import Session
 from cli.strict_json import parse_object
 from queuectl.errors import BadJob, QueuectlError, from_wire
 from queuectl.jobs import parse_job
-from queuectl.wire import encode
 
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 2**20
@@ -93,6 +92,8 @@ def enqueue_lines(session: Session, run: Run) -> int:
 
 def _open(run: Run, stack: contextlib.ExitStack) -> BinaryIO:
     if run.file is None:
+        if sys.stdin.isatty():
+            click.echo("Reading jobs from the terminal, one JSON object a line; end with Ctrl+D.", err=True)
         return sys.stdin.buffer
     try:
         return stack.enter_context(run.file.open("rb"))
@@ -160,10 +161,6 @@ def _job(line: bytes, fields: dict[str, Any]) -> dict[str, Any]:
         raise BadJob(f"longer than {LINE_BYTES_MAX} bytes")
     job = {**fields, **parse_object(line)}
     parse_job(job)
-    try:
-        encode(job)
-    except UnicodeEncodeError:
-        raise BadJob("holds half of a surrogate pair, which is no letter") from None
     return job
 
 

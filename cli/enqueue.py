@@ -45,6 +45,7 @@ class _EnqueueCommand(click.Command):
 @click.option("--from-line", type=click.IntRange(1), metavar="N", help="Of many: skip the lines before this one.")
 @click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
 @click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
+@click.option("--request-id", metavar="ID", help="Of one job: repeating with this id stores it only once (24 h).")
 @shared
 def enqueue(
     session: Session,
@@ -53,6 +54,7 @@ def enqueue(
     from_line: int | None,
     again: bool,
     run_token: str | None,
+    request_id: str | None,
     **options: Any,
 ) -> int:
     """Store a job, or many.
@@ -74,22 +76,35 @@ def enqueue(
     if file is not None or (words == ("-",) and not context.meta[_DASHES]):
         from cli.bulk import Run, enqueue_lines
 
-        if words and file is not None:
-            usage("--file and other jobs exclude each other")
-        if "id" in fields:
-            usage("--id names one job, not many", 'give each line its own: {"id": "job-1", "command": "…"}')
-        run = Run(file, fields, from_line or 1, again, run_token, context.meta["queuectl.args"])
-        return enqueue_lines(session, run)
+        _refuse_with_many(words, file, fields, request_id)
+        source = None if file == Path("-") else file
+        return enqueue_lines(
+            session, Run(source, fields, from_line or 1, again, run_token, context.meta["queuectl.args"])
+        )
     if from_line or again or run_token:
         usage("--from-line, --again and --run are about many jobs", "they go with --file or -")
-    return _enqueue_one(session, {**_from_words(words, context.meta[_DASHES]), **fields})
+    return _enqueue_one(session, {**_from_words(words, context.meta[_DASHES]), **fields}, request_id)
 
 
-def _enqueue_one(session: Session, fields: dict[str, Any]) -> int:
+def _refuse_with_many(
+    words: tuple[str, ...], file: Path | None, fields: dict[str, Any], request_id: str | None
+) -> None:
+    if words and file is not None:
+        usage("--file and other jobs exclude each other")
+    if "id" in fields:
+        usage("--id names one job, not many", 'give each line its own: {"id": "job-1", "command": "…"}')
+    if request_id is not None:
+        usage("--request-id is about one job", "a run of many has its own: see --run")
+
+
+def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | None) -> int:
+    from queuectl.ids import REQUEST_ID
     from queuectl.jobs import parse_job
 
     parse_job(fields)  # before a broker is started for it
-    job_id = visible(session.client().enqueue(fields))
+    if request_id is not None and not REQUEST_ID.fullmatch(request_id):
+        usage(f"{request_id!r} is not a request id", "8 to 64 of A-Z a-z 0-9 . _ : -")
+    job_id = visible(session.client().enqueue(fields, request_id=request_id))
     if session.as_json:
         session.emit({"id": job_id})
     elif session.quiet:

@@ -71,6 +71,12 @@ def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int 
     human = sys.stderr.isatty() and not session.as_json and session.config.log_format != "json"
     if human:
         session.note(f"Starting {counted(count, 'worker')} (pid {os.getpid()}). Press Ctrl+C to stop.")
+
+    def ready(told: dict[str, Any]) -> None:
+        pipe.ready({"pid": os.getpid(), **told})
+        if ready_fd is None and session.as_json:
+            session.emit({"pid": os.getpid(), **told})
+
     try:
         if log_file is not None:
             from queuectl.capped import keep_short
@@ -84,7 +90,7 @@ def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int 
             config=session.config,
             slots=count,
             queues=list(queues),
-            ready=lambda told: pipe.ready({"pid": os.getpid(), **told}),
+            ready=ready,
             human=human,
         )
         return code

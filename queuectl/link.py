@@ -73,7 +73,7 @@ class Link:
             self._drop()
         raise OutcomeUnknown(
             f"the request went out {tries} times to {self.endpoint}, but no reply came",
-            hint="it may or may not have been carried out; repeating it with the same request id is safe",
+            hint=f"it may or may not have been carried out; repeating it with request id {request_id} is safe",
             details={"request_id": request_id},
         )
 

@@ -87,12 +87,13 @@ def test_bad_lines_are_named_and_good_ones_go_on(memory: Memory) -> None:
     ("line", "message"),
     [
         (b'{"command":"\xff"}', "not valid UTF-8"),
-        (b'{"command":"x","cwd":"/\\ud800"}', "half of a surrogate pair"),
+        (b'{"command":"x","cwd":"/\\ud800"}', "cwd: is not valid UTF-8"),
+        (b'{"command":"x","queue":"\\ud800"}', "is not a queue name"),
         (b'{"command":"x","command":"y"}', "twice"),
         (b"[1]", "a job is a JSON object"),
         (b'{"command":"' + b"x" * (3 * 2**20) + b'"}', "longer than 2097152 bytes"),
     ],
-    ids=["utf-8", "surrogate", "twice", "array", "long"],
+    ids=["utf-8", "surrogate", "queue", "twice", "array", "long"],
 )
 def test_line_that_cannot_be_a_job_harms_no_other(memory: Memory, line: bytes, message: str) -> None:
     ran = run_cli("enqueue", "-", stdin=b'{"command":"a"}\n' + line + b'\n{"command":"b"}\n')
@@ -140,6 +141,18 @@ def test_empty_input_stores_nothing(memory: Memory) -> None:
     ran = run_cli("enqueue", "-", stdin="\n\n")
 
     assert (ran.code, ran.out, memory.broker.asked) == (0, "Enqueued 0 jobs.\n", [])
+
+
+def test_terminal_sees_how_it_goes_and_is_told_when_it_is_read(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(lines(2500))
+
+    ran = run_cli("enqueue", "--file", str(path), tty=True)
+
+    assert (ran.code, ran.out) == (0, "Enqueued 2500 jobs.\n")
+    assert "100%" in ran.err
+    assert "Ctrl+D" in run_cli("enqueue", "-", stdin=lines(1), tty=True).err
+    assert run_cli("enqueue", "--file", "-", stdin=lines(1)).out == "Enqueued 1 job.\n"
 
 
 # --- once, however often ---------------------------------------------------------------------------

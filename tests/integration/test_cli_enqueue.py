@@ -100,6 +100,8 @@ def test_relative_directory_is_made_absolute(
         (["--file", "/nowhere/jobs.jsonl"], "cannot read"),
         (["--file", "x", "--", "y"], "exclude each other"),
         (["-", "--id", "x"], "--id names one job"),
+        (["-", "--request-id", "01234567"], "--request-id is about one job"),
+        (["--request-id", "short", "--", "x"], "'short' is not a request id"),
         (["--priority", "high", "--", "x"], "not a valid integer"),
     ],
 )
@@ -110,6 +112,12 @@ def test_bad_job_is_refused_before_anything_is_sent(broker: ScriptedBroker, args
     assert ran.err.startswith("error: ")
     assert message in ran.err
     assert broker.asked == []
+
+
+def test_request_id_is_passed_on(broker: ScriptedBroker) -> None:
+    run_cli("enqueue", "--request-id", "my-request", "--", "x")
+
+    assert broker.only("enqueue").id == "my-request"
 
 
 def test_misspelt_field_is_guessed(broker: ScriptedBroker) -> None:

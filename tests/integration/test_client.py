@@ -143,7 +143,7 @@ def test_silence_ends_with_the_outcome_unknown(broker: ScriptedBroker, client: C
         client.request("enqueue", {"jobs": []}, request_id="my-request", timeout=0.02)
 
     assert caught.value.details == {"request_id": "my-request"}
-    assert "safe" in str(caught.value.hint)
+    assert "request id my-request is safe" in str(caught.value.hint)
     assert len(broker.asked) == 4
 
 
