@@ -115,7 +115,7 @@ class Running:
 
     def await_log(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait for the n-th record of an event."""
-        return until(lambda: self.logged(event)[count - 1 :], f"{count} × {event} in the log")[0]
+        return until(lambda: self.logged(event)[count - 1 :], f"{event} in the log {count} times")[0]
 
     def feed(self, data: str) -> None:
         """Write to its stdin."""
@@ -261,8 +261,7 @@ class CommandLine:
 
     def await_state(self, state: str, *job_ids: str) -> None:
         """Wait until these jobs are all in this state."""
-        for job_id in job_ids:
-            until(lambda: self.client.get(job_id)["state"] == state, f"{job_id} {state}")
+        until(lambda: {self.client.get(job_id)["state"] for job_id in job_ids} == {state}, f"{job_ids} {state}")
 
     def await_count(self, state: str, count: int) -> None:
         """Wait until this many jobs are in this state."""

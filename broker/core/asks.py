@@ -8,6 +8,7 @@ from broker.core import views
 from broker.core.find import find, find_many, parse_state
 from broker.core.turn import Turn
 from broker.core.waits import WAITERS_MAX, Waiter
+from broker.store.history import Ended
 from broker.store.rows import CODES, STATES
 from queuectl.errors import BadRequest, QueuectlError, ShuttingDown, WrongState
 from queuectl.jobs import TERMINAL
@@ -90,10 +91,17 @@ def output(core: Core, turn: Turn, args: Output) -> dict[str, Any]:
         "id": known.id,
         "attempt": number,
         "segments": segments,
-        "totals": None if ended is None else {"1": ended.stdout_bytes, "2": ended.stderr_bytes},
+        "totals": _totals(ended),
         "next": [from_chunk, skip] if more else None,
         "finished": is_over,
     }
+
+
+def _totals(ended: Ended | None) -> dict[str, int] | None:
+    """Bytes written to each stream, if a worker has told: one that is lost never does."""
+    if ended is None or ended.stdout_bytes is None or ended.stderr_bytes is None:
+        return None
+    return {"1": ended.stdout_bytes, "2": ended.stderr_bytes}
 
 
 def _cursor(cursor: list[int] | None) -> tuple[int, int]:
