@@ -220,10 +220,16 @@ class ScriptedBroker:
         return missing
 
     def count(self, kind: type[ToBroker]) -> int:
-        return sum(isinstance(message, kind) for message in self.received)
+        return len(self.all(kind))
+
+    def all(self, kind: type[T]) -> list[T]:
+        """The messages of this kind, in the order in which they came."""
+        return [message for message in self.received if isinstance(message, kind)]
 
     def last(self, kind: type[T]) -> T:
-        return [message for message in self.received if isinstance(message, kind)][-1]
+        """Step until there is a message of this kind; the latest."""
+        self.until(lambda: self.all(kind))
+        return self.all(kind)[-1]
 
     def until(self, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
         """Step until the condition holds; fail after the limit."""

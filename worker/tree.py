@@ -15,6 +15,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from queuectl.ids import lease_text
@@ -32,6 +33,7 @@ class Leader:
     pid: int
     lease: int
     started: int  # in ticks since boot, as in Stat
+    asked: set[int] = field(default_factory=set)  # processes that were asked to end; they are not asked twice
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class Tree:
             orphan.is_kept = orphan.mark is None and self._may_be_of_kept(stat)
         self._orphans[pid] = orphan
         if not orphan.owners and not orphan.is_kept:
-            self._end(orphan, now_ms, orphan.kill_at_ms)
+            self._end(orphan, now_ms, orphan.kill_at_ms, is_asked=orphan.kill_at_ms is not None)
 
     def _find_relative(self, orphan: Orphan) -> Orphan | None:
         """An orphan of the same job, by its session or its mark."""
@@ -114,13 +116,17 @@ class Tree:
 
     def signal_tree(self, leader: int, number: int) -> None:
         """Signal all processes of a running job."""
-        lease = self._leaders[leader].lease
+        entry = self._leaders[leader]
+        # The walk comes first: once the leader is dead, its children are not to be found below it any more.
+        below = descendants_of(leader)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, number)
-        _signal_descendants(leader, number, but_group=leader)
+        _signal_each(below, number, but_group=leader)
+        entry.asked.update(below)
         for orphan in self._orphans.values():
-            if orphan.owners == {lease}:
+            if orphan.owners == {entry.lease}:
                 _signal_below(orphan, number)
+                entry.asked.add(orphan.pid)
 
     def leader_ended(self, pid: int, now_ms: int, *, keep: bool, kill_at_ms: int | None) -> int:
         """The leader is dead and not yet reaped: end what it left, unless it is to be kept. How many that were.
@@ -128,8 +134,8 @@ class Tree:
         `kill_at_ms`: when SIGKILL is due where the job was being killed already.
         """
         self.look(now_ms)
-        lease = self._leaders.pop(pid).lease
-        count = 0
+        leader = self._leaders.pop(pid)
+        lease, count = leader.lease, 0
         for orphan in [orphan for orphan in self._orphans.values() if lease in orphan.owners]:
             is_sure = orphan.owners == {lease} and orphan.lease in (None, lease)
             orphan.owners.discard(lease)
@@ -138,15 +144,14 @@ class Tree:
             if is_sure:
                 count += 1 + len(descendants_of(orphan.pid))
             if not orphan.owners and not orphan.is_kept:
-                self._end(orphan, now_ms, kill_at_ms)
+                self._end(orphan, now_ms, kill_at_ms, is_asked=orphan.pid in leader.asked)
         return count
 
-    def _end(self, orphan: Orphan, now_ms: int, kill_at_ms: int | None) -> None:
-        if kill_at_ms is None:
-            kill_at_ms = now_ms + GRACE_MS
+    def _end(self, orphan: Orphan, now_ms: int, kill_at_ms: int | None, *, is_asked: bool = False) -> None:
+        if not is_asked and (kill_at_ms is None or kill_at_ms > now_ms):
             _signal_below(orphan, signal.SIGTERM)
             _signal_below(orphan, signal.SIGCONT)
-        orphan.kill_at_ms = kill_at_ms
+        orphan.kill_at_ms = now_ms + GRACE_MS if kill_at_ms is None else kill_at_ms
 
     def end_all(self, now_ms: int, *, hard: bool = False) -> None:
         """The worker ends: so does everything that is not kept on purpose."""
@@ -175,6 +180,7 @@ class Tree:
 
 def _signal_below(orphan: Orphan, number: int) -> None:
     """Signal an orphan, its group and its descendants. Our own child keeps its number until we reap it."""
+    below = descendants_of(orphan.pid)
     stat = find_stat(orphan.pid)
     if stat is None:
         return
@@ -183,14 +189,14 @@ def _signal_below(orphan: Orphan, number: int) -> None:
             os.kill(orphan.pid, number)
         else:
             os.killpg(stat.group, number)
-    _signal_descendants(orphan.pid, number, but_group=stat.group)
+    _signal_each(below, number, but_group=stat.group)
 
 
-def _signal_descendants(pid: int, number: int, *, but_group: int) -> None:
-    for descendant in descendants_of(pid):
-        stat = find_stat(descendant)
+def _signal_each(pids: Iterable[int], number: int, *, but_group: int) -> None:
+    for pid in pids:
+        stat = find_stat(pid)
         if stat is not None and stat.group != but_group:
-            send_signal(descendant, number, stat.started)
+            send_signal(pid, number, stat.started)
 
 
 def _reap(pid: int) -> bool:

@@ -157,7 +157,9 @@ class Reports:
 
     @property
     def is_owing(self) -> bool:
-        """Whether this broker has still to be told something, or to answer for it."""
+        """Whether this broker has still to be told something, or to answer for it; before the first, any broker."""
+        if not self._broker:
+            return bool(self._adopted)
         return self.results.is_owing or bool(self.output.finished()) or bool(self._adopted_of_this_broker())
 
     # --- dead boots ---

@@ -1,0 +1,386 @@
+"""Real commands: how they end, what they leave behind, what may go wrong when they start."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from queuectl.clock import Now, read_clock
+from queuectl.messages import STDERR, STDOUT
+from tests.harness_worker import LIMIT_S, grant, is_alive, wait_for
+from worker.children import Children
+from worker.environment import JobEnvironment
+from worker.proc import become_subreaper, children_of
+
+BOOT = "b" * 32
+
+
+@dataclass
+class Ended:
+    exit_code: int | None
+    signal: int | None
+    note: str
+
+
+@dataclass
+class Ear:
+    """Remembers what the children's room tells."""
+
+    output: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    ended: dict[int, Ended] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+
+    def on_output(self, lease: int, stream: int, data: bytes) -> None:
+        self.output[lease, stream] = self.output.get((lease, stream), b"") + data
+
+    def on_exit(self, lease: int, *, exit_code: int | None, signal: int | None, note: str, now: Now) -> None:
+        self.ended[lease] = Ended(exit_code, signal, note)
+
+    def on_spawn_error(self, lease: int, note: str, now: Now) -> None:
+        self.refused[lease] = note
+
+    def on_worker_fault(self, lease: int, note: str, now: Now) -> None:
+        self.faults[lease] = note
+
+
+class Room:
+    """The children's room, stepped by the test."""
+
+    def __init__(self) -> None:
+        self.ear = Ear()
+        self.children = Children(JobEnvironment(os.environb, BOOT))
+
+    def start(self, command: str, lease: int = 1, **changes: object) -> None:
+        self.children.start(grant(command, lease, **changes), lease, self.ear, read_clock())
+
+    def kill(self, lease: int = 1, *, hard: bool = False, grace_ms: int = 10_000) -> None:
+        now = read_clock()
+        self.children.kill(lease, hard=hard, kill_at_ms=now.mono_ms + grace_ms, now=now)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Let the room work until the condition holds."""
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain: {self.ear}"
+            select.select([self.children.fileno()], [], [], 0.02)
+            now = read_clock()
+            self.children.turn(self.ear, now)
+            self.children.tree.look(now.mono_ms)
+            self.children.tick(now)
+
+    def end_of(self, lease: int = 1) -> Ended:
+        self.until(lambda: lease in self.ear.ended)
+        return self.ear.ended[lease]
+
+    def quiet(self) -> None:
+        self.until(lambda: self.children.tree.is_quiet)
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    become_subreaper()
+    room = Room()
+    yield room
+    for running in list(room.children._by_lease):
+        room.kill(running, hard=True)
+    room.children.tree.end_all(read_clock().mono_ms, hard=True)
+    for orphan in room.children.tree._orphans.values():
+        orphan.is_kept = False
+        os.kill(orphan.pid, signal.SIGKILL)
+    room.until(lambda: not room.children._by_lease and not room.children.tree._orphans)
+    room.children.close()
+
+
+def pid_in(path: Path) -> int:
+    """The process id that a command has written into a file."""
+    return int(wait_for(lambda: path.read_text().strip() if path.exists() else ""))
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "number"),
+    [
+        ("true", 0, None),
+        ("exit 7", 7, None),
+        ("kill -9 $$", None, 9),
+        ("kill -TERM $$", None, 15),
+        ("nosuch", 127, None),
+    ],
+)
+def test_command_ends_as_it_says(room: Room, command: str, exit_code: int | None, number: int | None) -> None:
+    room.start(command)
+
+    assert room.end_of() == Ended(exit_code, number, "")
+
+
+def test_output_arrives_byte_for_byte_and_apart(room: Room) -> None:
+    room.start(r"printf 'a\000\377b'; printf 'c\200' >&2")
+
+    room.end_of()
+
+    assert room.ear.output == {(1, STDOUT): b"a\0\xffb", (1, STDERR): b"c\x80"}
+
+
+def test_output_larger_than_a_pipe_arrives_whole(room: Room) -> None:
+    room.start("head -c 3000000 /dev/zero")
+
+    room.end_of()
+
+    assert len(room.ear.output[1, STDOUT]) == 3_000_000
+
+
+def test_command_that_closes_its_pipes_early_runs_on(room: Room) -> None:
+    room.start("exec >&- 2>&-; sleep 0.2; exit 4")
+
+    assert room.end_of().exit_code == 4
+
+
+def test_stdin_is_empty(room: Room) -> None:
+    room.start("wc -c")
+
+    room.end_of()
+
+    assert room.ear.output[1, STDOUT].strip() == b"0"
+
+
+def test_signals_start_out_as_the_system_has_them(room: Room) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        room.start("grep -E 'Sig(Ign|Blk)' /proc/self/status")
+        room.end_of()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    of_the_c_library = 3 << 31  # signals 32 and 33, which nobody else can set
+    masks = [int(line.split()[1], 16) & ~of_the_c_library for line in room.ear.output[1, STDOUT].splitlines()]
+    assert masks == [0, 0]
+
+
+def test_descriptors_of_the_worker_stay_with_it(room: Room) -> None:
+    room.start("ls /proc/$$/fd")
+
+    room.end_of()
+
+    seen = {int(fd) for fd in room.ear.output[1, STDOUT].split()}
+    of_the_shell = {10}
+    assert all(fd < 3 or os.get_inheritable(fd) for fd in seen - of_the_shell)
+
+
+def test_command_runs_in_its_directory_and_the_worker_stays_in_its_own(room: Room, tmp_path: Path) -> None:
+    before = Path.cwd()
+
+    room.start("pwd", cwd=str(tmp_path))
+    room.end_of()
+
+    assert room.ear.output[1, STDOUT].decode().strip() == str(tmp_path)
+    assert Path.cwd() == before
+
+
+@pytest.mark.parametrize("cwd", ["/nonexistent/directory", "/etc/passwd"])
+def test_directory_that_cannot_be_entered_is_the_jobs_fault(room: Room, cwd: str) -> None:
+    room.start("true", cwd=cwd)
+
+    assert cwd in room.ear.refused[1]
+
+
+def test_command_too_long_for_the_system_is_the_jobs_fault(room: Room) -> None:
+    room.start("true " + "x" * (128 * 1024))
+
+    assert "too long" in room.ear.refused[1]
+
+
+def test_shell_that_is_missing_is_the_workers_fault(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.process.SHELL", "/nonexistent/sh")
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+
+    room.start("true")
+
+    assert "/nonexistent/sh" in room.ear.faults[1]
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+def test_no_descriptor_left_is_the_workers_fault() -> None:
+    program = """
+import os, resource, sys
+from queuectl.clock import read_clock
+from tests.harness_worker import grant
+from tests.integration.test_worker_children import Room
+room = Room()
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + {}, 4096))
+room.start("true")
+sys.exit(0 if "Too many open files" in room.ear.faults.get(1, "") else 1)
+"""
+    root = Path(__file__).parents[2]
+    for spare in range(4):
+        done = subprocess.run([sys.executable, "-c", program.format(spare)], cwd=root, check=False)
+        assert done.returncode == 0, spare
+
+
+def test_term_ends_the_whole_tree(room: Room, tmp_path: Path) -> None:
+    room.start(f"setsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000")
+    stray = pid_in(tmp_path / "pid")
+
+    room.kill()
+
+    assert room.end_of().signal == signal.SIGTERM
+    room.quiet()
+    assert not is_alive(stray)
+
+
+def test_tree_that_ignores_term_is_killed_after_the_grace(room: Room, tmp_path: Path) -> None:
+    room.start(f"trap '' TERM; (sh -c 'echo $$ > {tmp_path}/pid; while :; do sleep 1; done') & wait; wait; sleep 1000")
+    stray = pid_in(tmp_path / "pid")
+
+    room.kill(grace_ms=200)
+
+    assert room.end_of().signal == signal.SIGKILL
+    room.quiet()
+    assert not is_alive(stray)
+
+
+def test_what_outlives_the_leader_in_the_grace_is_killed_at_its_end(room: Room, tmp_path: Path) -> None:
+    room.start(f"(trap '' TERM; sh -c 'echo $$ > {tmp_path}/pid; while :; do sleep 1; done') & sleep 1000")
+    stray = pid_in(tmp_path / "pid")
+
+    room.kill(grace_ms=300)
+
+    assert room.end_of().signal == signal.SIGTERM
+    assert is_alive(stray)
+    room.quiet()
+    assert not is_alive(stray)
+
+
+def test_stopped_job_still_hears_term(room: Room) -> None:
+    room.start("trap 'exit 9' TERM; kill -STOP $$; sleep 1000 & wait")
+    pid = room.children.pid_of(1)
+    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "T")
+
+    room.kill()
+
+    assert room.end_of().exit_code == 9
+
+
+def test_job_ends_with_its_leader_though_the_pipe_stays_open(room: Room, tmp_path: Path) -> None:
+    room.start(f"sleep 1000 & echo $! > {tmp_path}/pid; echo done")
+
+    ended = room.end_of()
+
+    assert ended == Ended(0, None, "left 1 process running; it was ended")
+    assert room.ear.output[1, STDOUT] == b"done\n"
+    room.quiet()
+    assert not is_alive(pid_in(tmp_path / "pid"))
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "setsid sh -c '(echo $$ > {file}; exec sleep 1000) &'",
+        "(setsid sh -c 'echo $$ > {file}; exec sleep 1000' &)",
+        "env -i setsid sh -c 'echo $$ > {file}; trap \"\" TERM; while :; do sleep 1; done' & sleep 0.1",
+        "(env -i setsid sh -c '(env -i setsid sh -c \"echo \\$\\$ > {file}; exec sleep 1000\" &)' &); sleep 0.1",
+    ],
+    ids=["daemon", "orphan", "no-environment", "no-environment-twice"],
+)
+def test_whatever_a_job_leaves_behind_is_ended(room: Room, tmp_path: Path, left: str) -> None:
+    room.start(left.format(file=tmp_path / "pid"))
+    stray = pid_in(tmp_path / "pid")
+
+    assert "ended" in room.end_of().note
+
+    room.quiet()
+    assert not is_alive(stray)
+    assert children_of(os.getpid()) == []
+
+
+def test_what_is_to_be_kept_is_kept_and_may_go_on_writing(room: Room, tmp_path: Path) -> None:
+    room.start(
+        f"(setsid sh -c 'echo $$ > {tmp_path}/pid; sleep 0.2; head -c 200000 /dev/zero; echo $? > {tmp_path}/wrote; "
+        "exec sleep 1000' &)",
+        keep_children=True,
+    )
+    stray = pid_in(tmp_path / "pid")
+
+    assert "running, as asked" in room.end_of().note
+
+    room.quiet()
+    room.until(lambda: (tmp_path / "wrote").exists())
+    assert is_alive(stray)
+
+
+def test_killed_job_keeps_nothing(room: Room, tmp_path: Path) -> None:
+    room.start(f"setsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000", keep_children=True)
+    stray = pid_in(tmp_path / "pid")
+
+    room.kill(hard=True)
+
+    room.end_of()
+    room.quiet()
+    assert not is_alive(stray)
+
+
+def test_job_beside_is_left_alone(room: Room, tmp_path: Path) -> None:
+    room.start(f"setsid sleep 1000 & echo $! > {tmp_path}/other; sleep 1000", lease=2)
+    other = pid_in(tmp_path / "other")
+
+    room.start("(setsid sleep 1000 &)", lease=1)
+    room.end_of(1)
+    room.until(lambda: not room.children.tree._orphans)
+
+    assert is_alive(other)
+    assert 2 not in room.ear.ended
+
+
+def test_orphan_of_nobody_ends_with_the_last_job_that_it_may_belong_to(room: Room, tmp_path: Path) -> None:
+    room.start("read x < /dev/zero || sleep 1000", lease=2)
+    room.start(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); sleep 0.1", lease=1)
+    stray = pid_in(tmp_path / "pid")
+
+    assert room.end_of(1).note == ""
+    assert is_alive(stray)
+    room.kill(2)
+    room.end_of(2)
+
+    room.quiet()
+    assert not is_alive(stray)
+
+
+def test_job_that_started_after_an_orphan_is_not_taken_for_its_parent(room: Room, tmp_path: Path) -> None:
+    room.start(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); sleep 0.3", lease=1)
+    stray = pid_in(tmp_path / "pid")
+    time.sleep(0.05)  # the kernel counts the starts of processes in hundredths of a second
+    room.start("sleep 1000", lease=2)
+
+    room.end_of(1)
+
+    room.until(lambda: not is_alive(stray))
+
+
+def test_dead_orphans_are_reaped(room: Room) -> None:
+    room.start("for i in 1 2 3; do (setsid sh -c 'exit 0' &); done; sleep 0.2; exec sleep 1000")
+
+    room.until(lambda: children_of(os.getpid()) == [room.children.pid_of(1)])
+
+
+def test_environment_tells_the_job_who_it_is(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    room.start("env | grep QUEUECTL_JOB | sort", lease=255, env={"A": "b"})
+
+    room.end_of(255)
+
+    assert room.ear.output[255, STDOUT].decode().splitlines() == [
+        "QUEUECTL_JOB_ATTEMPT=1",
+        "QUEUECTL_JOB_ID=job-255",
+        "QUEUECTL_JOB_LEASE=00000000000000ff",
+        "QUEUECTL_JOB_MAX_RETRIES=3",
+        "QUEUECTL_JOB_QUEUE=default",
+        "QUEUECTL_JOB_SLOT=255",
+        f"QUEUECTL_JOB_WORKER={BOOT}",
+    ]

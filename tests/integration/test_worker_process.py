@@ -1,0 +1,396 @@
+"""A worker as users start it, against a scripted broker: reports, stopping, dying, coming back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from queuectl.home import Home
+from queuectl.messages import Beat, Hello, Refuse, Results
+from queuectl.pidfiles import local_workers
+from tests.harness_worker import (
+    ScriptedBroker,
+    WorkerProcess,
+    below,
+    grant,
+    is_alive,
+    scripted_broker,
+    wait_for,
+)
+
+STUBBORN = "trap '' TERM; while :; do sleep 1; done"
+
+
+@pytest.fixture
+def place(home: Path) -> Home:
+    place = Home(home)
+    place.prepare()
+    return place
+
+
+@pytest.fixture
+def broker(place: Home) -> Iterator[ScriptedBroker]:
+    with scripted_broker(place) as broker:
+        yield broker
+
+
+@pytest.fixture
+def worker(place: Home, broker: ScriptedBroker) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(place, slots=2)
+    try:
+        broker.until(lambda: broker.peers)
+        yield worker
+    finally:
+        worker.end()
+
+
+def pid_in(path: Path) -> int:
+    return int(wait_for(lambda: path.read_text().strip() if path.exists() else ""))
+
+
+def exit_code(broker: ScriptedBroker, worker: WorkerProcess) -> int:
+    """Serve the worker until it has ended."""
+    broker.until(lambda: worker.process.poll() is not None)
+    return worker.wait()
+
+
+def spools(place: Home) -> list[str]:
+    return sorted(path.name for path in place.spool.iterdir())
+
+
+def test_job_is_run_and_reported(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("echo out; echo err >&2; exit 3", 1))
+
+    result = broker.result_of(1)
+
+    assert (result.outcome, result.exit_code, result.signal) == ("exit", 3, None)
+    assert (result.stdout_bytes, result.stderr_bytes, result.last_line, result.note) == (4, 4, "err", "")
+    assert (broker.text(1, 1), broker.text(1, 2)) == (b"out\n", b"err\n")
+
+
+def test_timeout_kills_the_tree(broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path) -> None:
+    broker.push(grant(f"setsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000", 1, timeout_ms=300))
+
+    assert broker.result_of(1).outcome == "timeout"
+
+    wait_for(lambda: not is_alive(pid_in(tmp_path / "pid")))
+
+
+def test_cancel_kills_the_tree_and_says_so(broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path) -> None:
+    broker.push(grant(f"echo $$ > {tmp_path}/pid; {STUBBORN}", 1))
+    pid_in(tmp_path / "pid")
+
+    broker.cancel(1, grace_ms=100)
+
+    assert (broker.result_of(1).outcome, broker.results[1].signal) == ("cancelled", 9)
+
+
+def test_dropped_lease_is_killed_and_not_reported(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    broker.push(grant(f"echo $$ > {tmp_path}/pid; {STUBBORN}", 1), grant("sleep 0.2", 2))
+    pid = pid_in(tmp_path / "pid")
+
+    broker.drop = [1]
+
+    broker.result_of(2)
+    broker.until(lambda: not is_alive(pid) and 1 not in broker.last(Beat).held)
+    assert 1 not in broker.results
+    assert worker.events("lease_dropped")
+
+
+def test_large_output_has_one_gap_of_exact_size(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.answers_output = False
+    total, limit = 5_000_000, 100_000
+    broker.push(grant(f"head -c {total - 4} /dev/zero; printf tail", 1, output_limit=limit))
+    assert broker.result_of(1).stdout_bytes == total
+
+    broker.answers_output = True
+    broker.vanish()
+    broker.open()
+    broker.until(lambda: broker.text(1).endswith(b"tail"))
+
+    assert len(broker.text(1)) + broker.gap(1) == total
+    assert limit <= len(broker.text(1)) <= limit + 256 * 1024
+
+
+def test_flood_does_not_hold_up_the_other_job(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("head -c 200000000 /dev/zero", 1), grant("echo quick", 2))
+
+    assert broker.result_of(2).outcome == "completed"
+    assert broker.result_of(1).stdout_bytes == 200_000_000
+
+
+def test_first_signal_lets_jobs_finish(broker: ScriptedBroker, worker: WorkerProcess, place: Home) -> None:
+    broker.push(grant("sleep 0.5; echo done", 1), grant("sleep 0.5", 2), grant("true", 3))
+    broker.until(lambda: len(below(worker.inner())) >= 2)
+
+    worker.stop()
+
+    assert exit_code(broker, worker) == 0
+    assert broker.released == {3: "draining"}
+    assert {broker.results[1].outcome, broker.results[2].outcome} == {"completed"}
+    assert broker.byes == 1
+    assert spools(place) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_second_signal_kills_jobs_and_gives_them_back(
+    broker: ScriptedBroker, worker: WorkerProcess, number: int
+) -> None:
+    broker.push(grant(f"(setsid sleep 1000 &); {STUBBORN}", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 3)
+
+    worker.stop(number)
+    broker.until(lambda: broker.last(Beat).draining)
+    worker.stop(number)
+
+    assert exit_code(broker, worker) == 0
+    assert broker.released == {1: "stopped"}
+    assert broker.results == {}
+
+
+def test_signal_to_all_processes_of_the_service_is_one_request(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("trap '' TERM; sleep 0.5", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 3)
+
+    os.kill(worker.inner(), signal.SIGTERM)
+    worker.stop(signal.SIGTERM)
+
+    assert exit_code(broker, worker) == 0
+    assert broker.results[1].outcome == "completed"
+
+
+def test_stop_message_stops(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("sleep 0.3", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+
+    broker.stop()
+
+    assert exit_code(broker, worker) == 0
+    assert broker.results[1].outcome == "completed"
+
+
+def test_stop_now_message_gives_jobs_back(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("sleep 1000", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+
+    broker.stop(now=True)
+
+    assert exit_code(broker, worker) == 0
+    assert broker.released == {1: "stopped"}
+
+
+def test_killed_worker_leaves_nothing_and_its_results_are_told(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path, place: Home
+) -> None:
+    broker.answers_results = False
+    broker.push(
+        grant("exit 5", 1), grant(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); {STUBBORN}", 2)
+    )
+    pid_in(tmp_path / "pid")
+    broker.until(lambda: broker.count(Results))
+    boot, inner = broker.peer.hello.boot, worker.inner()
+    left = below(inner)
+    broker.answers_results = True
+
+    os.kill(inner, signal.SIGKILL)
+
+    assert exit_code(broker, worker) == 1
+    assert [pid for pid in left if is_alive(pid)] == []
+    assert broker.results[1].exit_code == 5
+    assert broker.gone == [boot]
+    assert broker.last(Hello).slots == 0
+    assert spools(place) == []
+
+
+def test_worker_whose_guardian_is_killed_ends_everything(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path, place: Home
+) -> None:
+    broker.push(
+        grant(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); {STUBBORN}", 1)
+    )
+    pid_in(tmp_path / "pid")
+    inner = worker.inner()
+    left = [inner, *below(inner)]
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    broker.until(lambda: not any(is_alive(pid) for pid in left))
+    assert broker.released == {1: "lost"}
+    assert broker.results == {}
+    assert spools(place) == []
+
+
+def test_job_outlives_the_broker(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("sleep 1; echo still here", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+
+    broker.vanish()
+    wait_for(lambda: worker.events("worker_disconnected"))
+    broker.open()
+
+    assert broker.result_of(1).outcome == "completed"
+    assert [held.lease for held in broker.last(Hello).held] == [1]
+    assert broker.text(1) == b"still here\n"
+
+
+def test_result_waits_for_a_broker_that_is_away(broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path) -> None:
+    broker.push(grant(f"sleep 0.3; echo said; touch {tmp_path}/ended", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+
+    broker.vanish()
+    wait_for(lambda: worker.events("job_finished"))
+    broker.open()
+
+    assert broker.result_of(1).outcome == "completed"
+    assert broker.text(1) == b"said\n"
+    assert [(held.lease, held.done) for held in broker.last(Hello).held] == [(1, True)]
+
+
+def test_stop_while_the_broker_is_away_keeps_the_result_for_the_next_worker(
+    broker: ScriptedBroker, worker: WorkerProcess, place: Home
+) -> None:
+    broker.push(grant("sleep 0.3; echo said; exit 6", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+    boot = broker.peer.hello.boot
+
+    broker.vanish()
+    worker.stop()
+    assert worker.wait() == 0
+    assert spools(place) == [boot]
+
+    broker.open()
+    heir = WorkerProcess(place)
+    try:
+        assert broker.result_of(1).exit_code == 6
+        assert broker.text(1) == b"said\n"
+        broker.until(lambda: broker.gone == [boot])
+        broker.until(lambda: len(spools(place)) == 1)
+    finally:
+        heir.end()
+
+
+def test_dead_boot_is_swept_before_hello(
+    broker: ScriptedBroker, worker: WorkerProcess, place: Home, tmp_path: Path
+) -> None:
+    broker.push(grant(f"echo $$ > {tmp_path}/pid; sleep 1000", 1))
+    job, inner, boot = pid_in(tmp_path / "pid"), worker.inner(), broker.peer.hello.boot
+    for pid in (worker.pid, inner):  # both at once: nobody is left to clean up
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (worker.pid, inner):
+        os.kill(pid, signal.SIGKILL)
+    worker.wait()
+    assert is_alive(job)
+
+    heir = WorkerProcess(place)
+    try:
+        broker.until(lambda: broker.gone == [boot])
+        assert not is_alive(job)
+        assert heir.events("orphan_swept")
+    finally:
+        heir.end()
+
+
+def test_results_for_another_broker_are_kept_and_not_sent(
+    broker: ScriptedBroker, worker: WorkerProcess, place: Home
+) -> None:
+    broker.push(grant("sleep 0.3", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+    boot = broker.peer.hello.boot
+    broker.vanish()
+    worker.stop()
+    assert worker.wait() == 0
+
+    broker.broker_id = "broker-2"
+    broker.open()
+    heir = WorkerProcess(place)
+    try:
+        broker.until(lambda: broker.count(Beat) > 2 and heir.events("result_spooled"))
+        heir.stop()
+        assert exit_code(broker, heir) == 0
+    finally:
+        heir.end()
+
+    assert broker.results == {}
+    assert boot in spools(place)
+
+
+def test_refused_for_good_ends_with_the_code_of_the_error(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.send(broker.peer.route, Refuse("not_allowed", "no", 0))
+
+    assert exit_code(broker, worker) == 5
+    assert worker.events("worker_refused")
+
+
+def test_living_worker_is_found_without_a_broker(broker: ScriptedBroker, worker: WorkerProcess, place: Home) -> None:
+    assert [(found.pid, found.slots) for found in local_workers(place)] == [(worker.pid, 2)]
+
+    worker.stop()
+    exit_code(broker, worker)
+
+    assert local_workers(place) == []
+
+
+def test_beats_go_on_while_jobs_run(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("sleep 1", 1))
+    before = broker.count(Beat)
+    started = time.monotonic()
+
+    broker.until(lambda: broker.count(Beat) >= before + 4)
+
+    assert time.monotonic() - started < 3
+    assert broker.last(Beat).held == [1]
+
+
+def test_silent_broker_gets_a_fresh_connection(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    hellos = broker.count(Hello)
+    broker.push(grant("sleep 1000", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+    job = below(worker.inner())
+
+    wait_for(lambda: worker.events("worker_disconnected"))  # nobody answers while this waits
+    broker.until(lambda: broker.count(Hello) > hellos and 1 in [held.lease for held in broker.last(Hello).held])
+
+    assert worker.events("worker_disconnected")[0]["reason"] == "silence"
+    assert set(job) <= set(below(worker.inner()))
+
+
+def test_lease_behind_a_long_job_goes_back(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(*[grant("sleep 1000", lease) for lease in (1, 2, 3)])
+
+    broker.until(lambda: broker.released == {3: "busy"})
+
+
+def test_job_inherits_no_descriptor_of_the_worker(broker: ScriptedBroker, worker: WorkerProcess) -> None:
+    broker.push(grant("ls -l /proc/self/fd | grep -Ec 'socket|anon_inode|lock|log'", 1))
+
+    broker.result_of(1)
+
+    assert broker.text(1) == b"0\n"
+
+
+def test_service_manager_is_told(broker: ScriptedBroker, place: Home, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place.path / "notify"))
+        worker = WorkerProcess(place, NOTIFY_SOCKET=str(place.path / "notify"))
+        try:
+            broker.until(lambda: broker.peers)
+            manager.settimeout(20)
+            assert manager.recv(100) == b"READY=1"
+            broker.push(grant("echo ${NOTIFY_SOCKET-unset}", 1))
+            broker.result_of(1)
+            worker.stop()
+            assert manager.recv(100) == b"STOPPING=1"
+            assert exit_code(broker, worker) == 0
+        finally:
+            worker.end()
+
+    assert broker.text(1) == b"unset\n"
