@@ -41,23 +41,23 @@ class Held(_Message, frozen=True):
     lease: LeaseId
     job: Text
     attempt: Count
-    done: bool
+    done: bool  # the command has ended; its result waits
 
 
 class Hello(_Message, frozen=True, tag="hello"):
     """First message on a new socket, repeated each second until WELCOME or REFUSE; idempotent for one boot."""
 
-    version_min: Count
-    version_max: Count
+    version_min: Count  # oldest version of the protocol that it speaks
+    version_max: Count  # newest
     boot: Boot  # random per process start; leases belong to it
     home: Text  # which worker home on that host
-    host: Text
-    pid: Count
-    slots: Annotated[int, Meta(ge=0, le=4096)]
+    host: Text  # name of its machine
+    pid: Count  # its process id there
+    slots: Annotated[int, Meta(ge=0, le=4096)]  # jobs it runs at once
     queues: list[Text]  # empty: all queues
     software: Text  # version of queuectl
-    draining: bool
-    held: list[Held]
+    draining: bool  # it takes nothing new
+    held: list[Held]  # all leases of this boot, and of dead boots whose results it has
     broker: Text  # id of the broker that its held leases come from; "" if none
 
 
@@ -69,7 +69,7 @@ class Beat(_Message, frozen=True, tag="beat"):
     received: Count  # highest push sequence number seen in this session
     held: list[LeaseId]  # queued or running
     done: list[LeaseId]  # finished, result not yet recorded
-    draining: bool
+    draining: bool  # it takes nothing new
 
 
 class Result(_Message, frozen=True):
@@ -79,10 +79,10 @@ class Result(_Message, frozen=True):
     job: Text
     attempt: Count
     outcome: Text  # a word of queuectl.jobs.Outcome
-    exit_code: Small | None
-    signal: Small | None
+    exit_code: Small | None  # null if it was ended by a signal or did not start
+    signal: Small | None  # that ended it
     started_at_ms: Instant  # worker's clock
-    duration_ms: Count
+    duration_ms: Count  # how long it ran
     stdout_bytes: Count  # all that the command wrote, kept or not
     stderr_bytes: Count
     last_line: Annotated[str, Meta(max_length=512)]  # of stderr, or of stdout if stderr is empty
@@ -93,7 +93,7 @@ class Results(_Message, frozen=True, tag="results"):
     """Results of one or more attempts."""
 
     session: Count
-    results: Annotated[list[Result], Meta(max_length=1000)]
+    results: Annotated[list[Result], Meta(max_length=1000)]  # one or more
 
 
 class Piece(_Message, frozen=True):
@@ -103,15 +103,15 @@ class Piece(_Message, frozen=True):
     job: Text
     attempt: Count
     stream: Stream
-    offset: Offset
-    data: Chunk
+    offset: Offset  # place of its first byte in the stream
+    data: Chunk  # the bytes, not text
 
 
 class Output(_Message, frozen=True, tag="output"):
     """Pieces of output, within the byte credit of the session."""
 
     session: Count
-    pieces: Annotated[list[Piece], Meta(max_length=1000)]
+    pieces: Annotated[list[Piece], Meta(max_length=1000)]  # in order, for each stream
 
 
 class Returned(_Message, frozen=True):
@@ -125,14 +125,14 @@ class Release(_Message, frozen=True, tag="release"):
     """Leases given back: the jobs are pending again at once."""
 
     session: Count
-    leases: Annotated[list[Returned], Meta(max_length=10_000)]
+    leases: Annotated[list[Returned], Meta(max_length=10_000)]  # those given back
 
 
 class Gone(_Message, frozen=True, tag="gone"):
     """Boots of this worker's home that are dead and whose processes are gone: their leases are lost now."""
 
     session: Count
-    boots: Annotated[list[Boot], Meta(max_length=1000)]
+    boots: Annotated[list[Boot], Meta(max_length=1000)]  # of the same host and home; others are ignored
 
 
 class Bye(_Message, frozen=True, tag="bye"):
@@ -150,24 +150,24 @@ ToBroker = Hello | Beat | Results | Output | Release | Gone | Bye
 class Welcome(_Message, frozen=True, tag="welcome"):
     """The session begins. `keep` and `drop` answer the held leases of HELLO: drop = kill and forget."""
 
-    session: Count
-    version: Count
+    session: Count  # to be put into every message from now on
+    version: Count  # of the protocol, for this session
     broker: Text  # id of the database; results are bound to it
     epoch: Count  # grows with every start of the broker
-    heartbeat_ms: Count
+    heartbeat_ms: Count  # send a beat this often
     silence_ms: Count  # hear nothing for so long: close the socket and connect anew
     window_bytes: Count  # output credit of the session
     worker: Text  # the name this worker goes by, for people
-    keep: list[LeaseId]
-    drop: list[LeaseId]
+    keep: list[LeaseId]  # go on
+    drop: list[LeaseId]  # kill and forget
 
 
 class Refuse(_Message, frozen=True, tag="refuse"):
     """No session: the reason, and after how long to try again (0: do not)."""
 
-    code: Text
-    text: Text
-    retry_ms: Count
+    code: Text  # version_mismatch, other_broker
+    text: Text  # for people
+    retry_ms: Count  # 0: do not come back
 
 
 class Who(_Message, frozen=True, tag="who"):
@@ -177,48 +177,48 @@ class Who(_Message, frozen=True, tag="who"):
 class Grant(_Message, frozen=True):
     """The right to run one attempt of one job."""
 
-    lease: LeaseId
-    job: Text
-    attempt: Count
-    max_retries: Count
-    queue: Text
-    command: str
-    env: dict[str, str] | None
-    cwd: str | None
-    timeout_ms: Count | None
-    output_limit: Count
-    keep_children: bool
+    lease: LeaseId  # the lease: name it in every report
+    job: Text  # id of the job
+    attempt: Count  # number of this run, from 1
+    max_retries: Count  # for the job's environment
+    queue: Text  # of the job
+    command: str  # for `sh -c`
+    env: dict[str, str] | None  # added to the worker's own
+    cwd: str | None  # absolute; null: the worker's
+    timeout_ms: Count | None  # longest run; null: none
+    output_limit: Count  # bytes of each stream that will be kept
+    keep_children: bool  # leave alone what the command left running
 
 
 class Push(_Message, frozen=True, tag="push"):
     """Leases, sent after the transaction that they stand in; `seq` numbers the pushes of a session from 1."""
 
     session: Count
-    seq: Count
-    grants: list[Grant]
+    seq: Count  # from 1 in each session
+    grants: list[Grant]  # in order
 
 
 class Echo(_Message, frozen=True, tag="echo"):
     """Answer to a heartbeat. `drop`: leases that are not this worker's any more: kill and forget."""
 
     session: Count
-    n: Count
-    heartbeat_ms: Count
-    drop: list[LeaseId]
+    n: Count  # of the beat; 0: nobody asked, no answer is wanted
+    heartbeat_ms: Count  # the pace from now on
+    drop: list[LeaseId]  # kill and forget
 
 
 class Verdict(_Message, frozen=True):
     """What became of a result: `recorded` (also when it had been before) or `stale`; either way it is settled."""
 
     lease: LeaseId
-    verdict: Text
+    verdict: Text  # recorded, stale
 
 
 class Recorded(_Message, frozen=True, tag="recorded"):
     """Verdicts on results, sent after COMMIT: the worker forgets them."""
 
     session: Count
-    verdicts: list[Verdict]
+    verdicts: list[Verdict]  # one for each result
 
 
 class Taken(_Message, frozen=True):
@@ -226,29 +226,29 @@ class Taken(_Message, frozen=True):
 
     lease: LeaseId
     stream: Stream
-    upto: Count
+    upto: Count  # an offset
 
 
 class Took(_Message, frozen=True, tag="took"):
     """Output credit comes back, sent after COMMIT."""
 
     session: Count
-    taken: list[Taken]
+    taken: list[Taken]  # one for each stream spoken of
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
     """Kill these jobs' trees (TERM, grace, KILL) and report the outcome `cancelled`."""
 
     session: Count
-    leases: list[LeaseId]
-    grace_ms: Count
+    leases: list[LeaseId]  # to be ended
+    grace_ms: Count  # between TERM and KILL
 
 
 class Stop(_Message, frozen=True, tag="stop"):
     """Take nothing new and end when all is done; `now`: kill the jobs and give them back first."""
 
     session: Count
-    now: bool
+    now: bool  # do not wait for the jobs
 
 
 class ByeOk(_Message, frozen=True, tag="bye_ok"):

@@ -42,7 +42,7 @@ class Ping(_Args, frozen=True):
 class Enqueue(_Args, frozen=True):
     """Store jobs (each is a JobSpec). → `{ids: [id | null], errors: [{index, code, message, …}]}`."""
 
-    jobs: Annotated[list[Any], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]
+    jobs: Annotated[list[Any], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]  # stored in this order
 
 
 class Job(_Args, frozen=True):
