@@ -23,7 +23,7 @@ from worker.link import Link
 from worker.signals import STOP_NOW, SignalPipe, StopRequests
 from worker.spool import Spool
 
-FLUSH_MS = 2  # what piles up while there is more to read is sent after so long at the latest
+FLUSH_MS = 8  # reports of short jobs travel together for so long: each message costs the broker a commit
 END_MS = 5000  # how long the processes that are left are waited for at the end
 _WAIT_MS_MAX = 3_600_000
 
@@ -94,18 +94,24 @@ class WorkerLoop:
     # --- wait ---
 
     def _wait(self) -> dict[object, int]:
+        """Wait for something to happen; before a longer wait, say what there is to say."""
         poll = self._rooms.poller.poll
-        if self._outbox.is_dirty:
-            ready = dict(poll(0))
-            now = read_clock()
-            if ready and now.mono_ms - self._flushed_ms < FLUSH_MS:
-                return ready
-            self._flushed_ms = now.mono_ms
-            self.core.flush(now)
-            self._send(now)
-            if ready:
-                return ready
-        return dict(poll(self._timeout_ms()))
+        if not self._outbox.is_dirty:
+            return dict(poll(self._timeout_ms()))
+        ready = dict(poll(self._patience_ms()))
+        now = read_clock()
+        if ready and now.mono_ms - self._flushed_ms < FLUSH_MS:
+            return ready
+        self._flushed_ms = now.mono_ms
+        self.core.flush(now)
+        self._send(now)
+        return ready or dict(poll(self._timeout_ms()))
+
+    def _patience_ms(self) -> int:
+        """How long reports may wait for company: not at all, unless there is work in hand for all slots meanwhile."""
+        if not self.core.slots.has_plenty:
+            return 0
+        return max(0, FLUSH_MS - (read_clock().mono_ms - self._flushed_ms))
 
     def _timeout_ms(self) -> int:
         now_ms = read_clock().mono_ms

@@ -28,6 +28,7 @@ class Slots:
     def __init__(self, count: int, outbox: Outbox, reports: Reports) -> None:
         self._outbox = outbox
         self._reports = reports
+        self._count = count
         self._leases: dict[int, Lease] = {}
         self._waiting: deque[int] = deque()
         self._free = list(range(1, count + 1))  # a heap: the lowest is taken first
@@ -55,6 +56,11 @@ class Slots:
     def numbers(self) -> list[int]:
         """The leases as heartbeats name them."""
         return [number for number, lease in self._leases.items() if lease.is_held]
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether every slot has another lease waiting for it."""
+        return len(self._waiting) >= self._count > 0
 
     @property
     def has_returned(self) -> bool:
