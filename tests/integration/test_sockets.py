@@ -1,0 +1,93 @@
+"""What comes off the broker's sockets in one turn is bounded, whatever arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from broker.sockets import FULL, GONE, SENT, Router, client_router, worker_router
+from tests.harness_process import until
+
+BUDGET: dict[str, Any] = {"messages_max": 64, "bytes_max": 2**20, "seconds_max": 60.0}
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    with zmq.Context() as context:
+        yield context
+
+
+@pytest.fixture
+def endpoint(home: Path) -> str:
+    return f"ipc://{home}/socket"
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    link = context.socket(zmq.DEALER)
+    link.linger = 0
+    link.connect(endpoint)
+    return link
+
+
+def bound(router: Router, endpoint: str) -> Router:
+    router.bind(endpoint)
+    return router
+
+
+def test_messages_with_too_many_frames_use_up_the_budget(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str
+) -> None:
+    router = bound(worker_router(context), endpoint)
+    with dealer(context, endpoint) as link:
+        link.send(b"good")  # one good message must not switch the count off
+        for _ in range(500):
+            link.send_multipart([b"x"] * 3)
+        router.socket.poll(5000)
+        found: list[bytes] = []
+        turns = 0
+        while router.misframed < 500:
+            turns += 1
+            before = router.misframed
+            messages, _ = router.drain(**BUDGET)
+            found += [body for _, body in messages]
+            assert router.misframed - before <= 64
+
+    assert found == [b"good"]
+    assert turns >= 500 // 64
+    router.close(0)
+
+
+def test_bytes_that_are_thrown_away_use_up_the_budget(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+    router = bound(client_router(context), endpoint)
+    with dealer(context, endpoint) as link:
+        for _ in range(8):
+            link.send_multipart([bytes(200_000)] * 6)
+        while router.misframed < 8:
+            before = router.misframed
+            router.drain(**BUDGET)
+            assert router.misframed - before <= 1
+    router.close(0)
+
+
+def test_a_peer_that_is_gone_and_one_that_does_not_read_are_told_apart(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str
+) -> None:
+    router = bound(client_router(context), endpoint)
+    with dealer(context, endpoint) as link:
+        link.send_multipart([b"", b"hello"])
+        [(envelope, _)] = until(lambda: router.drain(**BUDGET)[0])
+        outcomes = {SENT}
+        while FULL not in outcomes:
+            outcomes.add(router.send(tuple(envelope), bytes(100_000)))
+        assert outcomes == {SENT, FULL}
+
+    def is_gone() -> bool:
+        router.drain(**BUDGET)  # ZeroMQ sees to its connections when it is called
+        return router.send(tuple(envelope), b"x") == GONE
+
+    until(is_gone, "its end is noticed")
+    router.close(0)
