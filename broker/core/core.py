@@ -74,6 +74,7 @@ class Core:
         self.storage_full = False  # nothing can be written: what needs no message to happen waits
         self.sessions_opened = 0
         self.malformed = 0
+        self.evicted_upto = 0  # the piece of output up to which eviction has looked
         self.asked_who: dict[bytes, int] = {}
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.before = Before({}, {}, [], stopping=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
 CLOSING_MAX = 10_000
-EVICTED_PER_TURN = 200
+EVICTED_PER_TURN = 200  # pieces that are looked at
 
 
 def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None:
@@ -166,8 +166,9 @@ def evict(core: Core, turn: Turn) -> None:
     if core.output_bytes <= limit:
         return
     writing.flush(core, turn)
-    freed, seqs = core.store.history.evict(core.output_bytes - limit, EVICTED_PER_TURN)
-    core.output_bytes -= freed
-    forget(core, seqs)
-    if freed:
-        turn.log("info", "output_evicted", bytes=freed)
+    evicted = core.store.history.evict(core.evicted_upto, core.output_bytes - limit, EVICTED_PER_TURN)
+    core.evicted_upto = evicted.after_chunk
+    core.output_bytes -= evicted.freed
+    forget(core, evicted.seqs)
+    if evicted.freed:
+        turn.log("info", "output_evicted", bytes=evicted.freed)

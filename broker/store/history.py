@@ -35,14 +35,17 @@ DELETE_CHUNK = "DELETE FROM output WHERE seq = ? AND attempt = ? AND stream = ? 
 # Where the kept pieces of a stream lie.
 EXTENTS = "SELECT offset, length(data) FROM output WHERE seq = ? AND attempt = ? AND stream = ? ORDER BY offset"
 
-# Kept output of an attempt in order of arrival.
+# Kept output of an attempt in order of arrival. Only numbers are sorted, the bytes of a slice come after.
 CHUNKS = """
-SELECT chunk, stream, offset, data FROM output WHERE seq = ? AND attempt = ? AND chunk >= ? ORDER BY chunk LIMIT ?"""
+SELECT chunk, stream, offset, data FROM output
+WHERE chunk IN (SELECT chunk FROM output WHERE seq = ? AND attempt = ? AND chunk >= ? ORDER BY chunk LIMIT ?)
+ORDER BY chunk"""
 
-# The oldest output of jobs that are over.
+# The oldest output after a place, and whether its job is over.
 OLDEST = """
-SELECT chunk, length(data), o.seq FROM output o CROSS JOIN job j ON j.seq = o.seq
-WHERE j.state IN (2, 4, 5) ORDER BY chunk LIMIT ?"""
+SELECT chunk, size, o.seq, state IN (2, 4, 5)
+FROM (SELECT chunk, seq, length(data) AS size FROM output WHERE chunk > ? ORDER BY chunk LIMIT ?) o
+CROSS JOIN job j ON j.seq = o.seq"""
 
 EVICT = "DELETE FROM output WHERE chunk = ?"
 KEPT_BYTES_OF = "SELECT coalesce(sum(length(data)), 0) FROM output WHERE seq = ?"
@@ -84,6 +87,14 @@ class ChunkKey(NamedTuple):
     attempt: int
     stream: int
     offset: int
+
+
+class Evicted(NamedTuple):
+    """What went: how much, of which jobs; and after which piece to go on (0: from the start)."""
+
+    freed: int
+    seqs: set[int]
+    after_chunk: int
 
 
 class History:
@@ -129,17 +140,20 @@ class History:
         """(chunk, stream, offset, data) of an attempt, in order of arrival."""
         return [(c, s, o, d) for c, s, o, d in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
 
-    def evict(self, bytes_wanted: int, limit: int) -> tuple[int, set[int]]:
-        """Forget the oldest output of jobs that are over; how many bytes went, and of which jobs."""
+    def evict(self, after_chunk: int, bytes_wanted: int, limit: int) -> Evicted:
+        """Forget the oldest output of jobs that are over, among so many pieces after this one."""
+        pieces = self._db.query(OLDEST, (after_chunk, limit))
         chosen, freed, seqs = [], 0, set()
-        for chunk, length, seq in self._db.query(OLDEST, (limit,)):
+        for chunk, length, seq, is_over in pieces:
             if freed >= bytes_wanted:
                 break
-            chosen.append((chunk,))
-            seqs.add(seq)
-            freed += length
+            after_chunk = chunk
+            if is_over:
+                chosen.append((chunk,))
+                seqs.add(seq)
+                freed += length
         self._db.run_many(EVICT, chosen)
-        return freed, seqs
+        return Evicted(freed, seqs, after_chunk if len(pieces) == limit else 0)
 
     def delete(self, seqs: Sequence[int]) -> int:
         """Delete the attempts and output of jobs; how many bytes of output went."""

@@ -1,0 +1,155 @@
+"""How SQLite carries out every statement of the store. A plan that changes is a cost that changes.
+
+No statement looks at rows it does not want: each is a search by a key or an index, except those listed in
+WALKS, which walk a small table or stop at a LIMIT. No rows are sorted where an index has them in order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+from broker.store import connection, history, jobs, ledger, open_store
+
+ROOMS = (jobs, history, ledger)
+SPEC = "spec by seq"
+VIEW = (SPEC, "worker by number", "attempt by key")
+PLANS: dict[str, tuple[str, ...]] = {
+    # jobs
+    "INSERT_JOB": (),
+    "INSERT_SPEC": (),
+    "STORED": ("SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",),
+    "CANDIDATES": ("SEARCH j USING INDEX job_ready (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
+    "CANDIDATES_ALONE": ("SEARCH j USING INDEX job_alone (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
+    "LEASE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "MOVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "ADOPT": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "PROMOTE": (
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH job USING INDEX job_due (run_at_ms<?)",
+    ),
+    "NEXT_DUE": ("SCAN job USING INDEX job_due",),
+    "ANY_READY": ("SEARCH job USING INDEX job_ready (bucket=?)",),
+    "ANY_READY_ALONE": ("SEARCH job USING INDEX job_alone (bucket=?)",),
+    "LEASED": ("SEARCH j USING INDEX job_state (state=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
+    "LEASE_OF": (
+        "SEARCH j USING INDEX sqlite_autoindex_job_1 (id=?)",
+        "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
+    "KNOWN": ("SCAN json_each", "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)"),
+    "PREFIXED": ("SEARCH job USING INDEX sqlite_autoindex_job_1 (id>? AND id<?)",),
+    "DEAD": ("SEARCH job USING INDEX job_state (state=? AND seq<?)",),
+    "REVIVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "ROW": ("SEARCH j USING INTEGER PRIMARY KEY (rowid=?)", *VIEW),
+    **dict.fromkeys(
+        ("LIST_ALL", "LIST_QUEUE", "LIST_PENDING", "LIST_PENDING_QUEUE"),
+        ("SEARCH j USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", *VIEW),
+    ),
+    **dict.fromkeys(
+        ("LIST_STATE", "LIST_STATE_QUEUE"),
+        ("SEARCH j USING INDEX job_state (state=? AND seq>? AND seq<?)", *VIEW),
+    ),
+    "DELETE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "DELETE_SPEC": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
+    # history
+    "INSERT_ATTEMPT": (),
+    "DELETE_LOSS": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
+    "ENDED": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
+    "ATTEMPTS": ("SEARCH a USING PRIMARY KEY (seq=?)", "SEARCH w USING INTEGER PRIMARY KEY (rowid=?)"),
+    "INSERT_CHUNK": (),
+    "EXTEND_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
+    "DELETE_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
+    "EXTENTS": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=?)",),
+    "CHUNKS": (
+        "SEARCH output USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH output USING COVERING INDEX output_at (seq=? AND attempt=?)",
+        "USE TEMP B-TREE FOR ORDER BY",
+    ),
+    "OLDEST": (
+        "SEARCH output USING INTEGER PRIMARY KEY (rowid>?)",
+        "SCAN o",
+        "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
+    "EVICT": ("SEARCH output USING INTEGER PRIMARY KEY (rowid=?)",),
+    "KEPT_BYTES_OF": ("SEARCH output USING INDEX output_at (seq=?)",),
+    "DELETE_ATTEMPTS": ("SEARCH attempt USING PRIMARY KEY (seq=?)",),
+    "DELETE_OUTPUT": ("SEARCH output USING INDEX output_at (seq=?)",),
+    # ledger
+    "READ_META": ("SCAN meta",),
+    "WRITE_META": (),
+    "READ_SETTINGS": ("SCAN setting",),
+    "WRITE_SETTING": (),
+    "DELETE_SETTING": ("SEARCH setting USING PRIMARY KEY (key=?)",),
+    "READ_BUCKETS": ("SCAN bucket",),
+    "ADD_BUCKET": (),
+    "READ_TALLIES": ("SCAN tally",),
+    "WRITE_TALLY": (),
+    "REPLIES": ("SCAN json_each", "SEARCH reply USING INDEX sqlite_autoindex_reply_1 (id=?)"),
+    "ADD_REPLY": (),
+    "FORGET_REPLIES": ("SEARCH reply USING INTEGER PRIMARY KEY (rowid=?)", "SCAN reply"),
+    "WORKER_OF": ("SEARCH worker USING INDEX sqlite_autoindex_worker_1 (boot=?)",),
+    "WORKERS": ("SCAN json_each", "SEARCH worker USING INTEGER PRIMARY KEY (rowid=?)"),
+    "ADD_WORKER": (),
+}
+VIEW_PLANS = {
+    SPEC: "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+    "worker by number": "SEARCH w USING INTEGER PRIMARY KEY (rowid=?)",
+    "attempt by key": "SEARCH a USING PRIMARY KEY (seq=? AND attempt=?)",
+}
+WALKS = {
+    "NEXT_DUE": "the first entry of an index",
+    "OLDEST": "what a LIMIT let through",
+    "FORGET_REPLIES": "a LIMIT of the oldest rows",
+    "READ_META": "a few rows, at the start",
+    "READ_SETTINGS": "a few rows, at the start",
+    "READ_BUCKETS": "one row a queue, at the start",
+    "READ_TALLIES": "a few rows a queue, at the start",
+}
+SORTS = {"CHUNKS": "numbers of the pieces of one attempt, of which a LIMIT keeps the first"}
+
+
+def statements(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """The module-level statements: constants that are text."""
+    for name, value in vars(module).items():
+        if name.isupper() and not name.startswith("_") and isinstance(value, str):
+            yield name, value
+
+
+SQL = {name: sql for room in ROOMS for name, sql in statements(room)}
+
+
+def plan(sql: str) -> list[str]:
+    """The accesses of a plan, without what differs between versions of SQLite."""
+    store = open_store(":memory:")
+    try:
+        rows = store._db.query(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?"))
+    finally:
+        store.abandon()
+    lines = [re.sub(r" LEFT-JOIN$| VIRTUAL TABLE INDEX .*$", "", row[3]) for row in rows]
+    return [line for line in lines if re.match(r"SEARCH|SCAN (?!\()|USE TEMP", line)]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plan_is_the_expected_one(name: str) -> None:
+    assert plan(SQL[name]) == [VIEW_PLANS.get(line, line) for line in PLANS[name]]
+
+
+def test_every_statement_of_the_store_has_its_plan_here() -> None:
+    assert SQL.keys() == PLANS.keys()
+
+
+def test_no_statement_stands_elsewhere() -> None:
+    assert dict(statements(connection)) == {}
+
+
+@pytest.mark.parametrize("name", [name for name in SQL if name not in WALKS])
+def test_nothing_walks_a_table(name: str) -> None:
+    assert [line for line in plan(SQL[name]) if line.startswith("SCAN") and line != "SCAN json_each"] == []
+
+
+@pytest.mark.parametrize("name", [name for name in SQL if name not in SORTS])
+def test_nothing_is_sorted(name: str) -> None:
+    assert [line for line in plan(SQL[name]) if line.startswith("USE TEMP")] == []
