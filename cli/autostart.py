@@ -6,6 +6,7 @@ explicitly before, by `--no-autostart` or `autostart=false`, or by owning the ho
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ def why_not(session: Session) -> str | None:
     """Why no broker may be started here unasked, or None if one may."""
     if not session.config.autostart:
         return "autostart is off"
+    if "QUEUECTL_JOB_ID" in os.environ:
+        return "this is a job, and what a job starts ends with it"
     if not session.home.is_ours():
         return f"{session.home.path} belongs to another user"
     try:

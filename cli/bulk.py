@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -28,6 +28,9 @@ from cli.session import Session
 from cli.strict_json import parse_object
 from queuectl.errors import BadJob, QueuectlError, from_wire
 from queuectl.jobs import parse_job
+
+if TYPE_CHECKING:
+    from queuectl.link import Begun
 
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 2**20
@@ -59,6 +62,15 @@ class Chunk:
     end: int = 0  # offset in the source after its last line
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A chunk on its way: the numbers of its good lines, and the request, if it has any."""
+
+    chunk: Chunk
+    lines: list[int]
+    begun: Begun | None
+
+
 @dataclass(slots=True)
 class Tally:
     """What has become of the lines so far."""
@@ -78,9 +90,12 @@ def enqueue_lines(session: Session, run: Run) -> int:
         tally = Tally(next_line=run.from_line)
         progress = stack.enter_context(_progress(session, source))
         try:
-            for chunk in _chunks(source, run, session, tally):
-                _send(session, run, chunk, token, tally)
+            under_way: Sent | None = None
+            for chunk in _chunks(source, run, session, tally):  # read while the broker stores the one before
+                _settle(session, run, under_way, tally)
+                under_way = _send(session, chunk, token)
                 progress.update(chunk.end - progress.pos)
+            _settle(session, run, under_way, tally)
         except (KeyboardInterrupt, QueuectlError) as error:
             progress.render_finish()
             _say_how_to_resume(session, run, token, tally)
@@ -169,21 +184,31 @@ def _refuse(session: Session, tally: Tally, line: int, error: QueuectlError) -> 
     session.warn(f"line {line}: {visible(error.message)}" + (f" ({visible(error.hint)})" if error.hint else ""))
 
 
-def _send(session: Session, run: Run, chunk: Chunk, token: str, tally: Tally) -> None:
+def _send(session: Session, chunk: Chunk, token: str) -> Sent:
     good = [(line, job) for line, job in zip(chunk.lines, chunk.jobs, strict=True) if job]
-    if good:
-        digest = hashlib.blake2b(f"{token}\0{chunk.first_line}\0".encode() + chunk.raw.digest(), digest_size=16)
-        reply = session.client().exchange(
-            "enqueue", {"jobs": [job for _, job in good]}, request_id=f"bulk-{digest.hexdigest()}"
-        )
+    if not good:
+        return Sent(chunk, [], None)
+    digest = hashlib.blake2b(f"{token}\0{chunk.first_line}\0".encode() + chunk.raw.digest(), digest_size=16)
+    begun = session.client().begin(
+        "enqueue", {"jobs": [job for _, job in good]}, request_id=f"bulk-{digest.hexdigest()}"
+    )
+    return Sent(chunk, [line for line, _ in good], begun)
+
+
+def _settle(session: Session, run: Run, sent: Sent | None, tally: Tally) -> None:
+    """Wait for the broker's word on a chunk, and count what it took."""
+    if sent is None:
+        return
+    if sent.begun is not None:
+        reply = session.client().finish(sent.begun)
         for each in reply.value["errors"]:
-            _refuse(session, tally, good[each["index"]][0], from_wire(each))
+            _refuse(session, tally, sent.lines[each["index"]], from_wire(each))
         ids = [visible(job_id) for job_id in reply.value["ids"] if job_id is not None]
         tally.accepted += len(ids)
         tally.repeated += len(ids) if reply.repeated and reply.tries == 1 else 0
         if run.prints:
             _print_ids(session, tally, ids)
-    tally.next_line = chunk.lines[-1] + 1 if chunk.lines else tally.next_line
+    tally.next_line = sent.chunk.lines[-1] + 1 if sent.chunk.lines else tally.next_line
 
 
 def _print_ids(session: Session, tally: Tally, ids: list[str]) -> None:

@@ -26,7 +26,7 @@ from queuectl.errors import BadRequest, QueuectlError, WaitTimedOut, from_wire
 from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
 from queuectl.jobs import JobSpec
-from queuectl.link import Link, Reply
+from queuectl.link import Begun, Link, Reply
 from queuectl.wire import encode
 
 REPLY_TIMEOUT_S = 5.0  # for each of four tries
@@ -117,12 +117,18 @@ class Client:
         timeout: float | None = None,
     ) -> Reply:
         """Do what `request` does, and return the reply together with how it came about."""
-        return self._link.call(
-            op,
-            dict(args or {}),
-            request_id=request_id or new_request_id(),
-            timeout_s=self.timeout if timeout is None else timeout,
-        )
+        return self.finish(self.begin(op, args, request_id=request_id), timeout=timeout)
+
+    def begin(self, op: str, args: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> Begun:
+        """Send a request and return without its reply, so that the next one can be prepared meanwhile.
+
+        `finish` gets the reply; until then nothing else may be asked. Raises BrokerUnreachable.
+        """
+        return self._link.begin(op, dict(args or {}), request_id=request_id or new_request_id())
+
+    def finish(self, begun: Begun, *, timeout: float | None = None) -> Reply:
+        """Wait for the reply to what was begun, and return it together with how it came about."""
+        return self._link.finish(begun, timeout_s=self.timeout if timeout is None else timeout)
 
     def ping(self) -> dict[str, Any]:
         """Who answers: `broker` (its id), `version`, `pid`, `epoch`, `data_dir`."""

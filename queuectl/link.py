@@ -40,6 +40,15 @@ class Reply:
     tries: int
 
 
+@dataclass(slots=True)
+class Begun:
+    """A request that is on its way."""
+
+    request_id: str
+    body: bytes
+    tries: int = 0
+
+
 class Link:
     """A connection to the client endpoint of one broker."""
 
@@ -50,32 +59,47 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._pid = os.getpid()
 
-    def call(self, op: str, args: dict[str, Any], *, request_id: str, timeout_s: float) -> Reply:
-        """Send one request, and again until there is a reply; `timeout_s` bounds the wait for each reply.
+    def begin(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
+        """Send one request; `finish` gets its reply. In between nothing else may be sent.
 
-        Raises BrokerUnreachable (nothing was sent), OutcomeUnknown (sent, no reply), or the error of the reply.
+        Raises BrokerUnreachable: nothing was sent.
         """
-        body = _encode(op, args, request_id)
-        tries = 0
+        begun = Begun(request_id, _encode(op, args, request_id))
+        try:
+            self._send(begun.body)
+        except BrokerUnreachable:
+            self.close()
+            raise
+        begun.tries = 1
+        return begun
+
+    def finish(self, begun: Begun, *, timeout_s: float) -> Reply:
+        """Wait for the reply, and send the request again until there is one; `timeout_s` bounds each wait.
+
+        Raises OutcomeUnknown (sent, no reply), or the error of the reply.
+        """
         for pause_s in (0.0, *PAUSES_S):
-            time.sleep(pause_s * random.uniform(1.0, 1.5))
-            try:
-                self._send(body)
-            except BrokerUnreachable:
-                self.close()
-                if not tries:
-                    raise
+            if pause_s and not self._send_again(begun, pause_s):
                 continue
-            tries += 1
-            envelope = self._receive(request_id, timeout_s)
+            envelope = self._receive(begun.request_id, timeout_s)
             if envelope is not None:
-                return _open(envelope, tries)
+                return _open(envelope, begun.tries)
             self._drop()
         raise OutcomeUnknown(
-            f"the request went out {tries} times to {self.endpoint}, but no reply came",
-            hint=f"it may or may not have been carried out; repeating it with request id {request_id} is safe",
-            details={"request_id": request_id},
+            f"the request went out {begun.tries} times to {self.endpoint}, but no reply came",
+            hint=f"it may or may not have been carried out; repeating it with request id {begun.request_id} is safe",
+            details={"request_id": begun.request_id},
         )
+
+    def _send_again(self, begun: Begun, pause_s: float) -> bool:
+        time.sleep(pause_s * random.uniform(1.0, 1.5))
+        try:
+            self._send(begun.body)
+        except BrokerUnreachable:
+            self.close()
+            return False
+        begun.tries += 1
+        return True
 
     def close(self) -> None:
         """Close the socket. May be called twice; a later call connects again."""
@@ -126,11 +150,12 @@ class Link:
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             ready = dict(poller.poll(int(left_s * 1000) + 1))
-            if self._socket in ready:
+            lost = self._monitor in ready
+            if self._socket in ready or (lost and self._socket.poll(0)):  # its last words may have come just now
                 envelope = wire.unpack(self._socket.recv_multipart()[-1], bytes_max=wire.REPLY_BYTES_MAX)
                 if isinstance(envelope, dict) and envelope.get("id") == request_id:
                     return envelope
-            elif self._monitor in ready:
+            elif lost:
                 return None  # the broker is gone, and with it the way back for this reply
         return None
 

@@ -241,16 +241,16 @@ def test_cut_run_of_stdin_is_resumed_with_its_token(memory: Memory) -> None:
 def test_interrupted_run_says_how_far_it_came(memory: Memory, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from queuectl.client import Client
 
-    original = Client.exchange
-    sent: list[str] = []
+    original = Client.finish
+    finished: list[Any] = []
 
-    def exchange(self: Client, op: str, *args: Any, **kwargs: Any) -> Any:
-        sent.append(op)
-        if len(sent) == 2:
+    def finish(self: Client, begun: Any, **kwargs: Any) -> Any:
+        finished.append(begun)
+        if len(finished) == 2:
             raise KeyboardInterrupt
-        return original(self, op, *args, **kwargs)
+        return original(self, begun, **kwargs)
 
-    monkeypatch.setattr(Client, "exchange", exchange)
+    monkeypatch.setattr(Client, "finish", finish)
     ran = run_cli("enqueue", "--file", str(file))
 
     assert ran.code == 130
