@@ -357,6 +357,7 @@ def test_the_log_is_json_with_a_growing_seq(broker: BrokerProcess) -> None:
     with RawClient(broker.endpoint) as client:
         client.enqueue("true")
         client.ask("job", id="nobody")
+    until(lambda: broker.logged("request_refused"), "the record, which comes after the reply")
     broker.kill()
     broker.start()
     broker.stop()

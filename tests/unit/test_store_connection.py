@@ -1,0 +1,370 @@
+"""The database file: opening and refusing, what is in force, what survives, what its errors mean."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from broker.store import Store, StoreFull, StoreRefused, open_store
+from broker.store.connection import (
+    APPLICATION_ID,
+    CHECKPOINT_BYTES,
+    SCHEMA_VERSION,
+    Connection,
+    _meaning,
+    migrate,
+    open_connection,
+)
+from queuectl.errors import DatabaseRefused, StorageFailed
+
+
+def note(store: Store, **facts: int) -> None:
+    """Facts in a turn of their own."""
+    store.begin()
+    store.ledger.note(facts)
+    store.commit()
+
+
+def pragma(store: Store, name: str) -> object:
+    return store._db.query(f"PRAGMA {name}")[0][0]
+
+
+# --- open and refuse -------------------------------------------------------------------------------------
+
+
+def test_new_database_is_made_and_marked(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+
+    assert pragma(store, "application_id") == APPLICATION_ID
+    assert pragma(store, "user_version") == SCHEMA_VERSION
+    assert store.check() == []
+    store.close()
+
+
+def test_missing_database_is_refused_where_it_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseRefused, match="there is no database at"):
+        open_store(tmp_path / "queue.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_database_is_opened_where_it_must_exist(tmp_path: Path) -> None:
+    open_store(tmp_path / "queue.db").close()
+
+    open_store(tmp_path / "queue.db", create=False).close()
+
+
+def test_foreign_database_is_refused_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    foreign = sqlite3.connect(path)
+    foreign.execute("CREATE TABLE x (y)")
+    foreign.commit()
+    foreign.close()
+    before = path.read_bytes()
+
+    with pytest.raises(DatabaseRefused, match="is a database, but not one of queuectl"):
+        open_store(path)
+
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["queue.db"]
+
+
+def test_newer_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+    store._db.query(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    store.close()
+
+    with pytest.raises(DatabaseRefused, match="written by a newer queuectl") as caught:
+        open_store(path)
+    assert caught.value.hint is not None
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    path.write_bytes(b"something else entirely, and long enough to be read as a header" * 20)
+
+    with pytest.raises(DatabaseRefused, match="cannot open"):
+        open_store(path)
+    assert path.read_bytes().startswith(b"something else")
+
+
+@pytest.mark.parametrize("name", ["directory", "missing/queue.db"])
+def test_path_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "directory").mkdir()
+
+    with pytest.raises(DatabaseRefused, match="cannot open"):
+        open_store(tmp_path / name)
+
+
+def test_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    (tmp_path / "queue.db").touch()
+
+    open_store(tmp_path / "queue.db").close()
+
+
+def test_file_system_without_a_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Connection.query
+
+    def query(self: Connection, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        return [("delete",)] if "journal_mode" in sql else ask(self, sql, parameters)
+
+    monkeypatch.setattr(Connection, "query", query)
+
+    with pytest.raises(DatabaseRefused, match="does not take a write-ahead log"):
+        open_store(tmp_path / "queue.db")
+
+
+def test_interrupted_opening_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Connection) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("broker.store.connection.migrate", fail)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_connection(tmp_path / "queue.db", create=True)
+    monkeypatch.undo()
+    open_store(tmp_path / "queue.db").close()
+
+
+def test_migration_of_a_database_that_is_up_to_date_does_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+
+    migrate(store._db)
+
+    assert not store._db.in_transaction
+    store.close()
+
+
+# --- in force ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_pragmas_are_in_force(tmp_path: Path, times: int) -> None:
+    path = tmp_path / "queue.db"
+    for _ in range(times - 1):
+        store = open_store(path)
+        note(store, x=1)
+        store.close()
+    store = open_store(path)
+
+    found = {
+        name: pragma(store, name)
+        for name in ("journal_mode", "synchronous", "locking_mode", "wal_autocheckpoint", "auto_vacuum", "mmap_size")
+    }
+
+    assert found == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "locking_mode": "exclusive",
+        "wal_autocheckpoint": 0,
+        "auto_vacuum": 2,
+        "mmap_size": 0,
+    }
+    store.close()
+
+
+def test_nobody_else_gets_in(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+
+    with pytest.raises(DatabaseRefused, match="SQLITE_BUSY"):
+        open_store(path)
+    reader = sqlite3.connect(path, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        reader.execute("SELECT * FROM meta")
+    reader.close()
+
+    note(store, still=1)
+    store.close()
+
+
+def test_no_shared_memory_file_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+    note(store, x=1)
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", f"{tmp_path}/copy.db{suffix}")
+    store.close()
+
+    again = open_store(tmp_path / "copy.db")
+    note(again, x=2)
+
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["copy.db", "copy.db-wal", "queue.db"]
+    again.close()
+
+
+# --- what survives -------------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_survives_a_kill_and_the_rest_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+    note(store, first=1)
+    note(store, second=2)
+    store.begin()
+    store.ledger.note({"third": 3})
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", f"{tmp_path}/killed.db{suffix}")
+    store.abandon()
+
+    for name in ("killed.db", "queue.db"):
+        reopened = open_store(tmp_path / name)
+        assert reopened.ledger.facts() == {"first": 1, "second": 2}
+        reopened.close()
+
+
+def test_database_that_was_closed_is_one_file(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    note(store, x=1)
+
+    store.close()
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["queue.db"]
+
+
+def test_rolled_back_turn_leaves_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    store.begin()
+    store.ledger.note({"x": 1})
+
+    store.rollback()
+    store.rollback()
+
+    assert store.ledger.facts() == {}
+    store.close()
+
+
+def test_commit_without_a_transaction_is_a_failure(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+
+    with pytest.raises(StorageFailed, match="gone before its commit"):
+        store.commit()
+    store.close()
+
+
+def test_long_log_is_copied_into_the_file_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    assert store.tidy() is False
+    blob = bytes(300_000)
+
+    def write(times: int) -> list[bool]:
+        done = []
+        for number in range(times):
+            store.begin()
+            store._db.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"blob-{number % 5}", blob))
+            store.commit()
+            done.append(store.tidy())
+        return done
+
+    turns = CHECKPOINT_BYTES // len(blob) + 1
+    first = write(turns)
+    assert first.count(True) == 1
+    assert first[-1] or first[-2]
+    assert store.tidy() is False
+    second = write(turns - 3)
+
+    assert second.count(True) == 0
+    assert write(10).count(True) == 1
+    assert (tmp_path / "queue.db-wal").stat().st_size < CHECKPOINT_BYTES + 2 * len(blob)
+    store.close()
+
+
+def test_database_in_memory_has_no_log() -> None:
+    store = open_store(":memory:")
+
+    assert store.tidy() is False
+    store._db.checkpoint()
+    assert store._db.wal_bytes() == 0
+    store.close()
+
+
+def test_log_that_is_not_there_has_no_bytes(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    (tmp_path / "queue.db-wal").unlink()
+
+    assert store._db.wal_bytes() == 0
+    store.abandon()
+
+
+# --- what errors mean ------------------------------------------------------------------------------------------
+
+
+def test_full_disk_is_said_and_the_database_goes_on(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    [(pages,)] = store._db.query("PRAGMA page_count")
+    store._db.query(f"PRAGMA max_page_count = {pages + 10}")
+    store.begin()
+    with pytest.raises(StoreFull, match="SQLITE_FULL"):
+        store._db.run("INSERT INTO meta VALUES ('x', ?)", (bytes(10**6),))
+    store.rollback()
+
+    store._db.query("PRAGMA max_page_count = 1000000")
+    note(store, x=1)
+
+    assert store.check() == []
+    store.close()
+
+
+def test_broken_rule_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "queue.db")
+    store.begin()
+    store.ledger.add_bucket(1, "q")
+
+    with pytest.raises(StoreRefused, match="SQLITE_CONSTRAINT"):
+        store.ledger.add_bucket(2, "q")
+
+    store.rollback()
+    store.close()
+
+
+def test_statement_that_makes_no_sense_is_refused() -> None:
+    store = open_store(":memory:")
+
+    with pytest.raises(StoreRefused, match="no such table"):
+        store._db.query("SELECT * FROM nowhere")
+    with pytest.raises(StoreRefused, match="ProgrammingError"):
+        store._db.query("SELECT ?", ())
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "kind"),
+    [
+        (sqlite3.OperationalError("x"), "SQLITE_FULL", StoreFull),
+        (sqlite3.OperationalError("x"), "SQLITE_IOERR_FSYNC", StorageFailed),
+        (sqlite3.OperationalError("x"), "SQLITE_READONLY", StorageFailed),
+        (sqlite3.OperationalError("x"), "SQLITE_BUSY", StorageFailed),
+        (sqlite3.DatabaseError("x"), "SQLITE_CORRUPT", StorageFailed),
+        (sqlite3.OperationalError("x"), "SQLITE_ERROR", StoreRefused),
+        (sqlite3.IntegrityError("x"), "SQLITE_CONSTRAINT_CHECK", StoreRefused),
+        (sqlite3.DataError("x"), "SQLITE_TOOBIG", StoreRefused),
+        (sqlite3.ProgrammingError("x"), "", StoreRefused),
+    ],
+)
+def test_meaning_of_an_error(error: sqlite3.Error, name: str, kind: type[Exception]) -> None:
+    if name:
+        error.sqlite_errorname = name
+
+    assert type(_meaning(error)) is kind
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+    store.begin()
+    for number in range(500):
+        store.ledger.add_bucket(number + 1, f"queue-{number:04d}")
+    store.commit()
+    store.close()
+    body = bytearray(path.read_bytes())
+    at = body.index(b"queue-0100") // 4096 * 4096
+    body[at : at + 2000] = b"\xff" * 2000
+    path.write_bytes(body)
+
+    store = open_store(path)
+
+    assert store.check() != []
+    store.abandon()
