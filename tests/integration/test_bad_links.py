@@ -80,6 +80,7 @@ def test_a_worker_that_is_not_heard_loses_its_leases_after_their_time(link: Link
     link.worker.say(Results(link.worker.session, [result_of(grant)]))
 
     until(lambda: link.broker.logged("worker_lost"), "the end of the lease")
+    link.client.ok("config_set", key="lease", value=30)  # what follows has all the time it needs
     assert link.job("a1") == ("pending", 1, 1)
     link.proxy.set_mode("pass")
     link.worker.reconnect()
@@ -95,6 +96,7 @@ def test_a_late_worker_is_stale_once_another_has_the_job(link: Link) -> None:
     [first] = link.worker.pushed()
     link.proxy.set_mode("both")
     until(lambda: link.broker.logged("worker_lost"), "the end of the lease")
+    link.client.ok("config_set", key="lease", value=30)  # what follows has all the time it needs
     with ScriptedWorker(link.broker.home.worker_endpoint) as other:
         other.hello()
         [second] = other.pushed()

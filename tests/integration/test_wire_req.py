@@ -237,7 +237,7 @@ def test_who_waits_is_answered_when_the_broker_stops(broker: BrokerProcess, clie
         assert "epoch" in msgpack.unpackb(other.recv_multipart()[-1])["ok"]  # what came before it is held
         assert client.ok("shutdown") == {"pid": broker.process.pid, "held": 0, "workers": 0}
 
-        assert other.poll(LIMIT_S * 1000)
+        assert other.poll(int(LIMIT_S * 1000))
         assert msgpack.unpackb(other.recv_multipart()[-1])["ok"]["done"] is False
     assert broker.wait() == 0
 
