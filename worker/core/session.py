@@ -33,6 +33,7 @@ class Session:
         self.heard_at_ms = 0
         self.connect_at_ms: int | None = None  # set while there is no socket
         self._failures = 0
+        self._last_number: int | None = None
 
     def connected(self, now_ms: int) -> None:
         """A fresh socket is being connected."""
@@ -46,7 +47,9 @@ class Session:
         self.connect_at_ms = None
         self.heartbeat_ms = max(welcome.heartbeat_ms, HEARTBEAT_MS_MIN)
         self.silence_ms = max(welcome.silence_ms, 3 * self.heartbeat_ms)
-        self.received = self.beats = 0
+        if welcome.session != self._last_number:  # else only we thought that it was over
+            self._last_number = welcome.session
+            self.received = self.beats = 0
         self.beat_at_ms = now_ms + self.heartbeat_ms
         self._failures = 0
 
@@ -63,11 +66,15 @@ class Session:
         self.connect_at_ms = now_ms + max(least_ms, int(limit_ms * self._chance()))
 
     def beaten(self, now_ms: int) -> int:
-        """A heartbeat goes out: its number. The next is due from when this one was, so that delays do not add up."""
+        """A heartbeat goes out: its number. The next is due from when this one was, so that delays do not add up.
+
+        One that goes out early, because there is news, leaves the schedule as it is.
+        """
         self.beats += 1
-        self.beat_at_ms += self.heartbeat_ms
         if self.beat_at_ms <= now_ms:
-            self.beat_at_ms = now_ms + self.heartbeat_ms
+            self.beat_at_ms += self.heartbeat_ms
+            if self.beat_at_ms <= now_ms:  # far behind: what was missed is not made up for
+                self.beat_at_ms = now_ms + self.heartbeat_ms
         return self.beats
 
     def give_up(self) -> None:
