@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
@@ -399,6 +401,26 @@ def test_a_broker_that_did_not_run_blames_nobody_for_silence(broker: BrokerProce
 
         until(lambda: broker.logged("worker_lost"), "the end of a lease in real silence")
         assert client.ok("job", id=grant.job)["job"]["losses"] == 1
+
+
+def test_a_disk_that_fails_ends_it_without_an_answer(broker: BrokerProcess) -> None:
+    jobs = [{"command": "x" * 5000} for _ in range(100)]
+    with RawClient(broker.endpoint) as client:
+        client.enqueue("true")
+        limit = (broker.data_dir / "queue.db-wal").stat().st_size + 4096
+        resource.prlimit(broker.process.pid, resource.RLIMIT_FSIZE, (limit, limit))  # EFBIG, neither full nor written
+        request = {"v": 1, "id": "request-1", "op": "enqueue", "args": {"jobs": jobs}}
+        client.send(msgpack.packb(request))
+
+        assert broker.wait() == 74
+        assert broker.logged("storage_failed")
+        with pytest.raises(TimeoutError):
+            client.receive(limit_s=0.1)
+        broker.start()
+        assert client.ok("status")["jobs"]["total"] == 1
+        reply = client.ask("enqueue", request_id="request-1", jobs=jobs)
+        assert "repeated" not in reply
+        assert client.ok("status")["jobs"]["total"] == 101
 
 
 # --- a full disk ---------------------------------------------------------------------------------------------------
