@@ -210,4 +210,7 @@ def _plain(text: str) -> str:
     match = re.match(r"Object missing required field `([^`]+)`", text)
     if match:
         return f"{match[1]}: is missing"
+    match = re.match(r"(.+) - at `\$\.([^`]+)`", text)
+    if match:
+        return f"{match[2]}: {match[1][0].lower()}{match[1][1:]}"
     return text.replace("`", "'")

@@ -70,9 +70,7 @@ _TABLE = (
     Setting("backoff_max", 3600, _seconds, "longest wait before a retry, in seconds", per_job=True),
     Setting("backoff_jitter", "none", str, "spread of retries: none, full or equal", choices=JITTERS, per_job=True),
     Setting("timeout", None, _seconds_or_none, "longest run of one attempt, in seconds, or none", 0.001, per_job=True),
-    Setting(
-        "output_limit", 2**20, parse_size, "bytes kept of a stream of an attempt", high=64 * 2**20, per_job=True
-    ),
+    Setting("output_limit", 2**20, parse_size, "bytes kept of a stream of an attempt", high=64 * 2**20, per_job=True),
     Setting("max_losses", 3, _integer, "times a job may lose its worker before it is dead (poison)", 1, 1000),
     Setting("output_total", 2**30, parse_size, "bytes of output kept in all; the oldest goes first", high=2**50),
     Setting("heartbeat", 2, _seconds, "seconds between heartbeats of workers and broker", 0.05, 300),
@@ -110,8 +108,9 @@ def parse_setting(key: str, given: Value) -> tuple[str, Value]:
         raise BadConfig(f"{setting.key}: {error}") from None
     if setting.choices and value not in setting.choices:
         raise BadConfig(f"{setting.key}: must be one of {', '.join(setting.choices)}")
-    if isinstance(value, int | float) and not (math.isfinite(value) and setting.low <= value <= setting.high):
-        raise BadConfig(f"{setting.key}: must be between {setting.low:g} and {setting.high:g}, not {value:g}")
+    if isinstance(value, int | float) and not setting.low <= value <= setting.high:  # so NaN is refused as well
+        shown = str(value)[:40]
+        raise BadConfig(f"{setting.key}: must be between {setting.low:g} and {setting.high:g}, not {shown}")
     return setting.key, value
 
 

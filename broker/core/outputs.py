@@ -155,8 +155,6 @@ def _trim(core: Core, turn: Turn, kept: Kept, number: int) -> None:
         turn.longer_chunks.pop(key, None)
         if turn.new_chunks.pop(key, None) is None:
             turn.dropped_chunks.append(key)
-        if kept.last is not None and (kept.last.stream, kept.last.offset) == (number, offset):
-            kept.last = None
 
 
 def evict(core: Core, turn: Turn) -> None:

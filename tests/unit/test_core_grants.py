@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.grants import GRANTS_PER_TURN
 from broker.core.memory import AHEAD_MAX, Session
-from queuectl.messages import ByeOk, Push
+from queuectl.messages import ByeOk, Echo, Push
 from tests.harness import BrokerHarness, FakeWorker
 
 
@@ -235,6 +235,31 @@ def test_stopping_broker_grants_nothing(broker: BrokerHarness) -> None:
     broker.ask("shutdown")
 
     assert worker.grants() == []
+
+
+def test_full_disk_grants_and_promotes_nothing_and_answers_heartbeats(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    [job] = broker.enqueue(delay=1)
+    broker.core.storage_full = True
+    broker.clock.advance(1000)
+
+    worker.beat()
+
+    worker.take(Echo)
+    assert worker.grants() == []
+    broker.core.storage_full = False
+    broker.turn()
+    assert granted(worker) == [job]
+
+
+def test_lease_is_logged_only_where_somebody_reads_it(broker: BrokerHarness) -> None:
+    worker = connected(broker, slots=2)
+    broker.enqueue()
+    broker.core.verbose = False
+    broker.enqueue()
+
+    assert len(worker.grants()) == 2
+    assert len(broker.events("job_leased")) == 1
 
 
 def test_empty_queue_is_not_asked_again(broker: BrokerHarness) -> None:

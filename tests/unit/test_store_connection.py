@@ -351,6 +351,36 @@ def test_meaning_of_an_error(error: sqlite3.Error, name: str, kind: type[Excepti
     assert type(_meaning(error)) is kind
 
 
+def test_damage_that_stops_the_check_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path / "queue.db")
+
+    def query(sql: str) -> list[tuple[object, ...]]:
+        raise StorageFailed("SQLITE_CORRUPT: malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._db, "query", query)
+        assert store.check() == ["SQLITE_CORRUPT: malformed"]
+    store.close()
+
+
+def test_abandoned_database_is_not_written_to_where_sqlite_can_be_told_so(tmp_path: Path) -> None:
+    told: list[object] = []
+
+    class Database:
+        def setconfig(self, *how: object) -> None:
+            told.extend(how)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    store = open_store(tmp_path / "queue.db")
+    store._db._db.close()
+    store._db._db = Database()  # type: ignore[assignment]
+    store.abandon()
+
+    assert told == [1006, True, "closed"]
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     store = open_store(path)
