@@ -13,7 +13,7 @@ from typing import Protocol
 from queuectl.clock import Now
 from queuectl.messages import STDERR, STDOUT, Grant
 from worker.environment import JobEnvironment
-from worker.process import Child, Spawner, SpawnError, WorkerFault
+from worker.process import Child, Limit, Spawner, SpawnError, WorkerFault
 from worker.tree import Tree
 
 _EVENTS_MAX = 256
@@ -45,9 +45,9 @@ class Running:
 class Children:
     """The running commands."""
 
-    def __init__(self, environment: JobEnvironment) -> None:
+    def __init__(self, environment: JobEnvironment, *, file_limit: Limit | None = None) -> None:
         self._environment = environment
-        self._spawner = Spawner()
+        self._spawner = Spawner(file_limit)
         self._epoll = select.epoll()
         self._by_fd: dict[int, tuple[Running, int]] = {}
         self._by_lease: dict[int, Running] = {}

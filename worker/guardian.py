@@ -11,11 +11,12 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from worker.proc import become_subreaper, children_of, descendants_of, find_stat, send_signal
+from worker.proc import become_subreaper, children_of, descendants_of, find_stat, retitle, send_signal
 from worker.signals import STOP, STOP_NOW
 
 CRASHED = 70  # the worker's exit code for an error of its own (EX_SOFTWARE of sysexits)
@@ -71,7 +72,10 @@ def _be_the_worker(work: Callable[[int], int], guardian: int) -> None:
     try:
         os.setsid()
         become_subreaper()
+        # Who kills by pattern (`pkill -9 -f "queuectl worker"`) must not hit both processes at once.
+        retitle(f"queuectl: runs the jobs of {os.getppid()}")
         code = work(guardian)
+        sys.stdout.flush()
     finally:
         os._exit(code)  # not a return into the caller's stack, which belongs to the other process
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import signal
 
 from queuectl.errors import QueuectlError
@@ -14,7 +16,23 @@ SHELL = "/bin/sh"
 READ_BYTES_MAX = 64 * 1024  # of one pipe in one turn of the loop
 _LAST_READS_MAX = 16  # after the leader's end: a pipe holds 64 KiB unless made larger, and others may still write
 _ALL_SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+_FILES_PER_COMMAND = 5  # two pipes and a handle, and both ends of both pipes while it is started
+_FILES_OF_OUR_OWN = 100
 _TOO_BIG = "the command and its environment are too long for the system (E2BIG)"
+
+
+Limit = tuple[int, int]  # soft and hard
+
+
+def raise_file_limit(slots: int) -> Limit | None:
+    """Allow as many open files as so many commands need. The limit before, if it had to be raised."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _FILES_OF_OUR_OWN + _FILES_PER_COMMAND * slots
+    if before[0] == resource.RLIM_INFINITY or before[0] >= needed:
+        return None
+    raised = needed if before[1] == resource.RLIM_INFINITY else min(needed, before[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, before[1]))
+    return before
 
 
 class SpawnError(QueuectlError):
@@ -32,7 +50,9 @@ class WorkerFault(QueuectlError):
 class Spawner:
     """Starts commands. Keeps what every start needs: /dev/null, and the directory to come back to."""
 
-    def __init__(self) -> None:
+    def __init__(self, file_limit: Limit | None = None) -> None:
+        """`file_limit`: of open files, for the commands, where the worker has raised its own."""
+        self._file_limit = file_limit
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -61,6 +81,9 @@ class Spawner:
             for fd in fds:
                 os.close(fd)
             raise
+        if self._file_limit is not None:
+            with contextlib.suppress(OSError):  # it may be over already
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, self._file_limit)
         os.close(fds[1])
         os.close(fds[3])
         os.set_blocking(fds[0], False)

@@ -123,6 +123,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     from worker.environment import JobEnvironment
     from worker.link import Link
     from worker.loop import Rooms, WorkerLoop
+    from worker.process import raise_file_limit
     from worker.signals import SignalPipe
     from worker.spool import Spool
 
@@ -148,7 +149,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     endpoint = order.config.endpoints(home)[0]
     rooms = Rooms(
         link=Link(endpoint, random.random, poller),
-        children=Children(JobEnvironment(os.environb, boot)),
+        children=Children(JobEnvironment(os.environb, boot), file_limit=raise_file_limit(order.slots)),
         spool=spool,
         adoption=adoption,
         signals=signals,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,9 +214,7 @@ def test_killed_worker_leaves_nothing_and_its_results_are_told(
 def test_worker_whose_guardian_is_killed_ends_everything(
     broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path, place: Home
 ) -> None:
-    broker.push(
-        grant(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); {STUBBORN}", 1)
-    )
+    broker.push(grant(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); {STUBBORN}", 1))
     pid_in(tmp_path / "pid")
     inner = worker.inner()
     left = [inner, *below(inner)]
@@ -274,6 +274,13 @@ def test_stop_while_the_broker_is_away_keeps_the_result_for_the_next_worker(
         broker.until(lambda: len(spools(place)) == 1)
     finally:
         heir.end()
+
+
+def test_the_two_processes_of_a_worker_look_different(worker: WorkerProcess) -> None:
+    shown = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in (worker.pid, worker.inner())]
+
+    assert shown[1] == f"queuectl: runs the jobs of {worker.pid}"
+    assert shown[0] != shown[1]
 
 
 def test_dead_boot_is_swept_before_hello(
@@ -375,9 +382,25 @@ def test_job_inherits_no_descriptor_of_the_worker(broker: ScriptedBroker, worker
     assert broker.text(1) == b"0\n"
 
 
-def test_service_manager_is_told(broker: ScriptedBroker, place: Home, tmp_path: Path) -> None:
-    import socket
+def test_many_slots_need_many_files_but_jobs_keep_their_limit(broker: ScriptedBroker, place: Home) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        worker = WorkerProcess(place, slots=300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    try:
+        broker.until(lambda: broker.peers)
+        broker.push(*[grant("sleep 0.1; ulimit -Sn", lease) for lease in range(1, 251)])
+        broker.until(lambda: len(broker.results) == 250)
+    finally:
+        worker.end()
 
+    assert broker.released == {}
+    assert {broker.text(lease) for lease in broker.results} == {b"512\n"}
+
+
+def test_service_manager_is_told(broker: ScriptedBroker, place: Home, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place.path / "notify"))
         worker = WorkerProcess(place, NOTIFY_SOCKET=str(place.path / "notify"))

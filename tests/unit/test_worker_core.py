@@ -729,6 +729,16 @@ def test_timeout_of_a_job_that_has_ended_does_nothing(desk: Desk) -> None:
     desk.advance(1500)
 
 
+def test_timeouts_of_jobs_that_have_ended_do_not_pile_up(desk: Desk) -> None:
+    for lease in range(1, 3001):
+        desk.run(lease, timeout_ms=3_600_000)
+        desk.finish(lease)
+        desk.settle(lease)
+        desk.take(effects.Settle)
+
+    assert len(desk.core.slots._timeouts) < 2000
+
+
 def test_cancel_kills_and_is_reported(desk: Desk) -> None:
     desk.run(1, timeout_ms=1000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from queuectl.clock import Now
 from queuectl.jobs import Outcome
@@ -17,6 +17,7 @@ from worker.core.reports import Reports
 BUSY_MS = 250  # a lease that waits while no slot changes hands goes back, so that another worker may run it
 GRACE_MS = 10_000  # between SIGTERM and SIGKILL of a job that ran out of time
 STOP_GRACE_MS = 2000  # the same where the worker itself was told to end now
+TIMEOUTS_SPARE = 1000  # entries of leases that are over, before they are cleared away
 FAULT_PAUSE_MS = 500
 FAULT_PAUSE_MAX_MS = 30_000
 _OUTCOMES = {Ending.TIMEOUT: Outcome.TIMEOUT, Ending.CANCELLED: Outcome.CANCELLED}  # of the others nothing is reported
@@ -96,8 +97,14 @@ class Slots:
             lease.started = now
             self._changed_ms = now.mono_ms
             if lease.grant.timeout_ms is not None:
-                heappush(self._timeouts, (now.mono_ms + lease.grant.timeout_ms, lease.grant.lease))
+                self._set_timeout(now.mono_ms + lease.grant.timeout_ms, lease.grant.lease)
             self._outbox.do(Start(lease.grant, lease.slot))
+
+    def _set_timeout(self, at_ms: int, number: int) -> None:
+        heappush(self._timeouts, (at_ms, number))
+        if len(self._timeouts) > 2 * len(self._leases) + TIMEOUTS_SPARE:
+            self._timeouts = [entry for entry in self._timeouts if entry[1] in self._leases]
+            heapify(self._timeouts)
 
     # --- out ---
 
