@@ -54,7 +54,7 @@ def test_environment_of_the_process_is_read(home: Path, monkeypatch: pytest.Monk
 def test_variables_of_jobs_and_the_home_are_no_settings(home: Path) -> None:
     environ = {"QUEUECTL_HOME": "/x", "QUEUECTL_CREDENTIALS": "/y", "QUEUECTL_JOB_ID": "a1", "QUEUECTL_JOB_NEW": "z"}
 
-    assert set(load(home, **environ).origins.values()) == {"default"}
+    assert set(load_config(Home(home), None, environ).origins.values()) == {"default"}
 
 
 @pytest.mark.parametrize("word", ["true", "1", "YES", "on"])
@@ -94,7 +94,9 @@ def test_directory_is_made_absolute(home: Path, monkeypatch: pytest.MonkeyPatch)
     ids=str,
 )
 def test_refusal_says_where_it_came_from(home: Path, environ: dict[str, str], message: str) -> None:
-    assert refused(home, **environ).message == message
+    with pytest.raises(BadConfig) as caught:
+        load_config(Home(home), None, environ)
+    assert caught.value.message == message
 
 
 def test_setting_of_the_queue_is_refused_with_the_line_to_use(home: Path) -> None:
@@ -137,6 +139,10 @@ def test_clients_use_the_next_port(home: Path, endpoint: str, clients: str) -> N
 
     assert config.endpoints(Home(home)) == (endpoint, clients)
     assert not config.is_local
+
+
+def test_local_may_be_said(home: Path) -> None:
+    assert load(home, QUEUECTL_ENDPOINT="local").is_local
 
 
 def test_local_endpoints_are_those_of_the_home(home: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from queuectl.errors import BadJob
-from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, TERMINAL, JobSpec, JobState, parse_job
+from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, TERMINAL, JobSpec, JobState, _plain, parse_job
 
 
 def problem(fields: Any) -> BadJob:
@@ -130,6 +130,10 @@ def test_environment_is_bounded() -> None:
     parse_job({"command": "x", "env": {"A": "x" * (ENV_BYTES_MAX - 3)}})
 
     assert "env: has" in problem({"command": "x", "env": {"A": "x" * (ENV_BYTES_MAX - 2)}}).message
+
+
+def test_words_of_a_library_that_are_not_known_are_told_as_they_are() -> None:
+    assert _plain("Something `odd`") == "Something 'odd'"
 
 
 def test_jobs_that_are_over() -> None:
