@@ -53,7 +53,10 @@ def guard(work: Callable[[int], int]) -> Death:
 
     No thread and no zmq context may exist yet.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some starters leave it, it would reap for us
+    # What is ignored from the start, by nohup for one, stays so; blocked it would be heard all the same.
+    heard = frozenset(number for number in _HEARD if signal.getsignal(number) is not signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     become_subreaper()
     strangers = frozenset(children_of(os.getpid()))  # of the program that became this one by exec
     handle = os.pidfd_open(os.getpid())
@@ -61,7 +64,7 @@ def guard(work: Callable[[int], int]) -> Death:
     if pid == 0:
         _be_the_worker(work, handle)
     os.close(handle)
-    death = _attend(pid)
+    death = _attend(pid, heard)
     if not death.is_clean:
         kill_all(strangers)
     return death
@@ -80,10 +83,10 @@ def _be_the_worker(work: Callable[[int], int], guardian: int) -> None:
         os._exit(code)  # not a return into the caller's stack, which belongs to the other process
 
 
-def _attend(worker: int) -> Death:
+def _attend(worker: int, heard: Collection[int]) -> Death:
     """Pass signals on until the worker is dead."""
     while True:
-        info = signal.sigwaitinfo(_HEARD)
+        info = signal.sigwaitinfo(heard)
         number = signal.Signals(info.si_signo)
         if number in _PASSED_ON:
             notify("STOPPING=1")

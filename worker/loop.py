@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec
 
 import zmq
 
@@ -24,7 +25,9 @@ from worker.signals import STOP_NOW, SignalPipe, StopRequests
 from worker.spool import Spool
 
 FLUSH_MS = 8  # reports of short jobs travel together for so long: each message costs the broker a commit
+P = ParamSpec("P")
 END_MS = 5000  # how long the processes that are left are waited for at the end
+COMPLAIN_EVERY_MS = 10_000  # of a disk that refuses, which may last for hours
 _WAIT_MS_MAX = 3_600_000
 
 
@@ -56,6 +59,7 @@ class WorkerLoop:
         self._flushed_ms = 0
         self._left: effects.Leave | None = None
         self._end_at_ms = 0
+        self._complain_at_ms = 0
         self._has_guardian = rooms.guardian is not None
         self._do = {
             effects.Start: self._start,
@@ -84,7 +88,7 @@ class WorkerLoop:
             self._read(ready, now)
             self.core.tick(now)
             self._children.tick(now)
-            self._tend_spool(now)
+            self._on_disk(now, self._spool.tick, now.mono_ms)
             self._act(now)
         return self._left.code
 
@@ -216,28 +220,23 @@ class WorkerLoop:
     # --- the spool ---
 
     def _spool_result(self, effect: effects.Spool, now: Now) -> None:
-        try:
-            self._spool.add_result(effect.result, effect.broker, now.mono_ms)
-        except OSError as error:
-            self._log.error("spool_failed", error=error)
+        self._on_disk(now, self._spool.add_result, effect.result, effect.broker, now.mono_ms)
 
     def _spool_output(self, effect: effects.SpoolOutput, now: Now) -> None:
-        try:
-            self._spool.add_output(effect.pieces, effect.broker, now.mono_ms)
-        except OSError as error:
-            self._log.error("spool_failed", error=error)
+        self._on_disk(now, self._spool.add_output, effect.pieces, effect.broker, now.mono_ms)
 
     def _settle(self, effect: effects.Settle, now: Now) -> None:
-        try:
-            self._spool.settle(effect.leases, may_truncate=not self.core.reports.output.finished())
-        except OSError as error:
-            self._log.error("spool_failed", error=error)
+        may_truncate = not self.core.reports.output.finished()
+        self._on_disk(now, self._spool.settle, effect.leases, may_truncate=may_truncate)
 
-    def _tend_spool(self, now: Now) -> None:
+    def _on_disk(self, now: Now, action: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
+        """Write to the spool. Where the disk refuses, memory has to do, and it is said now and then."""
         try:
-            self._spool.tick(now.mono_ms)
+            action(*arguments, **keywords)
         except OSError as error:
-            self._log.error("spool_failed", error=error)
+            if now.mono_ms >= self._complain_at_ms:
+                self._complain_at_ms = now.mono_ms + COMPLAIN_EVERY_MS
+                self._log.error("spool_failed", error=error)
 
     def close(self) -> None:
         """Let go of everything. What the broker does not know yet stays in the spool."""

@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import secrets
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
 
     def on_ready(worker: str, broker: str) -> None:
         if guardian is not None:
-            os.kill(order.pid, READY)
+            signal.pidfd_send_signal(guardian, READY)
         if ready is not None:
             told = {"worker": worker, "broker": broker, "boot": boot, "pid": order.pid, "slots": order.slots}
             ready({**told, "endpoint": endpoint})

@@ -20,7 +20,7 @@ class SignalPipe:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (*DIRECT, STOP, STOP_NOW, signal.SIGQUIT, signal.SIGCHLD):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _ignore)  # a handler there must be, or Python writes nothing into the pipe
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -28,6 +28,7 @@ SYNC_AFTER_MS = 200
 TRUNCATE_BYTES = 1 << 20
 _RECORD_BYTES_MAX = 1 << 20
 _FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
+_OUTPUT_KEY = -1  # stands for all output among the leases that the disk may not have yet
 _RESULT, _OUTPUT, _SETTLED, _ENDED = "result", "output", "settled", "ended"
 
 
@@ -46,38 +47,39 @@ class Spool:
         self._size = 0
         self._outstanding: set[int] = set()
         self._unwritten: list[bytes] = []  # what a full disk refused; it is tried again with the next record
-        self._sync_at_ms: int | None = None
+        self._unsynced: dict[int, int] = {}  # what the disk may not have yet, and since when, oldest first
 
     def add_result(self, result: Result, broker: str, now_ms: int) -> None:
         """Keep a result until it is settled. Raises OSError if it is in memory only, for now."""
         self._outstanding.add(result.lease)
-        self._append([_RESULT, broker, result], now_ms)
+        self._unsynced[result.lease] = now_ms
+        self._append([_RESULT, broker, result])
 
     def add_output(self, pieces: Sequence[Piece], broker: str, now_ms: int) -> None:
         """Keep output that could not be sent. Raises OSError if it is in memory only, for now."""
+        self._unsynced.setdefault(_OUTPUT_KEY, now_ms)
         for piece in pieces:
-            self._append([_OUTPUT, broker, piece], now_ms)
+            self._append([_OUTPUT, broker, piece])
 
     def settle(self, leases: Sequence[int], *, may_truncate: bool) -> None:
         """The broker has answered for these. Raises OSError if that could not be written."""
         self._outstanding.difference_update(leases)
+        for lease in leases:
+            self._unsynced.pop(lease, None)
         if not self._outstanding:
-            self._sync_at_ms = None
-            if may_truncate and self._size > TRUNCATE_BYTES:
-                os.ftruncate(self._log, 0)
-                self._size = 0
-                self._unwritten.clear()
-                return
-        self._append([_SETTLED, list(leases)], None)
+            self._unwritten.clear()
+        if may_truncate and not self._outstanding and self._size > TRUNCATE_BYTES:
+            os.ftruncate(self._log, 0)
+            self._size = 0
+        else:
+            self._append([_SETTLED, list(leases)])
 
-    def _append(self, record: list[Any], now_ms: int | None) -> None:
+    def _append(self, record: list[Any]) -> None:
         body = wire.encode(record)
         self._unwritten.append(_FRAME.pack(len(body), zlib.crc32(body)) + body)
         while self._unwritten:
             self._write(self._unwritten[0])
             del self._unwritten[0]
-        if now_ms is not None and self._sync_at_ms is None:
-            self._sync_at_ms = now_ms + SYNC_AFTER_MS
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -90,12 +92,13 @@ class Spool:
 
     def tick(self, now_ms: int) -> None:
         """Wait for the disk, where results have waited for the broker too long. Raises OSError."""
-        if self._sync_at_ms is not None and now_ms >= self._sync_at_ms:
-            self._sync_at_ms = None
+        due_ms = self.next_deadline()
+        if due_ms is not None and now_ms >= due_ms:
+            self._unsynced.clear()
             os.fsync(self._log)
 
     def next_deadline(self) -> int | None:
-        return self._sync_at_ms
+        return next(iter(self._unsynced.values())) + SYNC_AFTER_MS if self._unsynced else None
 
     def close(self, *, is_tidy: bool) -> None:
         """Let go of the folder, and remove it if nothing is left to tell. Raises OSError."""
@@ -103,7 +106,7 @@ class Spool:
             if is_tidy:
                 shutil.rmtree(self.path, ignore_errors=True)
             else:
-                self._append([_ENDED], None)
+                self._append([_ENDED])
                 os.fsync(self._log)
         finally:
             os.close(self._log)

@@ -276,6 +276,44 @@ def test_stop_while_the_broker_is_away_keeps_the_result_for_the_next_worker(
         heir.end()
 
 
+def test_signal_that_is_ignored_from_the_start_stays_ignored(broker: ScriptedBroker, place: Home) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        worker = WorkerProcess(place)
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGCHLD, before[1])
+    try:
+        broker.until(lambda: broker.peers)
+        worker.stop(signal.SIGHUP)
+        os.kill(worker.inner(), signal.SIGHUP)
+        broker.push(grant("exit 3", 1))
+        assert broker.result_of(1).exit_code == 3
+        assert not broker.last(Beat).draining
+        worker.stop()
+        assert exit_code(broker, worker) == 0
+    finally:
+        worker.end()
+
+
+def test_full_disk_does_not_stop_the_worker(broker: ScriptedBroker, place: Home) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        worker = WorkerProcess(place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        broker.until(lambda: broker.peers)
+        for lease in range(1, 41):
+            broker.push(grant("true", lease))
+            broker.result_of(lease)
+        worker.stop()
+        assert exit_code(broker, worker) == 0
+    finally:
+        worker.end()
+
+
 def test_the_two_processes_of_a_worker_look_different(worker: WorkerProcess) -> None:
     shown = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in (worker.pid, worker.inner())]
 

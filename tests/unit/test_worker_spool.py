@@ -78,8 +78,8 @@ def test_damaged_record_ends_the_file(tmp_path: Path) -> None:
 
 def test_record_of_a_newer_version_is_passed_over(tmp_path: Path) -> None:
     spool = new_spool(tmp_path)
-    spool._append(["hologram", 1], 0)
-    spool._append(["result", "broker-1", ["not", "a", "result"]], 0)
+    spool._append(["hologram", 1])
+    spool._append(["result", "broker-1", ["not", "a", "result"]])
     spool.add_result(result(1), "broker-1", 0)
     abandon(spool)
 
@@ -103,6 +103,19 @@ def test_disk_is_waited_for_only_where_a_result_waits(tmp_path: Path, monkeypatc
     assert len(synced) == 1
     assert spool.next_deadline() is None
     spool.close(is_tidy=True)
+
+
+def test_disk_is_not_waited_for_under_a_stream_of_results_that_are_answered_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", pytest.fail)
+    spool = new_spool(tmp_path)
+    for lease in range(100):
+        spool.add_result(result(lease), "broker-1", lease * 100)
+        spool.settle([lease - 1], may_truncate=True)
+        spool.tick(lease * 100)
+
+    abandon(spool)
 
 
 def test_file_is_emptied_when_it_is_long_and_nothing_is_outstanding(tmp_path: Path) -> None:
