@@ -314,6 +314,29 @@ def test_full_disk_does_not_stop_the_worker(broker: ScriptedBroker, place: Home)
         worker.end()
 
 
+def test_worker_connects_over_tcp_too(place: Home) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = f"tcp://127.0.0.1:{port}"
+    broker = ScriptedBroker(endpoint)
+    worker = WorkerProcess(place, QUEUECTL_ENDPOINT=endpoint)
+    try:
+        broker.until(lambda: broker.peers)
+        broker.push(grant("sleep 0.5; echo ${QUEUECTL_ENDPOINT-unset}", 1))
+        broker.until(lambda: broker.count(Beat))
+        broker.vanish()
+        broker.open()
+        broker.result_of(1)
+        worker.stop()
+        assert exit_code(broker, worker) == 0
+    finally:
+        worker.end()
+        broker.close()
+
+    assert broker.text(1) == b"unset\n"
+
+
 def test_the_two_processes_of_a_worker_look_different(worker: WorkerProcess) -> None:
     shown = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in (worker.pid, worker.inner())]
 
