@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 
 import zmq
@@ -33,6 +34,7 @@ FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 GARBAGE = frozenset({"message_malformed", "request_refused"})
 GOODBYE_LINGER_MS = 2000
+GOODBYE_PAUSE_S = 0.1  # what a peer has received, but not read yet, is lost to it when the connection ends (IMMEDIATE)
 
 FromWorker = tuple[bytes, bytes]
 FromClient = tuple[Envelope, bytes]
@@ -76,9 +78,10 @@ class Loop:
         self._turn()  # answers those who wait
 
     def close(self) -> None:
-        """Let the last replies leave and close the sockets; a second call does nothing."""
+        """Let the last replies arrive and close the sockets; a second call does nothing."""
         if self._monitor.closed:
             return
+        time.sleep(GOODBYE_PAUSE_S)
         self._workers.socket.disable_monitor()
         self._monitor.close(0)
         self._workers.close(GOODBYE_LINGER_MS)
