@@ -53,9 +53,11 @@ class Job(_Args, frozen=True):
 
 
 class Output(_Args, frozen=True):
-    """Kept output of one attempt, in slices. → `{segments: [[stream, offset, bytes]], totals, next, finished}`.
+    """Kept output of one attempt, in slices. → `{id, attempt, segments, totals, next, cursor, finished}`.
 
-    `cursor` is the `next` of the reply before; null there means that this was all there is now.
+    `segments` are `[stream, offset, bytes]`. Go on with `cursor` = `next`; null there means that this was all
+    there is now, and `cursor` of the reply is where to go on later. With `wait_ms` the reply is held until there
+    is more, or the attempt has `finished` and all of its output is here.
     """
 
     id: IdText
@@ -63,6 +65,7 @@ class Output(_Args, frozen=True):
     stream: Annotated[int, Meta(ge=1, le=2)] | None = None  # default: both
     cursor: list[int] | None = None
     tail_bytes: Annotated[int, Meta(ge=0)] | None = None  # only the last so many bytes of each stream
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
 
 
 class List(_Args, frozen=True):

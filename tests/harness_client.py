@@ -25,7 +25,7 @@ from queuectl.home import Home
 Handler = Callable[[dict[str, Any]], Any]
 
 
-class Silence(Exception):  # noqa: N818
+class Silence(Exception):
     """Raised by a handler: no reply goes out."""
 
 

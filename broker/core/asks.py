@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 from broker.core import views
 from broker.core.find import find, find_many, parse_state
 from broker.core.turn import Turn
-from broker.core.waits import WAITERS_MAX, Waiter
-from broker.store.history import Ended
+from broker.core.waits import Condition
 from broker.store.rows import CODES, STATES
-from queuectl.errors import BadRequest, QueuectlError, ShuttingDown, WrongState
+from queuectl.errors import BadRequest, QueuectlError, WrongState
 from queuectl.jobs import TERMINAL
-from queuectl.requests import ConfigShow, Job, List, Output, Ping, Status, Wait
+from queuectl.requests import ConfigShow, Job, List, Ping, Status, Wait
 from queuectl.settings import DEFAULTS
 
 if TYPE_CHECKING:
     from broker.core.core import Core
 
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
-OUTPUT_BYTES_PER_REPLY = 512 * 1024
-_CHUNKS_PER_REPLY = 64
 _FAR = 2**62
 
 
@@ -67,59 +64,6 @@ def list_jobs(core: Core, turn: Turn, args: List) -> dict[str, Any]:
     return {"jobs": [views.job(core, row) for row in rows], "next": following}
 
 
-def output(core: Core, turn: Turn, args: Output) -> dict[str, Any]:
-    """One slice of an attempt's kept output, in order of arrival."""
-    known = find(core, args.id)
-    number = args.attempt if args.attempt is not None else known.attempt
-    ended = core.store.history.ended(known.seq, number)
-    starts = _tail_starts(core, known.seq, number, args.tail_bytes)
-    from_chunk, skip = _cursor(args.cursor)
-    segments: list[list[Any]] = []
-    size = 0
-    chunks = core.store.history.chunks(known.seq, number, from_chunk, _CHUNKS_PER_REPLY)
-    for chunk, stream, offset, data in chunks:
-        start = max(skip if chunk == from_chunk else 0, starts.get(stream, 0) - offset)
-        if start < len(data) and args.stream in (None, stream):
-            segments.append([stream, offset + start, data[start:]])
-            size += len(data) - start
-        from_chunk, skip = chunk, len(data)
-        if size >= OUTPUT_BYTES_PER_REPLY:
-            break
-    more = len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
-    is_over = known.lease is None or known.attempt != number
-    return {
-        "id": known.id,
-        "attempt": number,
-        "segments": segments,
-        "totals": _totals(ended),
-        "next": [from_chunk, skip] if more else None,
-        "finished": is_over,
-    }
-
-
-def _totals(ended: Ended | None) -> dict[str, int] | None:
-    """Bytes written to each stream, if a worker has told: one that is lost never does."""
-    if ended is None or ended.stdout_bytes is None or ended.stderr_bytes is None:
-        return None
-    return {"1": ended.stdout_bytes, "2": ended.stderr_bytes}
-
-
-def _cursor(cursor: list[int] | None) -> tuple[int, int]:
-    if cursor is None:
-        return 0, 0
-    if len(cursor) != 2 or not all(0 <= number < _FAR for number in cursor):
-        raise BadRequest("cursor: must be the `next` of an earlier reply")
-    return cursor[0], cursor[1]
-
-
-def _tail_starts(core: Core, seq: int, attempt: int, tail_bytes: int | None) -> dict[int, int]:
-    """From which offset on a stream is wanted."""
-    if tail_bytes is None:
-        return {}
-    ends = {stream: core.store.history.extents(seq, attempt, stream)[-1:] for stream in (1, 2)}
-    return {stream: max(0, sum(last[0]) - tail_bytes) for stream, last in ends.items() if last}
-
-
 def status(core: Core, turn: Turn, args: Status) -> dict[str, Any]:
     """The broker, its workers, and how many jobs stand where."""
     who = core.identity
@@ -146,23 +90,21 @@ def config_show(core: Core, turn: Turn, args: ConfigShow) -> dict[str, Any]:
     return {"settings": core.settings, "changed": changed, "data_dir": core.identity.data_dir}
 
 
-def waiter(core: Core, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Waiter:
+def waiter(core: Core, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Condition:
     """A reply to be held. Raises what is wrong with the question at once."""
     if (args.jobs is not None) + args.empty + (args.workers is not None) != 1:
         raise BadRequest("wait: give exactly one of jobs, empty, workers")
-    if len(core.waiters) >= WAITERS_MAX:
-        raise ShuttingDown("too many clients wait already", hint="try again in a while")
     seqs: set[int] = set()
     for found in find_many(core, args.jobs or []).values():
         if isinstance(found, QueuectlError):
             raise found
         if STATES[found.state] not in TERMINAL:
             seqs.add(found.seq)
-    return Waiter(
+    return Condition(
         envelope=envelope,
         request_id=request_id,
         deadline_ms=turn.now.mono_ms + args.timeout_ms,
-        jobs=seqs,
-        workers=set(args.workers or ()),
+        jobs=frozenset(seqs),
+        workers=frozenset(args.workers or ()),
         empty=args.empty,
     )

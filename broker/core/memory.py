@@ -49,6 +49,7 @@ class Kept:
     streams: dict[int, Stream] = field(default_factory=dict)
     last: LastPiece | None = None
     totals: tuple[int, int] | None = None  # bytes of both streams, once the attempt has ended
+    boot: str = ""  # whose output it is
 
     @property
     def grain(self) -> int:

@@ -27,11 +27,13 @@ def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None
     """Pieces of output: kept, and acknowledged after the commit."""
     taken: dict[tuple[int, int], int] = {}
     for piece in message.pieces:
-        kept = _kept(core, turn, piece)
+        kept = _kept(core, turn, session, piece)
         upto = piece.offset + len(piece.data) if kept is None else _take(core, turn, kept, piece)
         taken[piece.lease, piece.stream] = max(upto, taken.get((piece.lease, piece.stream), 0))
         if kept is not None and kept.is_complete():
             core.closing.pop(piece.lease, None)
+        if kept is not None:
+            turn.written.add(kept.seq)
     turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
 
 
@@ -46,14 +48,15 @@ def has_begun(core: Core, kept: Kept) -> bool:
     return any(_stream(core, kept, number).received for number in (STDOUT, STDERR))
 
 
-def expect_more(core: Core, lease: int, kept: Kept) -> None:
-    """An attempt has ended, and some of its output is still on its way."""
+def expect_more(core: Core, lease: int, kept: Kept, boot: str) -> None:
+    """An attempt has ended, and some of its output is still on its way from this boot."""
+    kept.boot = boot
     core.closing[lease] = kept
     if len(core.closing) > CLOSING_MAX:
         core.closing.pop(next(iter(core.closing)))
 
 
-def _kept(core: Core, turn: Turn, piece: Piece) -> Kept | None:
+def _kept(core: Core, turn: Turn, session: Session, piece: Piece) -> Kept | None:
     """Where a piece belongs; None if its attempt's output is not wanted any more."""
     if (lease := core.leases.get(piece.lease)) is not None:
         return lease.output
@@ -66,7 +69,7 @@ def _kept(core: Core, turn: Turn, piece: Piece) -> Kept | None:
         return None
     limit = core.store.jobs.row(known.seq).output_limit
     kept = Kept(known.seq, piece.attempt, limit, totals=(ended.stdout_bytes or 0, ended.stderr_bytes or 0))
-    expect_more(core, piece.lease, kept)
+    expect_more(core, piece.lease, kept, session.holder.worker.boot)
     return kept
 
 

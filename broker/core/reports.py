@@ -109,7 +109,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
     )
     lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
     if (result.stdout_bytes or result.stderr_bytes) and not lease.output.is_complete():
-        outputs.expect_more(core, lease.lease, lease.output)
+        outputs.expect_more(core, lease.lease, lease.output, lease.holder.worker.boot)
     _end(core, turn, lease, decision, result.exit_code, result.signal)
     run_at_ms = turn.now.wall_ms + decision.delay_ms
     turn.log(
@@ -240,6 +240,7 @@ def _end(core: Core, turn: Turn, lease: Lease, decision: Decision, exit_code: in
     core.tally.move(lease.bucket, _PROCESSING, CODES[state])
     del core.leases[lease.lease]
     lease.holder.leases.pop(lease.lease, None)
+    turn.written.add(lease.seq)
     if state in TERMINAL:
         turn.over.add(lease.seq)
     if state is JobState.DEAD:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.core import asks, deeds, enqueues
+from broker.core import asks, deeds, enqueues, reading
 from broker.core.envelope import Envelope, failed, ok
 from broker.core.turn import Turn
+from broker.core.waits import WAITERS_MAX, Waiter
 from broker.store import StoreFull, StoreRefused
 from broker.store.ledger import StoredReply
 from queuectl.errors import (
@@ -23,7 +24,7 @@ from queuectl.errors import (
     StorageFailed,
     VersionMismatch,
 )
-from queuectl.requests import OPS, Enqueue, Request, Wait
+from queuectl.requests import OPS, Enqueue, Output, Request, Wait
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
@@ -38,7 +39,7 @@ OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)
 HANDLERS: dict[str, Handler] = {
     "ping": asks.ping,
     "job": asks.job,
-    "output": asks.output,
+    "output": reading.output,
     "list": asks.list_jobs,
     "status": asks.status,
     "config_show": asks.config_show,
@@ -100,12 +101,16 @@ def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, ans
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
             return
         if request.op == "wait":
-            core.waiters.append(asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
+            _hold(core, asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
             return
         args = convert(request.args, OPS[request.op].args)
         if core.stopping and OPS[request.op].changes:
             raise ShuttingDown(hint="start it again: queuectl broker start")
-        body = encode(HANDLERS[request.op](core, turn, args))
+        data = HANDLERS[request.op](core, turn, args)
+        if isinstance(args, Output) and (held := reading.follower(core, turn, envelope, request.id, args, data)):
+            _hold(core, held)
+            return
+        body = encode(data)
     except OF_THE_STORE:
         raise
     except QueuectlError as error:
@@ -114,6 +119,12 @@ def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, ans
     if OPS[request.op].changes:
         _keep(turn, request, body, answered)
     turn.reply(envelope, ok(request.id, body))
+
+
+def _hold(core: Core, waiter: Waiter) -> None:
+    if len(core.waiters) >= WAITERS_MAX:
+        raise ShuttingDown("too many clients wait already", hint="try again in a while")
+    core.waiters.append(waiter)
 
 
 def _store(core: Core, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:

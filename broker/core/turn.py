@@ -55,6 +55,7 @@ class Turn:
     taken: dict[int, list[Taken]] = field(default_factory=lambda: defaultdict(list))  # by session
     settled: set[int] = field(default_factory=set)  # leases whose result this turn has taken
     over: set[int] = field(default_factory=set)  # seqs of jobs that became terminal
+    written: set[int] = field(default_factory=set)  # seqs of jobs with more output, or whose attempt has ended
 
     def send(self, route: bytes, message: ToWorker) -> None:
         """Say something to a worker after the commit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.core.envelope import ok
@@ -19,24 +19,43 @@ WAITERS_MAX = 10_000
 
 @dataclass(slots=True)
 class Waiter:
-    """A client that waits. `jobs` are the seqs it still waits for, `workers` the names."""
+    """A client whose reply is held. It is never changed by a turn: the turn may fail yet."""
 
     envelope: tuple[bytes, ...]
     request_id: str
     deadline_ms: int  # monotonic
-    jobs: set[int] = field(default_factory=set)
-    workers: set[str] = field(default_factory=set)
+
+    def look(self, core: Core, turn: Turn) -> dict[str, Any] | Waiter:
+        """The data of the reply if what it waits for has come true in this turn, else who waits on."""
+        raise NotImplementedError
+
+    def give_up(self, core: Core, turn: Turn) -> dict[str, Any]:
+        """The data of the reply when it has waited long enough."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Condition(Waiter):
+    """A client that waits for jobs to be over, for workers to be gone, or for the queue to be empty."""
+
+    jobs: frozenset[int] = frozenset()  # seqs it still waits for
+    workers: frozenset[str] = frozenset()
     empty: bool = False
 
-    def is_over(self, core: Core) -> bool:
-        """Whether what it waits for has come true."""
+    def look(self, core: Core, turn: Turn) -> dict[str, Any] | Waiter:
+        left = self if turn.over.isdisjoint(self.jobs) else replace(self, jobs=self.jobs - turn.over)
+        return left._answer(core, done=True) if left._is_over(core) else left
+
+    def give_up(self, core: Core, turn: Turn) -> dict[str, Any]:
+        return self._answer(core, done=False)
+
+    def _is_over(self, core: Core) -> bool:
         if self.empty:
             return not any(core.tally.total(CODES[state]) for state in UNFINISHED)
         connected = {session.holder.worker.name for session in core.sessions.values()} if self.workers else set()
         return not self.jobs and not self.workers & connected
 
-    def answer(self, core: Core, *, done: bool) -> dict[str, Any]:
-        """The data of the reply."""
+    def _answer(self, core: Core, *, done: bool) -> dict[str, Any]:
         return {"done": done, "jobs_left": len(self.jobs), "counts": core.counts()}
 
 
@@ -46,11 +65,11 @@ def answer(core: Core, turn: Turn) -> None:
         return
     left = []
     for waiter in core.waiters:
-        if not turn.over.isdisjoint(waiter.jobs):
-            waiter = replace(waiter, jobs=waiter.jobs - turn.over)  # a new one: the turn may fail yet
-        done = waiter.is_over(core)
-        if done or waiter.deadline_ms <= turn.now.mono_ms or core.stopping:
-            turn.reply(waiter.envelope, ok(waiter.request_id, waiter.answer(core, done=done)))
+        found = waiter.look(core, turn)
+        if isinstance(found, Waiter) and (found.deadline_ms <= turn.now.mono_ms or core.stopping):
+            found = found.give_up(core, turn)
+        if isinstance(found, Waiter):
+            left.append(found)
         else:
-            left.append(waiter)
+            turn.reply(waiter.envelope, ok(waiter.request_id, found))
     core.waiters = left

@@ -377,7 +377,8 @@ def test_output_of_a_job_that_has_not_run(broker: BrokerHarness) -> None:
 
     reply = broker.ask("output", id=job)
 
-    assert reply == {"id": job, "attempt": 0, "segments": [], "totals": None, "next": None, "finished": True}
+    assert (reply["attempt"], reply["segments"], reply["totals"], reply["finished"]) == (0, [], None, True)
+    assert (reply["next"], reply["cursor"]) == (None, [0, 0])
 
 
 def test_one_stream_of_two(broker: BrokerHarness) -> None:
@@ -405,7 +406,7 @@ def test_tail_of_each_stream(broker: BrokerHarness, tail_bytes: int, expected: b
 
 
 def test_long_output_comes_in_slices(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.core.asks.OUTPUT_BYTES_PER_REPLY", 10_000)
+    monkeypatch.setattr("broker.core.reading.OUTPUT_BYTES_PER_REPLY", 10_000)
     worker, grant = working(broker)
     data = random.Random(1).randbytes(60_000)
     for offset in range(0, 60_000, 6000):
@@ -427,7 +428,7 @@ def test_many_small_pieces_come_in_slices(broker: BrokerHarness) -> None:
 
 
 def test_cursor_goes_on_within_a_piece_that_has_grown(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.core.asks.OUTPUT_BYTES_PER_REPLY", 1)
+    monkeypatch.setattr("broker.core.reading.OUTPUT_BYTES_PER_REPLY", 1)
     worker, grant = working(broker)
     write(worker, grant, b"hello ")
     cursor = broker.ask("output", id=grant.job)["next"]

@@ -139,7 +139,7 @@ def test_wait_for_an_unknown_job_is_refused(broker: BrokerHarness) -> None:
 
 
 def test_too_many_who_wait_are_refused(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.core.asks.WAITERS_MAX", 1)
+    monkeypatch.setattr("broker.core.requests.WAITERS_MAX", 1)
     [job] = broker.enqueue()
     wait(broker, jobs=[job], timeout_ms=10)
 
