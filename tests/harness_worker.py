@@ -112,7 +112,16 @@ class ScriptedBroker:
         self.peers.clear()
         self.socket = self._context.socket(zmq.ROUTER)
         self.socket.linger = 0
-        self.socket.bind(self.endpoint)
+        wait_for(self._bind)  # a TCP port is free only when the old socket has been closed behind the scenes
+
+    def _bind(self) -> bool:
+        try:
+            self.socket.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise
+            return False
+        return True
 
     def vanish(self) -> None:
         """Be gone, as after SIGKILL."""
