@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from broker.lifecycle import Policy
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What was copied into the job at enqueue."""
+
+    max_retries: int
+    backoff_base: float
+    backoff_max: float  # seconds
+    backoff_jitter: str
 
 
 def backoff_ms(attempts: int, policy: Policy, chance: float) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from broker.backoff import backoff_ms
+from broker.backoff import Policy, backoff_ms
 from queuectl.jobs import JobState, Outcome
 
 
@@ -56,16 +56,6 @@ def after(state: JobState, event: Event) -> JobState:
     following = TRANSITIONS.get((state, event))
     assert following is not None, f"a {state} job cannot {event}"
     return following
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What was copied into the job at enqueue."""
-
-    max_retries: int
-    backoff_base: float
-    backoff_max: float  # seconds
-    backoff_jitter: str
 
 
 @dataclass(frozen=True, slots=True)

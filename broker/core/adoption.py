@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.core import writing
 from broker.core.memory import Holder, Lease, lease_from_row
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Event, after
 from broker.store.rows import CODES
 from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
-
-def adopt_lost(core: Core, turn: Turn, number: int, job: str, attempt: int, holder: Holder) -> Lease | None:
+def adopt_lost(core: State, turn: Turn, number: int, job: str, attempt: int, holder: Holder) -> Lease | None:
     """The lost lease of this number, live again with this holder; None if the job has gone on without it."""
     writing.flush(core, turn)
     row = core.store.jobs.lease_of(job)

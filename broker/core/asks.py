@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core import views
 from broker.core.find import find, find_many, parse_state
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.waits import Condition
 from broker.store.rows import CODES, STATES
@@ -14,14 +15,11 @@ from queuectl.jobs import TERMINAL
 from queuectl.requests import ConfigShow, Job, List, Ping, Status, Wait
 from queuectl.settings import DEFAULTS
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 _FAR = 2**62
 
 
-def ping(core: Core, turn: Turn, args: Ping) -> dict[str, Any]:
+def ping(core: State, turn: Turn, args: Ping) -> dict[str, Any]:
     """The broker is there."""
     who = core.identity
     return {
@@ -33,7 +31,7 @@ def ping(core: Core, turn: Turn, args: Ping) -> dict[str, Any]:
     }
 
 
-def job(core: Core, turn: Turn, args: Job) -> dict[str, Any]:
+def job(core: State, turn: Turn, args: Job) -> dict[str, Any]:
     """One job with its history."""
     known = find(core, args.id)
     if args.state is not None and STATES[known.state] is not parse_state(args.state):
@@ -45,7 +43,7 @@ def job(core: Core, turn: Turn, args: Job) -> dict[str, Any]:
     return {"job": views.job(core, core.store.jobs.row(known.seq)), "history": history}
 
 
-def list_jobs(core: Core, turn: Turn, args: List) -> dict[str, Any]:
+def list_jobs(core: State, turn: Turn, args: List) -> dict[str, Any]:
     """One slice of a listing."""
     state = None if args.state is None else CODES[parse_state(args.state)]
     if args.queue is not None and args.queue not in core.buckets:
@@ -64,7 +62,7 @@ def list_jobs(core: Core, turn: Turn, args: List) -> dict[str, Any]:
     return {"jobs": [views.job(core, row) for row in rows], "next": following}
 
 
-def status(core: Core, turn: Turn, args: Status) -> dict[str, Any]:
+def status(core: State, turn: Turn, args: Status) -> dict[str, Any]:
     """The broker, its workers, and how many jobs stand where."""
     who = core.identity
     broker = {
@@ -84,13 +82,13 @@ def status(core: Core, turn: Turn, args: Status) -> dict[str, Any]:
     return {"broker": broker, "workers": workers, "jobs": core.counts()}
 
 
-def config_show(core: Core, turn: Turn, args: ConfigShow) -> dict[str, Any]:
+def config_show(core: State, turn: Turn, args: ConfigShow) -> dict[str, Any]:
     """The queue-wide settings in force."""
     changed = [key for key, value in core.settings.items() if value != DEFAULTS[key]]
     return {"settings": core.settings, "changed": changed, "data_dir": core.identity.data_dir}
 
 
-def waiter(core: Core, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Condition:
+def waiter(core: State, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Condition:
     """A reply to be held. Raises what is wrong with the question at once."""
     if (args.jobs is not None) + args.empty + (args.workers is not None) != 1:
         raise BadRequest("wait: give exactly one of jobs, empty, workers")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core import outputs
 from broker.core.find import find_many
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Event, after
 from broker.store.rows import CODES, STATES, Known
@@ -15,9 +16,6 @@ from queuectl.messages import Stop
 from queuectl.requests import ConfigSet, ConfigUnset, DlqPurge, DlqRetry, Shutdown, WorkerStop
 from queuectl.settings import DEFAULTS, SETTINGS, Value, check_relations, find_setting, parse_setting
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
 JOBS_PER_SLICE = 200
 _FAR = 2**62
 
@@ -25,7 +23,7 @@ _FAR = 2**62
 # --- dead letters ----------------------------------------------------------------------------------
 
 
-def dlq_retry(core: Core, turn: Turn, args: DlqRetry) -> dict[str, Any]:
+def dlq_retry(core: State, turn: Turn, args: DlqRetry) -> dict[str, Any]:
     """Dead jobs back to the queue with a fresh budget; their history stays."""
     jobs, following = _dead(core, args)
     core.store.jobs.revive([job.seq for job in jobs], turn.now.wall_ms)
@@ -36,7 +34,7 @@ def dlq_retry(core: Core, turn: Turn, args: DlqRetry) -> dict[str, Any]:
     return {"ids": [job.id for job in jobs], "next": following}
 
 
-def dlq_purge(core: Core, turn: Turn, args: DlqPurge) -> dict[str, Any]:
+def dlq_purge(core: State, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     """Dead jobs are deleted, with their history and output."""
     jobs, following = _dead(core, args)
     seqs = [job.seq for job in jobs]
@@ -49,7 +47,7 @@ def dlq_purge(core: Core, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     return {"ids": [job.id for job in jobs], "next": following}
 
 
-def _dead(core: Core, args: DlqRetry) -> tuple[list[Known], int | None]:
+def _dead(core: State, args: DlqRetry) -> tuple[list[Known], int | None]:
     """The dead jobs that are meant: those named, all of which must be dead, or one slice of all."""
     if args.all == bool(args.ids):
         raise BadRequest("give either ids or all")
@@ -59,7 +57,7 @@ def _dead(core: Core, args: DlqRetry) -> tuple[list[Known], int | None]:
     return jobs, jobs[-1].seq if len(jobs) == JOBS_PER_SLICE else None
 
 
-def _named_dead(core: Core, ids: list[str]) -> list[Known]:
+def _named_dead(core: State, ids: list[str]) -> list[Known]:
     jobs: dict[int, Known] = {}
     for found in find_many(core, ids).values():
         if isinstance(found, QueuectlError):
@@ -78,19 +76,19 @@ def _named_dead(core: Core, ids: list[str]) -> list[Known]:
 # --- settings ----------------------------------------------------------------------------------------
 
 
-def config_set(core: Core, turn: Turn, args: ConfigSet) -> dict[str, Any]:
+def config_set(core: State, turn: Turn, args: ConfigSet) -> dict[str, Any]:
     """Change a setting, at once."""
     key, value = parse_setting(args.key, args.value)
     return _change(core, turn, key, value)
 
 
-def config_unset(core: Core, turn: Turn, args: ConfigUnset) -> dict[str, Any]:
+def config_unset(core: State, turn: Turn, args: ConfigUnset) -> dict[str, Any]:
     """A setting back to its default."""
     setting = find_setting(args.key)
     return _change(core, turn, setting.key, setting.default)
 
 
-def _change(core: Core, turn: Turn, key: str, value: Value) -> dict[str, Any]:
+def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
     check_relations({**core.settings, key: value})
     before = core.settings[key]
     if value == DEFAULTS[key]:
@@ -105,7 +103,7 @@ def _change(core: Core, turn: Turn, key: str, value: Value) -> dict[str, Any]:
 # --- processes -----------------------------------------------------------------------------------------
 
 
-def worker_stop(core: Core, turn: Turn, args: WorkerStop) -> dict[str, Any]:
+def worker_stop(core: State, turn: Turn, args: WorkerStop) -> dict[str, Any]:
     """Tell workers to stop; the reply names them."""
     chosen = {session.holder.worker.name: session for session in core.sessions.values()}
     if args.workers:
@@ -126,7 +124,7 @@ def _worker_named(names: set[str], text: str) -> str:
     return matches[0]
 
 
-def shutdown(core: Core, turn: Turn, args: Shutdown) -> dict[str, Any]:
+def shutdown(core: State, turn: Turn, args: Shutdown) -> dict[str, Any]:
     """Stop after this turn. Workers keep their jobs and look for the broker."""
     core.stopping = True
     return {"pid": core.identity.pid, "held": len(core.leases), "workers": len(core.sessions)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.store.rows import CODES, DUE_LATER, READY, STATES, NewJob
 from queuectl.errors import DiskFull, JobExists, QueuectlError
@@ -14,9 +15,6 @@ from queuectl.ids import job_id_of
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, parse_job
 from queuectl.requests import Enqueue
 from queuectl.times import parse_rfc3339
-
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
 _PENDING = CODES[JobState.PENDING]
 
@@ -35,7 +33,7 @@ class Wanted:
         return {"ids": self.ids, "errors": errors}
 
 
-def read(core: Core, args: Enqueue) -> Wanted:
+def read(core: State, args: Enqueue) -> Wanted:
     """Check each job of a request. What is wrong with one does not touch the others. Raises DiskFull."""
     if core.disk_low:
         raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
@@ -50,7 +48,7 @@ def read(core: Core, args: Enqueue) -> Wanted:
     return wanted
 
 
-def store(core: Core, turn: Turn, requests: list[Wanted]) -> None:
+def store(core: State, turn: Turn, requests: list[Wanted]) -> None:
     """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
     todo = [
         (request, index, spec) for request in requests for index, spec in enumerate(request.specs) if spec is not None
@@ -71,7 +69,7 @@ def store(core: Core, turn: Turn, requests: list[Wanted]) -> None:
         todo = again
 
 
-def _count(core: Core, job: NewJob) -> None:
+def _count(core: State, job: NewJob) -> None:
     core.tally.add(job.bucket, _PENDING, 1)
     if job.ready == READY:
         core.ready.add(job.bucket)
@@ -79,7 +77,7 @@ def _count(core: Core, job: NewJob) -> None:
         core.wait_until(job.run_at_ms)
 
 
-def _exists(core: Core, job_id: str) -> QueuectlError:
+def _exists(core: State, job_id: str) -> QueuectlError:
     known = core.store.jobs.known([job_id])[job_id]
     state = STATES[known.state].value
     return JobExists(
@@ -89,7 +87,7 @@ def _exists(core: Core, job_id: str) -> QueuectlError:
     )
 
 
-def _new_job(core: Core, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
+def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
     """The row of a new job: what it leaves open is copied from the settings of this moment."""
     now_ms = turn.now.wall_ms
     settings: dict[str, Any] = core.settings

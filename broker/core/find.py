@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from broker.core.state import State
 from broker.store.rows import Known
 from queuectl.errors import AmbiguousId, BadRequest, QueuectlError, UnknownJob
 from queuectl.ids import JOB_ID
 from queuectl.jobs import JobState
 from queuectl.suggest import did_you_mean
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
 _SHOWN = 5
 
 
-def find(core: Core, text: str) -> Known:
+def find(core: State, text: str) -> Known:
     """The job of an id or unique prefix. Raises UnknownJob or AmbiguousId."""
     found = find_many(core, [text])[text]
     if isinstance(found, QueuectlError):
@@ -24,13 +20,13 @@ def find(core: Core, text: str) -> Known:
     return found
 
 
-def find_many(core: Core, texts: list[str]) -> dict[str, Known | QueuectlError]:
+def find_many(core: State, texts: list[str]) -> dict[str, Known | QueuectlError]:
     """The job of each, or why there is none."""
     known = core.store.jobs.known(texts)
     return {text: known.get(text) or _by_prefix(core, text) for text in texts}
 
 
-def _by_prefix(core: Core, text: str) -> Known | QueuectlError:
+def _by_prefix(core: State, text: str) -> Known | QueuectlError:
     matches = core.store.jobs.prefixed(text, _SHOWN + 1) if JOB_ID.fullmatch(text) else []
     if len(matches) == 1:
         return matches[0]

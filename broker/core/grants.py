@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import msgpack
 
+from broker.backoff import Policy
 from broker.core.memory import Kept, Lease, Session
+from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import ALONE_FROM_LOSSES, Event, Policy, after
+from broker.lifecycle import ALONE_FROM_LOSSES, Event, after
 from broker.store.rows import CODES, STATES, Candidate
 from queuectl.ids import lease_text
 from queuectl.messages import Grant, Push
-
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
 GRANTS_PER_TURN = 500
 PUSH_CHARS = 512 * 1024  # commands and environments of one push; a worker takes messages of 4 MiB
 
 
-def grant(core: Core, turn: Turn) -> None:
+def grant(core: State, turn: Turn) -> None:
     """Lease jobs to workers that have room, and push them after the commit."""
     core.grants_left = False
     if not core.ready or core.stopping:
@@ -40,7 +38,7 @@ def grant(core: Core, turn: Turn) -> None:
         _grant_group(core, turn, buckets, group)
 
 
-def _grant_group(core: Core, turn: Turn, buckets: list[int], group: list[tuple[Session, int]]) -> None:
+def _grant_group(core: State, turn: Turn, buckets: list[int], group: list[tuple[Session, int]]) -> None:
     wanted = min(GRANTS_PER_TURN, sum(room for _, room in group))
     chosen = _share_out(_candidates(core, buckets, wanted), group)
     if not chosen:
@@ -57,7 +55,7 @@ def _grant_group(core: Core, turn: Turn, buckets: list[int], group: list[tuple[S
         _push(core, turn, core.sessions[route], leases)
 
 
-def _push(core: Core, turn: Turn, session: Session, leases: list[tuple[Lease, Candidate]]) -> None:
+def _push(core: State, turn: Turn, session: Session, leases: list[tuple[Lease, Candidate]]) -> None:
     """Say it in as few messages as the size of a message allows."""
     grants: list[Grant] = []
     chars = 0
@@ -74,7 +72,7 @@ def _push(core: Core, turn: Turn, session: Session, leases: list[tuple[Lease, Ca
     turn.send(session.route, Push(session.number, session.pushes, grants))
 
 
-def _candidates(core: Core, buckets: list[int], limit: int) -> list[Candidate]:
+def _candidates(core: State, buckets: list[int], limit: int) -> list[Candidate]:
     """The next jobs over these queues, in order. A queue that turns out to be empty is not asked again."""
     found: list[list[Candidate]] = []
     for bucket in buckets:
@@ -123,7 +121,7 @@ def _load(session: Session, given: int) -> tuple[bool, float]:
     return busy >= session.slots, busy / max(session.slots, 1)
 
 
-def _lease(core: Core, turn: Turn, session: Session, candidate: Candidate) -> Lease:
+def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> Lease:
     number = core.chance.getrandbits(63)
     lease = Lease(
         lease=number,
@@ -159,7 +157,7 @@ def _log_lease(turn: Turn, lease: Lease) -> None:
     )
 
 
-def _grant(core: Core, lease: Lease, candidate: Candidate) -> Grant:
+def _grant(core: State, lease: Lease, candidate: Candidate) -> Grant:
     return Grant(
         lease=lease.lease,
         job=candidate.id,

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from broker.lifecycle import ALONE_FROM_LOSSES, Policy
+from broker.backoff import Policy
+from broker.lifecycle import ALONE_FROM_LOSSES
 from broker.store.rows import LeaseRow, WorkerRow
 
 AHEAD_MAX = 64  # leases a worker may have beyond its slots, however short its jobs are

@@ -6,24 +6,20 @@ pieces between go. Offsets count every byte the command wrote, so the size of ev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.core import writing
 from broker.core.memory import Kept, LastPiece, Session, Stream
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.store.history import ChunkKey
 from queuectl.jobs import Outcome
 from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
-
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
 SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
 CLOSING_MAX = 10_000
 EVICTED_PER_TURN = 200  # pieces that are looked at
 
 
-def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None:
+def on_output(core: State, turn: Turn, session: Session, message: Output) -> None:
     """Pieces of output: kept, and acknowledged after the commit."""
     taken: dict[tuple[int, int], int] = {}
     for piece in message.pieces:
@@ -37,18 +33,18 @@ def on_output(core: Core, turn: Turn, session: Session, message: Output) -> None
     turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
 
 
-def forget(core: Core, seqs: set[int]) -> None:
+def forget(core: State, seqs: set[int]) -> None:
     """Output of these jobs was deleted: what memory knows of it is not true any more."""
     for lease in [lease for lease, kept in core.closing.items() if kept.seq in seqs]:
         del core.closing[lease]
 
 
-def has_begun(core: Core, kept: Kept) -> bool:
+def has_begun(core: State, kept: Kept) -> bool:
     """Whether the command has written anything: then its attempt did run, whatever its worker says."""
     return any(_stream(core, kept, number).received for number in (STDOUT, STDERR))
 
 
-def expect_more(core: Core, lease: int, kept: Kept, boot: str) -> None:
+def expect_more(core: State, lease: int, kept: Kept, boot: str) -> None:
     """An attempt has ended, and some of its output is still on its way from this boot."""
     kept.boot = boot
     core.closing[lease] = kept
@@ -56,7 +52,7 @@ def expect_more(core: Core, lease: int, kept: Kept, boot: str) -> None:
         core.closing.pop(next(iter(core.closing)))
 
 
-def _kept(core: Core, turn: Turn, session: Session, piece: Piece) -> Kept | None:
+def _kept(core: State, turn: Turn, session: Session, piece: Piece) -> Kept | None:
     """Where a piece belongs; None if its attempt's output is not wanted any more."""
     if (lease := core.leases.get(piece.lease)) is not None:
         return lease.output
@@ -73,7 +69,7 @@ def _kept(core: Core, turn: Turn, session: Session, piece: Piece) -> Kept | None
     return kept
 
 
-def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
+def _take(core: State, turn: Turn, kept: Kept, piece: Piece) -> int:
     """Keep what is new of a piece; up to where the stream has been dealt with."""
     stream = _stream(core, kept, piece.stream)
     data = piece.data[max(0, stream.received - piece.offset) :]
@@ -84,14 +80,14 @@ def _take(core: Core, turn: Turn, kept: Kept, piece: Piece) -> int:
     return stream.received
 
 
-def _stream(core: Core, kept: Kept, number: int) -> Stream:
+def _stream(core: State, kept: Kept, number: int) -> Stream:
     stream = kept.streams.get(number)
     if stream is None:
         stream = kept.streams[number] = Stream() if kept.is_new else _read_back(core, kept, number)
     return stream
 
 
-def _read_back(core: Core, kept: Kept, number: int) -> Stream:
+def _read_back(core: State, kept: Kept, number: int) -> Stream:
     """The state of a stream whose attempt is older than this broker, from what is kept of it."""
     stream = Stream()
     for offset, length in core.store.history.extents(kept.seq, kept.attempt, number):
@@ -104,7 +100,7 @@ def _read_back(core: Core, kept: Kept, number: int) -> Stream:
     return stream
 
 
-def _keep(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
+def _keep(core: State, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
     stream, half = kept.streams[number], kept.limit // 2
     head = data[: max(0, half - stream.head_bytes)]
     if head:
@@ -116,7 +112,7 @@ def _keep(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: by
     _trim(core, turn, kept, number)
 
 
-def _keep_tail(core: Core, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
+def _keep_tail(core: State, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
     stream = kept.streams[number]
     stream.tail_bytes += len(data)
     if _write(core, turn, kept, LastPiece(number, offset, len(data), in_tail=True), data):
@@ -126,7 +122,7 @@ def _keep_tail(core: Core, turn: Turn, kept: Kept, number: int, offset: int, dat
         stream.tail.append((offset, len(data)))
 
 
-def _write(core: Core, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) -> bool:
+def _write(core: State, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) -> bool:
     """Store a piece; True if it was added to the one before, which it follows."""
     core.output_bytes += len(data)
     last = kept.last
@@ -147,7 +143,7 @@ def _write(core: Core, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) ->
     return False
 
 
-def _trim(core: Core, turn: Turn, kept: Kept, number: int) -> None:
+def _trim(core: State, turn: Turn, kept: Kept, number: int) -> None:
     """Forget the oldest pieces of the tail beyond its half of the limit."""
     stream = kept.streams[number]
     while stream.tail and stream.tail_bytes > kept.limit // 2:
@@ -160,7 +156,7 @@ def _trim(core: Core, turn: Turn, kept: Kept, number: int) -> None:
             turn.dropped_chunks.append(key)
 
 
-def evict(core: Core, turn: Turn) -> None:
+def evict(core: State, turn: Turn) -> None:
     """Beyond `output_total` the oldest output of finished jobs goes, some of it each turn."""
     limit = core.settings["output_total"]
     assert isinstance(limit, int)

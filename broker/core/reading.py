@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core.find import find
+from broker.core.state import State, Waiter
 from broker.core.turn import Turn
-from broker.core.waits import Waiter
 from broker.store.history import Ended
 from queuectl.errors import BadRequest
 from queuectl.requests import Output
-
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
 OUTPUT_BYTES_PER_REPLY = 512 * 1024
 _CHUNKS_PER_REPLY = 64
@@ -27,18 +24,18 @@ class Follower(Waiter):
     seq: int
     args: Output
 
-    def look(self, core: Core, turn: Turn) -> dict[str, Any] | Waiter:
+    def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         if self.seq not in turn.written:
             return self
         reply = output(core, turn, self.args)
         return reply if reply["segments"] or reply["finished"] else self
 
-    def give_up(self, core: Core, turn: Turn) -> dict[str, Any]:
+    def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return output(core, turn, self.args)
 
 
 def follower(
-    core: Core, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Output, reply: dict[str, Any]
+    core: State, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Output, reply: dict[str, Any]
 ) -> Follower | None:
     """Who is to be answered later, because there is nothing to say now; None if the reply can go."""
     if not args.wait_ms or reply["segments"] or reply["finished"]:
@@ -46,7 +43,7 @@ def follower(
     return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, find(core, args.id).seq, args)
 
 
-def output(core: Core, turn: Turn, args: Output) -> dict[str, Any]:
+def output(core: State, turn: Turn, args: Output) -> dict[str, Any]:
     """One slice of an attempt's kept output, in order of arrival."""
     known = find(core, args.id)
     number = args.attempt if args.attempt is not None else known.attempt
@@ -95,7 +92,7 @@ def _cursor(cursor: list[int] | None) -> tuple[int, int]:
     return cursor[0], cursor[1]
 
 
-def _tail_starts(core: Core, seq: int, attempt: int, tail_bytes: int | None) -> dict[int, int]:
+def _tail_starts(core: State, seq: int, attempt: int, tail_bytes: int | None) -> dict[int, int]:
     """From which offset on a stream is wanted."""
     if tail_bytes is None:
         return {}

@@ -7,11 +7,10 @@ stale and changes nothing: so a late worker can never overwrite its successor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.core import outputs
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Lease, Session
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Decision, Event, after, decide_loss, decide_outcome, decide_return
 from broker.store.rows import CODES, DUE_LATER, READY, READY_ALONE, RESTING, AttemptRow, Move
@@ -19,9 +18,6 @@ from queuectl.ids import lease_text
 from queuectl.jobs import TERMINAL, JobState, Outcome
 from queuectl.messages import Release, Result, Results, Returned, Verdict
 from queuectl.times import rfc3339
-
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
 RECORDED, STALE = "recorded", "stale"
 REPORTABLE = {
@@ -41,14 +37,14 @@ NO_AHEAD_MS = 1000  # no lease ahead for a worker that gave one back unused
 _PENDING, _PROCESSING = CODES[JobState.PENDING], CODES[JobState.PROCESSING]
 
 
-def on_results(core: Core, turn: Turn, session: Session, message: Results) -> None:
+def on_results(core: State, turn: Turn, session: Session, message: Results) -> None:
     """Results: recorded once, whoever of the worker's home sends them and however often."""
     for result in message.results:
         verdict = _settle(core, turn, session, result)
         turn.verdicts[session.number].append(Verdict(result.lease, verdict))
 
 
-def _settle(core: Core, turn: Turn, session: Session, result: Result) -> str:
+def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
     lease = core.leases.get(result.lease)
     if lease is None:
         if result.lease in turn.settled:
@@ -66,7 +62,7 @@ def _settle(core: Core, turn: Turn, session: Session, result: Result) -> str:
     return RECORDED
 
 
-def _late(core: Core, turn: Turn, result: Result) -> str:
+def _late(core: State, turn: Turn, result: Result) -> str:
     """A result without a live lease: said before, or too late."""
     known = core.store.jobs.known([result.job]).get(result.job)
     ended = core.store.history.ended(known.seq, result.attempt) if known else None
@@ -84,7 +80,7 @@ def _late(core: Core, turn: Turn, result: Result) -> str:
     return STALE
 
 
-def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> None:
+def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> None:
     decision = decide_outcome(
         outcome, lease.policy, attempts=lease.attempts, losses=lease.losses, chance=core.chance.random()
     )
@@ -132,7 +128,7 @@ def _record(core: Core, turn: Turn, lease: Lease, outcome: Outcome, result: Resu
 # --- returns and losses ----------------------------------------------------------------------------
 
 
-def on_release(core: Core, turn: Turn, session: Session, message: Release) -> None:
+def on_release(core: State, turn: Turn, session: Session, message: Release) -> None:
     """Leases that a worker gives back."""
     for returned in message.leases:
         lease = session.holder.leases.get(returned.lease)
@@ -156,7 +152,7 @@ def _mind(turn: Turn, session: Session, returned: Returned) -> None:
         session.draining = True  # its next heartbeat says so too; until then it would get the same job again
 
 
-def give_back(core: Core, turn: Turn, lease: Lease, reason: str) -> None:
+def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
     """The job is pending again and nothing is counted; the number of a run that never started is used again."""
     if reason in HAD_STARTED or outputs.has_begun(core, lease.output):
         turn.ended.append(_unheard(turn, lease, Outcome.RELEASED, reason))
@@ -166,7 +162,7 @@ def give_back(core: Core, turn: Turn, lease: Lease, reason: str) -> None:
     _end(core, turn, lease, decide_return(attempts=lease.attempts, losses=lease.losses), None, None)
 
 
-def lose(core: Core, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> None:
+def lose(core: State, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> None:
     """The worker of this lease is lost: the job is pending again, or dead if that happened too often."""
     max_losses = core.settings["max_losses"]
     assert isinstance(max_losses, int)
@@ -212,7 +208,7 @@ def _unheard(turn: Turn, lease: Lease, outcome: Outcome, note: str) -> AttemptRo
 # --- the move ----------------------------------------------------------------------------------------
 
 
-def _end(core: Core, turn: Turn, lease: Lease, decision: Decision, exit_code: int | None, signal: int | None) -> None:
+def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: int | None, signal: int | None) -> None:
     """The lease is over: the job moves on as decided."""
     state = after(JobState.PROCESSING, decision.event)
     now_ms = turn.now.wall_ms
@@ -247,7 +243,7 @@ def _end(core: Core, turn: Turn, lease: Lease, decision: Decision, exit_code: in
         turn.log("warning", "job_dead", job_id=lease.job, attempts=decision.attempts, reason=decision.reason)
 
 
-def _readiness(core: Core, lease: Lease, decision: Decision, run_at_ms: int) -> int:
+def _readiness(core: State, lease: Lease, decision: Decision, run_at_ms: int) -> int:
     if decision.event is Event.RETRY and decision.delay_ms > 0:
         core.wait_until(run_at_ms)
         return DUE_LATER

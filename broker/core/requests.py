@@ -8,12 +8,13 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core import asks, deeds, enqueues, reading
 from broker.core.envelope import Envelope, failed, ok
+from broker.core.state import State, Waiter
 from broker.core.turn import Turn
-from broker.core.waits import WAITERS_MAX, Waiter
+from broker.core.waits import WAITERS_MAX
 from broker.store import StoreFull, StoreRefused
 from broker.store.ledger import StoredReply
 from queuectl.errors import (
@@ -28,10 +29,7 @@ from queuectl.requests import OPS, Enqueue, Output, Request, Wait
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
-Handler = Callable[["Core", Turn, Any], dict[str, Any]]
+Handler = Callable[[State, Turn, Any], dict[str, Any]]
 
 # Not the request's fault: the transaction may be gone already, so the whole turn is void.
 OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)
@@ -53,7 +51,7 @@ HANDLERS: dict[str, Handler] = {
 assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
 
 
-def on_requests(core: Core, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
+def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
     """Carry out the requests of a turn."""
     parsed = [(envelope, request) for envelope, body in arrived if (request := _parse(core, turn, envelope, body))]
     changing = [request.id for _, request in parsed if OPS[request.op].changes]
@@ -72,7 +70,7 @@ def on_requests(core: Core, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]
     _store(core, turn, batch, answered)
 
 
-def _parse(core: Core, turn: Turn, envelope: Envelope, body: bytes) -> Request | None:
+def _parse(core: State, turn: Turn, envelope: Envelope, body: bytes) -> Request | None:
     """The request of a body; what is wrong with it is answered at once."""
     request_id = ""
     try:
@@ -92,7 +90,7 @@ def _parse(core: Core, turn: Turn, envelope: Envelope, body: bytes) -> Request |
         return None
 
 
-def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, answered: dict[str, StoredReply]) -> None:
+def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, answered: dict[str, StoredReply]) -> None:
     """One request, unless it has been carried out before."""
     try:
         if (before := answered.get(request.id)) is not None and OPS[request.op].changes:
@@ -121,13 +119,13 @@ def _carry_out(core: Core, turn: Turn, envelope: Envelope, request: Request, ans
     turn.reply(envelope, ok(request.id, body))
 
 
-def _hold(core: Core, waiter: Waiter) -> None:
+def _hold(core: State, waiter: Waiter) -> None:
     if len(core.waiters) >= WAITERS_MAX:
         raise ShuttingDown("too many clients wait already", hint="try again in a while")
     core.waiters.append(waiter)
 
 
-def _store(core: Core, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:
+def _store(core: State, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:
     """Store the jobs of neighbouring enqueues in one go, and answer each."""
     wanted: list[tuple[Envelope, Request, enqueues.Wanted]] = []
     for envelope, request in batch:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core import outputs, reports, writing
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
+from broker.core.state import State
 from broker.core.turn import Turn
 from queuectl.errors import BadRequest
 from queuectl.messages import (
@@ -38,10 +39,6 @@ from queuectl.messages import (
 )
 from queuectl.wire import PROTOCOL_VERSION, WORKER_MESSAGE_BYTES_MAX, decode
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
-BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
 SUSPECT_HEARTBEATS = 3  # silence after which a worker gets nothing new
 WINDOW_BYTES = 2**20  # output credit of a session
 DEAF_BEATS_MAX = 3  # heartbeats that miss a push before the session counts as one-way
@@ -50,7 +47,7 @@ _ASK_WHO_EVERY_MS = 1000
 _EPOCH_SHIFT = 10**9  # sessions per epoch
 
 
-def on_message(core: Core, turn: Turn, route: bytes, body: bytes) -> None:
+def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
     """One message of a worker. Whatever it is, it cannot stop the broker."""
     try:
         message = decode(body, TO_BROKER, bytes_max=WORKER_MESSAGE_BYTES_MAX)
@@ -70,7 +67,7 @@ def on_message(core: Core, turn: Turn, route: bytes, body: bytes) -> None:
     _HANDLERS[type(message)](core, turn, session, message)
 
 
-def _ask_who(core: Core, turn: Turn, route: bytes) -> None:
+def _ask_who(core: State, turn: Turn, route: bytes) -> None:
     """An unknown speaker is asked to introduce itself, at most once a second."""
     if len(core.asked_who) > 10_000:
         core.asked_who.clear()
@@ -82,7 +79,7 @@ def _ask_who(core: Core, turn: Turn, route: bytes) -> None:
 # --- hello -----------------------------------------------------------------------------------------
 
 
-def _on_hello(core: Core, turn: Turn, route: bytes, hello: Hello) -> None:
+def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
     if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
         text = f"this broker speaks version {PROTOCOL_VERSION}, not {hello.version_min} to {hello.version_max}"
         turn.send(route, Refuse("version_mismatch", text, 0))
@@ -102,7 +99,7 @@ def _on_hello(core: Core, turn: Turn, route: bytes, hello: Hello) -> None:
         turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
 
 
-def _holder(core: Core, turn: Turn, hello: Hello) -> Holder:
+def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
     holder = core.holders.get(hello.boot)
     if holder is None:
         ledger = core.store.ledger
@@ -121,7 +118,7 @@ def _holder(core: Core, turn: Turn, hello: Hello) -> Holder:
     return holder
 
 
-def _open_session(core: Core, turn: Turn, route: bytes, hello: Hello, holder: Holder) -> Session:
+def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: Holder) -> Session:
     if holder.session is not None:
         close_route(core, turn, holder.session.route, "superseded")
     if route in core.sessions:
@@ -137,7 +134,7 @@ def _open_session(core: Core, turn: Turn, route: bytes, hello: Hello, holder: Ho
 
 
 def _compare(
-    core: Core, turn: Turn, session: Session, named: list[Held], *, is_new: bool
+    core: State, turn: Turn, session: Session, named: list[Held], *, is_new: bool
 ) -> tuple[list[int], list[int]]:
     """What the worker may keep and what it must drop; what it has lost goes back to the queue."""
     keep: list[int] = []
@@ -158,7 +155,7 @@ def _compare(
     return keep, drop
 
 
-def _welcome(core: Core, session: Session, keep: list[int], drop: list[int]) -> Welcome:
+def _welcome(core: State, session: Session, keep: list[int], drop: list[int]) -> Welcome:
     return Welcome(
         session=session.number,
         version=PROTOCOL_VERSION,
@@ -176,7 +173,7 @@ def _welcome(core: Core, session: Session, keep: list[int], drop: list[int]) -> 
 # --- in a session ------------------------------------------------------------------------------------
 
 
-def _on_beat(core: Core, turn: Turn, session: Session, beat: Beat) -> None:
+def _on_beat(core: State, turn: Turn, session: Session, beat: Beat) -> None:
     named = {*beat.held, *beat.done}
     drop = [number for number in beat.held if number not in session.holder.leases]
     deaf = False
@@ -197,7 +194,7 @@ def _on_beat(core: Core, turn: Turn, session: Session, beat: Beat) -> None:
     turn.send(session.route, Echo(session.number, beat.n, core.heartbeat_ms, drop))
 
 
-def _on_gone(core: Core, turn: Turn, session: Session, gone: Gone) -> None:
+def _on_gone(core: State, turn: Turn, session: Session, gone: Gone) -> None:
     """Dead boots of the same home: their processes are gone, so their jobs may run again now."""
     writing.flush(core, turn)
     teller = session.holder.worker
@@ -210,7 +207,7 @@ def _on_gone(core: Core, turn: Turn, session: Session, gone: Gone) -> None:
             _lose(core, turn, holder, "its worker died")
 
 
-def _on_bye(core: Core, turn: Turn, session: Session, _: Bye) -> None:
+def _on_bye(core: State, turn: Turn, session: Session, _: Bye) -> None:
     for lease in list(session.holder.leases.values()):
         reports.give_back(core, turn, lease, "undelivered")
     turn.send(session.route, ByeOk(session.number))
@@ -218,7 +215,7 @@ def _on_bye(core: Core, turn: Turn, session: Session, _: Bye) -> None:
     core.holders.pop(session.holder.worker.boot, None)
 
 
-_HANDLERS: dict[type, Callable[[Core, Turn, Session, Any], None]] = {
+_HANDLERS: dict[type, Callable[[State, Turn, Session, Any], None]] = {
     Beat: _on_beat,
     Results: reports.on_results,
     Output: outputs.on_output,
@@ -228,7 +225,7 @@ _HANDLERS: dict[type, Callable[[Core, Turn, Session, Any], None]] = {
 }
 
 
-def say_verdicts(core: Core, turn: Turn) -> None:
+def say_verdicts(core: State, turn: Turn) -> None:
     """One message of each kind to each session, however many results and pieces it sent."""
     for session in core.sessions.values() if turn.verdicts or turn.taken else ():
         if verdicts := turn.verdicts.get(session.number):
@@ -240,7 +237,7 @@ def say_verdicts(core: Core, turn: Turn) -> None:
 # --- silence and the end of a session ----------------------------------------------------------------
 
 
-def sweep(core: Core, turn: Turn) -> None:
+def sweep(core: State, turn: Turn) -> None:
     """Who has been silent for too long? Called only when all that workers have said has been heard."""
     suspect_ms = core.heartbeat_ms * SUSPECT_HEARTBEATS
     for holder in list(core.holders.values()):
@@ -254,7 +251,7 @@ def sweep(core: Core, turn: Turn) -> None:
             holder.session.silent = True
 
 
-def _lose(core: Core, turn: Turn, holder: Holder, why: str) -> None:
+def _lose(core: State, turn: Turn, holder: Holder, why: str) -> None:
     for place, lease in enumerate(list(holder.leases.values())):
         held_slot = lease.slot or place < holder.worker.slots  # a worker starts its leases in order
         reports.lose(core, turn, lease, why, held_slot=held_slot)
@@ -263,7 +260,7 @@ def _lose(core: Core, turn: Turn, holder: Holder, why: str) -> None:
     core.holders.pop(holder.worker.boot, None)
 
 
-def close_route(core: Core, turn: Turn, route: bytes, why: str) -> None:
+def close_route(core: State, turn: Turn, route: bytes, why: str) -> None:
     """End the session at a route, if there is one. Its leases stay with the boot."""
     session = core.sessions.pop(route, None)
     if session is None:

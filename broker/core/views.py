@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
 from broker.core.memory import Holder, Lease
+from broker.core.state import State
 from broker.store.history import AttemptView
 from broker.store.rows import DUE_LATER, STATES, JobRow
 from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 from queuectl.times import rfc3339
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
-
-def job(core: Core, row: JobRow) -> dict[str, Any]:
+def job(core: State, row: JobRow) -> dict[str, Any]:
     """A job. Only the names of its environment are told: the values may be secrets."""
     state = STATES[row.state]
     return {
@@ -50,7 +48,7 @@ def job(core: Core, row: JobRow) -> dict[str, Any]:
     }
 
 
-def _reason(core: Core, state: JobState, row: JobRow) -> str | None:
+def _reason(core: State, state: JobState, row: JobRow) -> str | None:
     """Why a job stands where it stands. What depends on the moment is computed, never stored."""
     if state is JobState.PENDING and row.ready == DUE_LATER:
         return "delayed"

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.core.envelope import ok
+from broker.core.state import State, Waiter
 from broker.core.turn import Turn
 from broker.store.rows import CODES
 from queuectl.jobs import JobState
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
-
 UNFINISHED = (JobState.PENDING, JobState.PROCESSING, JobState.FAILED)
 WAITERS_MAX = 10_000
-
-
-@dataclass(slots=True)
-class Waiter:
-    """A client whose reply is held. It is never changed by a turn: the turn may fail yet."""
-
-    envelope: tuple[bytes, ...]
-    request_id: str
-    deadline_ms: int  # monotonic
-
-    def look(self, core: Core, turn: Turn) -> dict[str, Any] | Waiter:
-        """The data of the reply if what it waits for has come true in this turn, else who waits on."""
-        raise NotImplementedError
-
-    def give_up(self, core: Core, turn: Turn) -> dict[str, Any]:
-        """The data of the reply when it has waited long enough."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)
@@ -42,24 +23,24 @@ class Condition(Waiter):
     workers: frozenset[str] = frozenset()
     empty: bool = False
 
-    def look(self, core: Core, turn: Turn) -> dict[str, Any] | Waiter:
+    def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         left = self if turn.over.isdisjoint(self.jobs) else replace(self, jobs=self.jobs - turn.over)
         return left._answer(core, done=True) if left._is_over(core) else left
 
-    def give_up(self, core: Core, turn: Turn) -> dict[str, Any]:
+    def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return self._answer(core, done=False)
 
-    def _is_over(self, core: Core) -> bool:
+    def _is_over(self, core: State) -> bool:
         if self.empty:
             return not any(core.tally.total(CODES[state]) for state in UNFINISHED)
         connected = {session.holder.worker.name for session in core.sessions.values()} if self.workers else set()
         return not self.jobs and not self.workers & connected
 
-    def _answer(self, core: Core, *, done: bool) -> dict[str, Any]:
+    def _answer(self, core: State, *, done: bool) -> dict[str, Any]:
         return {"done": done, "jobs_left": len(self.jobs), "counts": core.counts()}
 
 
-def answer(core: Core, turn: Turn) -> None:
+def answer(core: State, turn: Turn) -> None:
     """Answer those whose wait is over or has lasted long enough."""
     if not core.waiters:
         return

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from broker.core.state import State
 from broker.core.turn import Turn
 
-if TYPE_CHECKING:
-    from broker.core.core import Core
 
-
-def flush(core: Core, turn: Turn) -> None:
+def flush(core: State, turn: Turn) -> None:
     """Write what has piled up. Whoever reads from the store what a report may have changed calls this first."""
     if turn.new_chunks or turn.longer_chunks or turn.dropped_chunks:
         core.store.history.drop_output(turn.dropped_chunks)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.backoff import backoff_ms
-from broker.lifecycle import Policy
+from broker.backoff import Policy, backoff_ms
 
 
 def policy(base: float = 2, *, longest: float = 3600, jitter: str = "none") -> Policy:

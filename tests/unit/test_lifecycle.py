@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
+from broker.backoff import Policy
 from broker.lifecycle import (
     TRANSITIONS,
     Decision,
     Event,
-    Policy,
     after,
     decide_loss,
     decide_outcome,

@@ -1,0 +1,196 @@
+"""What the broker knows between two turns: a mirror of the store, and who is connected.
+
+The rooms of the core read and change it; `core.py` says in which order. `rebuild` makes it what the store
+says, which is how a failed turn is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from broker.core.memory import Holder, Kept, Lease, Session, Tally, lease_from_row
+from broker.core.turn import Turn
+from broker.store import Store
+from broker.store.rows import CODES
+from queuectl.clock import Now
+from queuectl.jobs import JobState
+from queuectl.settings import DEFAULTS, Value
+
+SILENCE_HEARTBEATS = 5  # silence after which a worker connects anew
+BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A client whose reply is held. It is never changed by a turn: the turn may fail yet."""
+
+    envelope: tuple[bytes, ...]
+    request_id: str
+    deadline_ms: int  # monotonic
+
+    def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
+        """The data of the reply if what it waits for has come true in this turn, else who waits on."""
+        raise NotImplementedError
+
+    def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
+        """The data of the reply when it has waited long enough."""
+        raise NotImplementedError
+
+
+class Chance(Protocol):
+    """The randomness that the core needs; random.Random is one."""
+
+    def random(self) -> float: ...
+
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Identity(NamedTuple):
+    """What the process around the core knows and `status` tells."""
+
+    pid: int
+    version: str
+    endpoints: tuple[str, ...]
+    database: str
+    data_dir: str
+    started: str
+
+
+class Before(NamedTuple):
+    """What a turn may change in memory and the store does not hold: put back if the turn fails."""
+
+    sessions: dict[bytes, Session]
+    holders: dict[str, Holder]
+    waiters: list[Waiter]
+    stopping: bool
+
+
+class State:
+    """What the broker knows. One instance for the life of the process; `rebuild` renews it from the store."""
+
+    def __init__(self, store: Store, chance: Chance, identity: Identity, *, verbose: bool = False):
+        self.store = store
+        self.verbose = verbose  # whether anybody reads what is logged at debug for every job
+        self.chance = chance
+        self.identity = identity
+        self.broker_id = ""
+        self.epoch = 0
+        self.sessions: dict[bytes, Session] = {}  # by route
+        self.holders: dict[str, Holder] = {}  # by boot
+        self.leases: dict[int, Lease] = {}  # all of them
+        self.closing: dict[int, Kept] = {}  # ended attempts whose output is still on its way
+        self.waiters: list[Waiter] = []
+        self.stopping = False
+        self.disk_low = False  # no new jobs
+        self.storage_full = False  # nothing can be written: what needs no message to happen waits
+        self.sessions_opened = 0
+        self.malformed = 0
+        self.evicted_upto = 0  # the piece of output up to which eviction has looked
+        self.asked_who: dict[bytes, int] = {}
+        self.settings: dict[str, Value] = dict(DEFAULTS)
+        self.before = Before({}, {}, [], stopping=False)
+        self.grants_left = False  # more could be leased than one turn may lease
+        self.next_sweep_ms = 0
+        self.next_tidy_ms = 0
+        self.started_ms = 0
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self, now: Now, new_broker_id: str) -> None:
+        """Begin a new epoch. Leases found in the store get a full lease and time to be adopted."""
+        facts = self.store.ledger.facts()
+        self.broker_id = str(facts.get("broker", new_broker_id))
+        self.epoch = int(facts.get("epoch", 0)) + 1
+        self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
+        self.started_ms = now.mono_ms
+        self.rebuild(now)
+
+    def rebuild(self, now: Now) -> None:
+        """Read from the store what memory mirrors; after a failed turn nothing of it is left in memory."""
+        self._put_back()
+        ledger = self.store.ledger
+        facts = ledger.facts()
+        self.settings = {**DEFAULTS, **ledger.settings()}
+        self.buckets: dict[str, int] = ledger.buckets()
+        self.queues: dict[int, str] = {bucket: queue for queue, bucket in self.buckets.items()}
+        self.tally = Tally(ledger.tallies())
+        self.next_seq = int(facts.get("next_seq", 1))
+        self.output_bytes = int(facts.get("output_bytes", 0))
+        self.written = (self.next_seq, self.output_bytes)
+        self.ready: set[int] = {bucket for bucket in self.queues if self.store.jobs.any_ready(bucket)}
+        self.next_due_ms = self.store.jobs.next_due_ms()
+        self.closing.clear()
+        self._reload_leases(now)
+
+    def _put_back(self) -> None:
+        """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
+        self.sessions, self.holders, self.waiters, self.stopping = self.before
+        for holder in self.holders.values():
+            holder.session, holder.leases = None, {}
+        for session in self.sessions.values():
+            session.holder.session = session
+
+    def _reload_leases(self, now: Now) -> None:
+        before = self.leases
+        self.leases = {}
+        rows = sorted(self.store.jobs.leased(), key=lambda row: row.updated_at_ms)  # as they were granted
+        by_number = {holder.worker.worker: holder for holder in self.holders.values()}
+        missing = {row.worker for row in rows} - by_number.keys()
+        grace_ms = self.silence_ms + BACKOFF_MAX_MS  # beyond the lease: for workers to find us again
+        for worker in self.store.ledger.workers(missing):
+            holder = self.holders[worker.boot] = Holder(worker, now.mono_ms + grace_ms)
+            by_number[worker.worker] = holder
+        for row in rows:
+            lease = lease_from_row(row, by_number[row.worker])
+            if old := before.get(row.lease):
+                lease.session, lease.push = old.session, old.push
+            self.leases[row.lease] = lease
+            lease.holder.leases[row.lease] = lease
+
+    def stop(self) -> None:
+        """Note a clean end; the caller commits and closes."""
+        self.store.ledger.note({"clean": 1})
+
+    # --- settings --------------------------------------------------------------------------------
+
+    def seconds_ms(self, key: str) -> int:
+        """A setting that is a number of seconds, in milliseconds."""
+        value = self.settings[key]
+        assert isinstance(value, int | float)
+        return round(value * 1000)
+
+    @property
+    def heartbeat_ms(self) -> int:
+        return self.seconds_ms("heartbeat")
+
+    @property
+    def lease_ms(self) -> int:
+        return self.seconds_ms("lease")
+
+    @property
+    def silence_ms(self) -> int:
+        return self.heartbeat_ms * SILENCE_HEARTBEATS
+
+    # --- helpers of all rooms -------------------------------------------------------------------------
+
+    def bucket_of(self, queue: str) -> int:
+        """The number of a queue; a queue exists from when it is first named."""
+        bucket = self.buckets.get(queue)
+        if bucket is None:
+            bucket = max(self.queues, default=0) + 1
+            self.store.ledger.add_bucket(bucket, queue)
+            self.buckets[queue] = bucket
+            self.queues[bucket] = queue
+        return bucket
+
+    def wait_until(self, due_ms: int) -> None:
+        """A job has become due later."""
+        if self.next_due_ms is None or due_ms < self.next_due_ms:
+            self.next_due_ms = due_ms
+
+    def counts(self) -> dict[str, int]:
+        """Number of jobs in each state, and in all."""
+        counts = {state.value: self.tally.total(CODES[state]) for state in JobState}
+        counts["total"] = sum(counts.values())
+        return counts
