@@ -1,0 +1,52 @@
+"""Databases of every version so far: this version opens them, has what they held, and works on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from queuectl import __version__
+from tests.harness import BrokerHarness
+
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
+
+
+def test_there_is_a_database_of_this_version() -> None:
+    assert f"queue-{__version__}.db" in [path.name for path in FIXTURES]
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=[path.stem for path in FIXTURES])
+def test_database_of_an_earlier_version_goes_on(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "queue.db"
+    shutil.copyfile(path, copy)
+    broker = BrokerHarness(copy)
+
+    states = {job["id"]: job["state"] for job in broker.ask("list")["jobs"]}
+    kept = [[segment[1], bytes(segment[2])] for segment in broker.ask("output", id="completed")["segments"]]
+
+    assert states == {
+        "completed": "completed",
+        "dead": "dead",
+        "failed": "failed",
+        "processing": "processing",
+        "delayed": "pending",
+        "pending": "pending",
+    }
+    assert kept == [[0, b"done\n"], [1000, b"after a gap"]]
+    assert broker.ask("config_show")["settings"]["max_retries"] == 2
+    assert broker.store.check() == []
+    _works_on(broker)
+    broker.close()
+
+
+def _works_on(broker: BrokerHarness) -> None:
+    broker.ask("dlq_retry", ids=["dead"])
+    worker = broker.worker("new", slots=8)
+    worker.hello()
+    grants = {grant.job: grant for grant in worker.grants()}
+    assert grants.keys() == {"dead", "pending"}
+    assert (grants["dead"].attempt, worker.finish(grants["dead"])) == (2, "recorded")
+    worker.finish(grants["pending"])
+    broker.check_invariants()
