@@ -99,7 +99,7 @@ def enqueue_lines(session: Session, run: Run) -> int:
         except (KeyboardInterrupt, QueuectlError) as error:
             progress.render_finish()
             _say_how_to_resume(session, run, token, tally)
-            if isinstance(error, QueuectlError):
+            if isinstance(error, QueuectlError) or session.as_json:
                 raise
             return 130
     return _conclude(session, run, tally)
@@ -249,11 +249,17 @@ def _conclude(session: Session, run: Run, tally: Tally) -> int:
             f"{tally.repeated} of them had been enqueued by an earlier run of this "
             + ("file; --again enqueues them once more." if run.file else "input.")
         )
+    verdict = _verdict([error for _, error in tally.refused])
     if session.as_json:
         errors = [{"line": line, **error.to_wire()} for line, error in sorted(tally.refused, key=lambda each: each[0])]
-        session.emit({"ids": tally.ids, "accepted": tally.accepted, "repeated": tally.repeated, "errors": errors})
+        told = {"ids": tally.ids, "accepted": tally.accepted, "repeated": tally.repeated, "errors": errors}
+        session.emit(told | ({"error": verdict.to_wire()} if verdict else {}))
     elif run.prints and not session.quiet:
         refused = f"; {counted(len(tally.refused), 'line')} refused" if tally.refused else ""
         session.print(f"Enqueued {counted(tally.accepted, 'job')}{refused}.")
-    codes = [error.exit_code for _, error in tally.refused]
-    return 2 if 2 in codes else codes[0] if codes else 0
+    return verdict.exit_code if verdict else 0
+
+
+def _verdict(refused: list[QueuectlError]) -> QueuectlError | None:
+    """The error that decides the exit code: bad input before anything else."""
+    return next((error for error in refused if error.exit_code == 2), refused[0] if refused else None)

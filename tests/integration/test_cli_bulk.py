@@ -124,6 +124,7 @@ def test_json_has_ids_and_errors(memory: Memory) -> None:
     assert ran.json["ids"] == ["j0"]
     assert (ran.json["accepted"], ran.json["repeated"]) == (1, 0)
     assert [(error["line"], error["code"]) for error in ran.json["errors"]] == [(2, "bad_job")]
+    assert ran.json["error"]["code"] == "bad_job"
 
 
 def test_options_hold_for_lines_that_say_nothing_else(memory: Memory) -> None:
