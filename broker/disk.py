@@ -10,14 +10,19 @@ _AUTO_SHARE = 0.05
 
 
 class Disk:
-    """The file system of the data directory."""
+    """The file system of the database, and whether the file is still there."""
 
-    def __init__(self, directory: Path):
-        self._directory = directory
+    def __init__(self, database: Path):
+        self._database = database
+        self._identity = _identity(database)
+
+    def has_database(self) -> bool:
+        """Whether the open database is still the file of that name: into one that was deleted, nothing is stored."""
+        return self._identity is not None and _identity(self._database) == self._identity
 
     def free_bytes(self) -> tuple[int, int]:
         """(free for us, size) in bytes."""
-        info = os.statvfs(self._directory)
+        info = os.statvfs(self._database.parent)
         return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
 
     def is_low(self, min_free: int | None) -> bool:
@@ -25,3 +30,11 @@ class Disk:
         free, size = self.free_bytes()
         wanted = min(_AUTO_BYTES, int(size * _AUTO_SHARE)) if min_free is None else min_free
         return free < wanted
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino

@@ -30,6 +30,7 @@ CLIENT_MESSAGES_PER_TURN = 256
 CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stays short
 SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
+LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 GARBAGE = frozenset({"message_malformed", "request_refused"})
@@ -51,6 +52,7 @@ class Loop:
         self._workers = workers
         self._clients = clients
         self._disk = disk
+        self._look_at_ms = 0
         self._log = log
         self._wakeup = wakeup
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -120,8 +122,8 @@ class Loop:
         from_clients = [(tuple(envelope), body) for envelope, body in clients]
         now = read_clock()
         self.core.storage_full = now.mono_ms < self._full_until_ms
-        if from_clients:
-            self._look_at_disk()
+        if from_clients or now.mono_ms >= self._look_at_ms:
+            self._look_at_disk(now)
         for turn in self._apply(now, from_workers, from_clients, drained=drained):
             self._send(turn)
         self._tidy(now)
@@ -253,7 +255,10 @@ class Loop:
             if self._workers.send((route,), probe) is GONE:
                 self._gone.append(route)
 
-    def _look_at_disk(self) -> None:
+    def _look_at_disk(self, now: Now) -> None:
+        self._look_at_ms = now.mono_ms + LOOK_EVERY_MS
+        if not self._disk.has_database():
+            raise StorageFailed("the database file was deleted or replaced while it was open")
         min_free = self.core.settings["min_free"]
         assert min_free is None or isinstance(min_free, int)
         low = self.core.storage_full or self._disk.is_low(min_free)

@@ -136,7 +136,7 @@ def _bind(
     for for_workers, for_clients in endpoints:
         _listen(workers, for_workers)
         _listen(clients, for_clients)
-    disk = Disk(config.data_dir)
+    disk = Disk(config.data_dir / DATABASE)
     loop = Loop(core=core, store=store, workers=workers, clients=clients, disk=disk, log=log, wakeup=wakeup)
     stack.callback(loop.close)
     return loop

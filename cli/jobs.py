@@ -73,7 +73,7 @@ def print_array(values: Iterator[Any]) -> None:
 
 
 def _job_table(jobs: list[dict[str, Any]]) -> str:
-    headers = ("ID", "STATE", "TRIES", "QUEUE", "UPDATED", "COMMAND")
+    headers = ("ID", "STATE", "FAILED", "QUEUE", "UPDATED", "COMMAND")
     return table(headers, [_row(job) for job in jobs], state_column=1, dispensable=(3, 4, 2))
 
 
@@ -86,7 +86,7 @@ def _dead_table(jobs: list[dict[str, Any]]) -> str:
     rows = [
         (job["id"], _ending(job), job["attempts"], distance(job["updated_at"]), _command_and_words(job)) for job in jobs
     ]
-    return table(("ID", "ENDED BY", "TRIES", "DIED", "COMMAND: LAST OUTPUT"), rows, dispensable=(3, 2))
+    return table(("ID", "ENDED BY", "FAILED", "DIED", "COMMAND: LAST OUTPUT"), rows, dispensable=(3, 2))
 
 
 def _command_and_words(job: dict[str, Any]) -> str:

@@ -403,6 +403,21 @@ def test_a_broker_that_did_not_run_blames_nobody_for_silence(broker: BrokerProce
         assert client.ok("job", id=grant.job)["job"]["losses"] == 1
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_database_that_goes_away_ends_it_without_an_answer(broker: BrokerProcess, replaced: bool) -> None:
+    database = broker.data_dir / "queue.db"
+    with RawClient(broker.endpoint) as client:
+        client.ok("ping")
+        database.unlink()
+        if replaced:
+            database.touch()
+        request = {"v": 1, "id": "request-1", "op": "enqueue", "args": {"jobs": [{"command": "true"}]}}
+        client.send(msgpack.packb(request))
+
+        assert broker.wait() == 74
+    assert "was deleted or replaced" in broker.logged("storage_failed")[0]["error_message"]
+
+
 def test_a_disk_that_fails_ends_it_without_an_answer(broker: BrokerProcess) -> None:
     jobs = [{"command": "x" * 5000} for _ in range(100)]
     with RawClient(broker.endpoint) as client:
