@@ -120,7 +120,9 @@ def _detach(session: Session, listen: str | None, insecure_no_auth: bool, data_d
     arguments = ["--listen", listen] if listen else []
     arguments += ["--insecure-no-auth"] if insecure_no_auth else []
     arguments += ["--data-dir", str(Path(data_dir).absolute())] if data_dir else []
-    told = start_in_background(session, started="detached", arguments=tuple(arguments))
+    # One that was started without these would be another broker: none is to come unasked.
+    started = "explicit" if listen or data_dir else "detached"
+    told = start_in_background(session, started=started, arguments=tuple(arguments))
     assert told is not None
     if session.as_json:
         session.emit(told)

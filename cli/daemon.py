@@ -36,6 +36,10 @@ def command(session: Session, arguments: list[str]) -> tuple[list[str], dict[str
     environment = dict(os.environ)
     if sys.path and sys.path[0] in ("", ROOT):  # run from a checkout that is not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, environment.get("PYTHONPATH")]))
+    if "QUEUECTL_HOME" in environment:  # what is relative is meant from here, and the child runs elsewhere
+        environment["QUEUECTL_HOME"] = str(session.home.path)
+    if session.config.origins["data_dir"] == "environment":
+        environment["QUEUECTL_DATA_DIR"] = str(session.config.data_dir)
     line = [sys.executable, "-P", "-m", "cli", *arguments, "--home", str(session.home.path)]
     for option, key in (("--endpoint", "endpoint"), ("--log-format", "log_format"), ("--log-level", "log_level")):
         if session.flags.get(key) is not None:

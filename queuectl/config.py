@@ -102,7 +102,7 @@ def load_config(home: Home, flags: Mapping[str, Any] | None = None, environ: Map
     given: dict[str, Any] = {"data_dir": home.path}
     origins = dict.fromkeys(KEYS, "default")
     layers = (
-        (f"file {home.config_file}", read_file(home.config_file)),
+        (f"file {home.config_file}", _from_file(home)),
         ("environment", _from_environment(os.environ if environ is None else environ)),
         ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
     )
@@ -129,6 +129,14 @@ def read_file(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise BadConfig(f"{path} is not valid TOML: {error}") from None
     return {canonical(key): value for key, value in table.items()}
+
+
+def _from_file(home: Home) -> dict[str, Any]:
+    table = read_file(home.config_file)
+    directory = table.get("data_dir")
+    if isinstance(directory, str) and directory and not directory.startswith("~"):
+        table["data_dir"] = str(home.path / directory)  # the file means the same wherever one stands
+    return table
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
