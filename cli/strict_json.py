@@ -13,7 +13,7 @@ _HINT = 'write {"command": "echo hello"}'
 def parse_object(text: str | bytes) -> dict[str, Any]:
     """One JSON object without duplicate keys, NaN or Infinity. Raises BadJob."""
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = _DECODER.decode(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise BadJob(f"not valid JSON: {error.msg} at {where}", hint=_HINT) from None
@@ -39,3 +39,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise BadJob(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)

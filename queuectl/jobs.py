@@ -112,7 +112,9 @@ def check_job(spec: JobSpec) -> None:
     if abs(spec.priority) > PRIORITY_MAX:
         raise BadJob(f"priority: must be within ±{PRIORITY_MAX}")
     for name, low, high in _RANGES:
-        _check_range(name, getattr(spec, name), low, high)
+        value = getattr(spec, name)
+        if value is not None and not low <= value <= high:  # so NaN is refused as well
+            raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {str(value)[:40]}")
     if spec.timeout == 0:
         raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
     if spec.backoff_jitter is not None and spec.backoff_jitter not in JITTERS:
@@ -135,11 +137,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("delay", 0, SECONDS_MAX),
     ("output_limit", 0, 64 * 2**20),
 )
-
-
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:  # so NaN is refused as well
-        raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {str(value)[:40]}")
 
 
 def _check_command(command: str) -> None:
