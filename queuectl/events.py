@@ -174,6 +174,7 @@ _WORKER = (
     ("worker_disconnected", "warning", "reason leases", "The session is over; jobs go on."),
     ("worker_refused", "warning error", "code detail retry_ms", "The broker wants no session (error: it never will)."),
     ("worker_draining", "info", "leases", "It takes nothing new and finishes what runs."),
+    ("worker_stopped", "info", "exit_code", "It has ended; what the broker does not know yet is in the spool."),
     ("worker_process_died", "error", "detail", "The worker, or the process that watches it, died; its jobs are ended."),
     # jobs
     ("job_started", "debug", f"{_JOB} queue command", "A command was started."),

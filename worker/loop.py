@@ -90,6 +90,7 @@ class WorkerLoop:
             self._children.tick(now)
             self._on_disk(now, self._spool.tick, now.mono_ms)
             self._act(now)
+        self._log.info("worker_stopped", exit_code=self._left.code)
         return self._left.code
 
     def _is_over(self, now: Now) -> bool:
