@@ -33,7 +33,7 @@ def logs(session: Session, job_id: str, attempt: int | None, only_stdout: bool, 
     if only_stdout and only_stderr:
         usage("--stdout and --stderr exclude each other", "leave both out for both streams")
     stream = "stdout" if only_stdout else "stderr" if only_stderr else None
-    output = pieces(session.client().output_pages(job_id, attempt=attempt, stream=stream))
+    output = pieces(session.client().output_pages(job_id, attempt=attempt, stream=stream), stream=stream)
     writer = _JsonWriter() if session.as_json else _Writer()
     for piece in output:
         writer.write(piece)

@@ -23,10 +23,10 @@ class Piece:
     gap_bytes: int = 0
 
 
-def pieces(pages: Iterable[dict[str, Any]]) -> Iterator[Piece]:
+def pieces(pages: Iterable[dict[str, Any]], *, stream: str | None = None) -> Iterator[Piece]:
     """Yield the output of the replies in order, with a gap wherever bytes are missing.
 
-    Of a tail, what came before its first byte is a gap as well.
+    Of a tail, what came before its first byte is a gap as well. `stream`: the only one that was asked for.
     """
     reached: dict[int, int] = {}
     page: dict[str, Any] = {}
@@ -39,7 +39,7 @@ def pieces(pages: Iterable[dict[str, Any]]) -> Iterator[Piece]:
     if not page.get("finished"):
         return
     for key, total in (page.get("totals") or {}).items():
-        if total > reached.get(int(key), 0):
+        if stream in (None, STREAMS[int(key)]) and total > reached.get(int(key), 0):
             yield Piece(STREAMS[int(key)], reached.get(int(key), 0), b"", total - reached.get(int(key), 0))
 
 

@@ -60,11 +60,10 @@ def test_many_first_commands_at_once_start_one_broker(q: CommandLine) -> None:
         (ENQUEUE, {}, "autostart = false\n"),
         (["worker", "start"], {"QUEUECTL_AUTOSTART": "false"}, ""),
         (["broker", "status"], {}, ""),
-        (["status"], {"QUEUECTL_ENDPOINT": "tcp://127.0.0.1:{port}"}, ""),
         (["status", "--endpoint", "tcp://127.0.0.1:{port}"], {}, ""),
         (ENQUEUE, {"QUEUECTL_JOB_ID": "a1"}, ""),
     ],
-    ids=["flag", "environment", "file", "worker", "broker", "remote by environment", "remote by flag", "from a job"],
+    ids=["flag", "environment", "file", "worker", "broker", "remote", "from a job"],
 )
 def test_no_broker_is_started(q: CommandLine, args: list[str], env: dict[str, str], config: str) -> None:
     port = str(free_port())

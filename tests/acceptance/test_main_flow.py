@@ -124,6 +124,15 @@ def test_json_shapes(q: CommandLine) -> None:
     assert (settings["data_dir"], settings["max_retries"], settings["backoff_base"]) == (str(q.home.path), 3, 2)
 
 
+def test_output_of_one_stream(q: CommandLine) -> None:
+    job = q.enqueue("echo out; echo err >&2; echo more")
+    q.worker()
+    q.await_state("completed", job)
+
+    assert q.ok("logs", job, "--stdout") == "out\nmore\n"
+    assert q.ok("logs", job, "--stderr") == "err\n"
+
+
 def test_quiet_prints_ids_only(q: CommandLine) -> None:
     assert q.ok("enqueue", "-q", "--id", "x", "--", "false") == "x\n"
     assert q.ok("list", "-q") == "x\n"

@@ -268,7 +268,7 @@ def test_something_else_in_place_of_the_database(q: CommandLine) -> None:
 def test_configuration_file_with_a_fault(q: CommandLine, text: str, says: list[str]) -> None:
     (q.home.path / "config.toml").write_text(text)
 
-    for args in (["status"], ["config", "show"], ["worker", "start"], ["broker", "start"]):
+    for args in (["worker", "start"], ["broker", "start"]):
         check_refused(q, *args, exit_code=2, code="bad_config", says=says)
 
     assert is_untouched(q)
