@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from tests.harness_cli import CommandLine, until
@@ -40,23 +38,19 @@ def test_jobs_that_end_meanwhile_are_recorded_later(q: CommandLine) -> None:
     assert worker.is_running()
 
 
-@pytest.mark.parametrize("way", ["command", "signal"])
-def test_worker_stopped_meanwhile_leaves_its_results_to_the_next(q: CommandLine, way: str) -> None:
+def test_worker_stopped_meanwhile_leaves_its_results_to_the_next(q: CommandLine) -> None:
     gate = q.gate()
     jobs = q.enqueue_all([{"command": f"{gate.wait}; seq {LINES}; echo end of $QUEUECTL_JOB_ID"}] * 3)
     worker = q.worker(3)
     q.await_count("processing", 3)
     q.ok("broker", "stop")
 
-    stop = q.start("worker", "stop") if way == "command" else None
-    if stop is None:
-        worker.signal(signal.SIGTERM)
+    stop = q.start("worker", "stop")
     worker.await_log("worker_draining")
     gate.open()
     assert worker.wait() == 0
-    if stop is not None:
-        assert (stop.wait(), stop.stdout) == (0, "Stopped 1 worker.\n")
-        assert "No broker runs; signalled 1 worker here" in stop.stderr
+    assert (stop.wait(), stop.stdout) == (0, "Stopped 1 worker.\n")
+    assert "No broker runs; signalled 1 worker here" in stop.stderr
     assert q.run("broker", "status").code == 69
     q.ok("broker", "start", "--detach")
     assert q.counts() == {"processing": 3}
