@@ -1,6 +1,6 @@
 """Many jobs from lines of JSON, in requests of up to 1000: what was taken and what was not is said exactly.
 
-Each request has an id made of the run's token, the number of its first line, and its bytes. The token of a file
+Each request has an id made of the run's token, the number of its first job's line, and its bytes. The token of a file
 is made of what the file is, so a run that was cut can be repeated, whole or from a line on, and stores nothing
 twice: the broker answers a request id that it has seen from its stored replies.
 """
@@ -54,7 +54,6 @@ class Run:
 class Chunk:
     """Jobs that go out in one request; `lines` are their numbers, `raw` is what identifies them."""
 
-    first_line: int
     jobs: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     raw: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
@@ -140,19 +139,20 @@ def _progress(session: Session, source: BinaryIO) -> Any:
 def _chunks(source: BinaryIO, run: Run, session: Session, tally: Tally) -> Iterator[Chunk]:
     """Yield the good jobs in chunks that are always cut at the same lines; put the bad lines into the tally."""
     prefix = json.dumps(run.fields, sort_keys=True).encode()
-    chunk, offset = Chunk(run.from_line), 0
+    chunk, offset = Chunk(), 0
     for number, line in enumerate(_lines(source), start=1):
         offset += len(line)
         if number < run.from_line or not line.strip():
             continue
-        if chunk.lines and (len(chunk.lines) >= CHUNK_JOBS or chunk.size + len(line) > CHUNK_BYTES):
+        size = len(prefix) + len(line)  # the fields of the options go into every job
+        if chunk.lines and (len(chunk.lines) >= CHUNK_JOBS or chunk.size + size > CHUNK_BYTES):
             yield chunk
-            chunk = Chunk(number)
+            chunk = Chunk()
         if not chunk.lines:
             chunk.raw.update(prefix)
         chunk.lines.append(number)
         chunk.raw.update(line)
-        chunk.size += len(line)
+        chunk.size += size
         chunk.end = offset
         try:
             chunk.jobs.append(_job(line, run.fields))
@@ -188,7 +188,8 @@ def _send(session: Session, chunk: Chunk, token: str) -> Sent:
     good = [(line, job) for line, job in zip(chunk.lines, chunk.jobs, strict=True) if job]
     if not good:
         return Sent(chunk, [], None)
-    digest = hashlib.blake2b(f"{token}\0{chunk.first_line}\0".encode() + chunk.raw.digest(), digest_size=16)
+    # Not the line after the chunk before: a run that is resumed may find blank lines in between.
+    digest = hashlib.blake2b(f"{token}\0{chunk.lines[0]}\0".encode() + chunk.raw.digest(), digest_size=16)
     begun = session.client().begin(
         "enqueue", {"jobs": [job for _, job in good]}, request_id=f"bulk-{digest.hexdigest()}"
     )

@@ -71,6 +71,12 @@ def test_chunks_stay_below_a_mebibyte(memory: Memory) -> None:
     assert [len(asked.args["jobs"]) for asked in memory.broker.asked] == [10, 10, 5]
 
 
+def test_options_count_in_the_size_of_a_chunk(memory: Memory) -> None:
+    run_cli("enqueue", "--env", f"LARGE={'x' * 100_000}", "-", stdin=lines(25))
+
+    assert [len(asked.args["jobs"]) for asked in memory.broker.asked] == [10, 10, 5]
+
+
 def test_bad_lines_are_named_and_good_ones_go_on(memory: Memory) -> None:
     text = '{"command":"a"}\n\nnonsense\n{"command":"b","x":1}\n{"command":"c","delay":NaN}\n{"command":"d"}'
 
@@ -216,6 +222,19 @@ def test_cut_run_of_a_file_is_resumed_by_the_printed_command(memory: Memory, fil
 
     assert (resumed.code, resumed.out) == (0, "Enqueued 1500 jobs.\n")
     assert commands(memory) == [f"echo {number}" for number in range(1, 2501)]
+
+
+@pytest.mark.parametrize("before", [0, 1000], ids=["first", "between"])
+def test_blank_lines_before_a_chunk_do_not_store_it_twice(memory: Memory, tmp_path: Path, before: int) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("\n".join(lines(1500).splitlines()[:before]) + "\n\n\n" + lines(500))
+    run_cli("enqueue", "--file", str(path))
+    stored = len(memory.jobs)
+
+    resumed = run_cli("enqueue", "--file", str(path), "--from-line", str(before + 1))
+
+    assert len(memory.jobs) == stored
+    assert resumed.out == "Enqueued 500 jobs.\n"
 
 
 def test_cut_run_of_a_file_may_be_repeated_whole(memory: Memory, file: Path) -> None:
