@@ -62,21 +62,24 @@ def start_in_background(session: Session, *, started: str, arguments: tuple[str,
     from cli.daemon import spawn
 
     session.home.prepare()
-    try:
-        return spawn(
-            session, ["broker", "start", "--started", started, *arguments], log=session.home.logs / "broker.log"
-        )
-    except QueuectlError as error:
-        if started != "auto" or error.code != "broker_running":
-            raise
-    _await_winner(session)
-    return None
+    line = ["broker", "start", "--started", started, *arguments]
+    deadline = time.monotonic() + WINNER_TIMEOUT_S
+    while True:
+        try:
+            return spawn(session, line, log=session.home.logs / "broker.log")
+        except QueuectlError as error:
+            winner = error.details
+            lost_race = error.code == "broker_running" and winner.get("home") in (None, str(session.home.path))
+            if started != "auto" or not lost_race:
+                raise
+        if _comes_up(session, winner.get("pid"), deadline):
+            return None
 
 
-def _await_winner(session: Session) -> None:
+def _comes_up(session: Session, pid: int | None, deadline: float) -> bool:
+    """Wait until somebody listens; False if the broker that was to listen has died, so that it is our turn again."""
     from queuectl.probe import somebody_listens
 
-    deadline = time.monotonic() + WINNER_TIMEOUT_S
     while not somebody_listens(session.client_endpoint):
         if time.monotonic() > deadline:
             raise BrokerUnreachable(
@@ -84,6 +87,19 @@ def _await_winner(session: Session) -> None:
                 hint=f"look into {session.home.logs / 'broker.log'}",
             )
         time.sleep(0.02)
+        if pid is None or not _is_alive(pid):
+            return somebody_listens(session.client_endpoint)
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def home_flag(session: Session) -> str:

@@ -206,6 +206,14 @@ def test_second_broker(q: CommandLine, tmp_path: Path) -> None:
         code="broker_running",
         says=["data directory runs already", f"pid {broker.pid}", str(q.home.path), "queuectl broker stop"],
     )
+    check_refused(
+        q,
+        *("status", "--home", str(other_home)),  # nor is one started unasked
+        env={"QUEUECTL_DATA_DIR": str(q.home.path)},
+        exit_code=4,
+        code="broker_running",
+        says=["data directory runs already", f"pid {broker.pid}"],
+    )
     for detached in ([], ["--detach"]):
         check_refused(
             q,
@@ -231,6 +239,9 @@ def test_database_of_a_newer_version(q: CommandLine) -> None:
             q, *args, exit_code=1, code="database_refused", says=[str(path), "newer queuectl", "99", "data_dir"]
         )
 
+    racers = [q.start("status") for _ in range(3)]  # whoever lost the race to start one hears the same reason
+    assert [racer.wait() for racer in racers] == [1] * 3
+    assert all("newer queuectl" in racer.stderr for racer in racers)
     assert path.read_bytes() == before
     set_version(path, 1)
     assert q.ok("list", "-q") == "kept\n"
