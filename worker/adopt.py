@@ -44,7 +44,11 @@ class Adoption:
         is_gone = sweep([boot for boot, is_local, legacy in found if is_local and not legacy.has_ended], on_swept)
         return [
             Adopted(
-                boot, list(legacy.results.values()), legacy.pieces, is_gone=legacy.has_ended or (is_local and is_gone)
+                boot,
+                list(legacy.results.values()),
+                legacy.pieces,
+                legacy.returned,
+                is_gone=legacy.has_ended or (is_local and is_gone),
             )
             for boot, is_local, legacy in found
         ]

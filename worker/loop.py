@@ -66,6 +66,7 @@ class WorkerLoop:
             effects.Kill: self._kill,
             effects.Spool: self._spool_result,
             effects.SpoolOutput: self._spool_output,
+            effects.SpoolReturned: self._spool_returned,
             effects.Settle: self._settle,
             effects.Connect: self._connect,
             effects.Forget: self._forget,
@@ -225,6 +226,9 @@ class WorkerLoop:
 
     def _spool_output(self, effect: effects.SpoolOutput, now: Now) -> None:
         self._on_disk(now, self._spool.add_output, effect.pieces, effect.broker, now.mono_ms)
+
+    def _spool_returned(self, effect: effects.SpoolReturned, now: Now) -> None:
+        self._on_disk(now, self._spool.add_returned, effect.returned, effect.broker)
 
     def _settle(self, effect: effects.Settle, now: Now) -> None:
         may_truncate = not self.core.reports.output.finished()

@@ -20,7 +20,7 @@ from typing import Any
 
 from queuectl import wire
 from queuectl.errors import BadRequest
-from queuectl.messages import Piece, Result
+from queuectl.messages import Piece, Result, Returned
 
 LOG_NAME = "log"
 LOCK_NAME = "lock"
@@ -29,7 +29,7 @@ TRUNCATE_BYTES = 1 << 20
 _RECORD_BYTES_MAX = 1 << 20
 _FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
 _OUTPUT_KEY = -1  # stands for all output among the leases that the disk may not have yet
-_RESULT, _OUTPUT, _SETTLED, _ENDED = "result", "output", "settled", "ended"
+_RESULT, _OUTPUT, _RETURNED, _SETTLED, _ENDED = "result", "output", "returned", "settled", "ended"
 
 
 class Spool:
@@ -60,6 +60,11 @@ class Spool:
         self._unsynced.setdefault(_OUTPUT_KEY, now_ms)
         for piece in pieces:
             self._append([_OUTPUT, broker, piece])
+
+    def add_returned(self, returned: Sequence[Returned], broker: str) -> None:
+        """Keep leases that were given back and not told, on the disk at once: the worker ends. Raises OSError."""
+        self._append([_RETURNED, broker, list(returned)])
+        os.fsync(self._log)
 
     def settle(self, leases: Sequence[int], *, may_truncate: bool) -> None:
         """The broker has answered for these. Raises OSError if that could not be written."""
@@ -120,6 +125,7 @@ class Legacy:
 
     results: dict[int, tuple[str, Result]] = field(default_factory=dict)
     pieces: list[tuple[str, Piece]] = field(default_factory=list)
+    returned: list[tuple[str, Returned]] = field(default_factory=list)
     has_ended: bool = False
 
 
@@ -181,6 +187,8 @@ def _take_in(legacy: Legacy, record: Iterable[Any]) -> None:
                 legacy.results[result.lease] = (broker, result)
             case [kind, str(broker), data] if kind == _OUTPUT:
                 legacy.pieces.append((broker, wire.convert(data, Piece)))
+            case [kind, str(broker), [*given_back]] if kind == _RETURNED:
+                legacy.returned += [(broker, wire.convert(data, Returned)) for data in given_back]
             case [kind, [*leases]] if kind == _SETTLED:
                 for lease in leases:
                     legacy.results.pop(lease, None)

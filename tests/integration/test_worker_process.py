@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from queuectl.home import Home
-from queuectl.messages import Beat, Hello, Refuse, Results
+from queuectl.messages import Beat, Gone, Hello, Refuse, Release, Results
 from queuectl.pidfiles import local_workers
 from tests.harness_worker import (
     ScriptedBroker,
@@ -271,6 +271,31 @@ def test_stop_while_the_broker_is_away_keeps_the_result_for_the_next_worker(
         assert broker.result_of(1).exit_code == 6
         assert broker.text(1) == b"said\n"
         broker.until(lambda: broker.gone == [boot])
+        broker.until(lambda: len(spools(place)) == 1)
+    finally:
+        heir.end()
+
+
+def test_jobs_given_back_while_the_broker_is_away_are_told_by_the_next_worker(
+    broker: ScriptedBroker, worker: WorkerProcess, place: Home
+) -> None:
+    broker.push(grant("sleep 1000", 1))
+    broker.until(lambda: len(below(worker.pid)) >= 2)
+    boot = broker.peer.hello.boot
+
+    broker.vanish()
+    worker.stop()
+    wait_for(lambda: worker.events("worker_draining"))
+    worker.stop()
+    assert worker.wait() == 0
+    assert spools(place) == [boot]
+
+    broker.open()
+    heir = WorkerProcess(place)
+    try:
+        broker.until(lambda: broker.gone == [boot])
+        assert broker.released == {1: "stopped"}
+        assert [type(message) for message in broker.received if isinstance(message, Release | Gone)] == [Release, Gone]
         broker.until(lambda: len(spools(place)) == 1)
     finally:
         heir.end()

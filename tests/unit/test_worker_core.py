@@ -1013,6 +1013,24 @@ def test_what_was_given_back_is_held_until_the_broker_was_told(desk: Desk) -> No
     assert desk.take(Release).leases == [Returned(1, "stopped")]
 
 
+def test_what_was_given_back_and_never_told_is_left_in_the_spool(desk: Desk) -> None:
+    desk.run(1)
+    desk.core.on_disconnected(desk.now)
+    desk.core.stop(desk.now, hard=True)
+    desk.take(effects.Kill)
+    desk.end(1, None, 15)
+    desk.core.tick(desk.now)
+    desk.take(Hello)
+
+    desk.advance(2000)
+    desk.said.clear()
+    desk.collect()
+    desk.said.clear()
+
+    assert desk.take(effects.SpoolReturned) == effects.SpoolReturned([Returned(1, "stopped")], BROKER)
+    assert desk.take(effects.Leave) == effects.Leave(0, is_tidy=False)
+
+
 # --- dead boots --------------------------------------------------------------------------------
 
 
@@ -1046,6 +1064,31 @@ def test_dead_boot_is_reported_when_its_results_and_output_are_settled() -> None
 
     assert desk.take(effects.Forget) == effects.Forget([DEAD_BOOT])
     desk.core.tick(desk.now)
+    desk.assert_quiet()
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_a_dead_boot_had_given_back_is_told_before_it_is_said_to_be_gone(is_gone: bool) -> None:
+    desk = heir(Adopted(DEAD_BOOT, returned=[(BROKER, Returned(7, "stopped"))], is_gone=is_gone))
+
+    desk.core.tick(desk.now)
+    assert desk.take(Release) == Release(desk.session, [Returned(7, "stopped")])
+    if is_gone:
+        desk.take(Gone)
+    beat = desk.take(Beat)
+    desk.core.tick(desk.now)
+    desk.assert_quiet()
+    desk.tell(Echo(desk.session, beat.n, 2000, []))
+
+    assert desk.take(effects.Forget).boots == [DEAD_BOOT]
+    desk.assert_quiet()
+
+
+def test_what_a_dead_boot_had_given_back_to_another_broker_is_kept() -> None:
+    desk = heir(Adopted(DEAD_BOOT, returned=[("other", Returned(7, "stopped"))]))
+
+    desk.core.tick(desk.now)
+
     desk.assert_quiet()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queuectl.messages import Piece, Result
+from queuectl.messages import Piece, Result, Returned
 from worker.adopt import Adoption
 from worker.spool import LOG_NAME, SYNC_AFTER_MS, Spool, host_of, read_spool, take_lock
 
@@ -40,6 +40,7 @@ def test_what_was_not_settled_is_read_again(tmp_path: Path) -> None:
     spool.add_result(result(1), "broker-1", 0)
     spool.add_result(result(2), "broker-2", 0)
     spool.add_output([PIECE], "broker-2", 0)
+    spool.add_returned([Returned(3, "stopped"), Returned(4, "lost")], "broker-2")
     spool.settle([1], may_truncate=True)
     abandon(spool)
 
@@ -47,6 +48,7 @@ def test_what_was_not_settled_is_read_again(tmp_path: Path) -> None:
 
     assert legacy.results == {2: ("broker-2", result(2))}
     assert legacy.pieces == [("broker-2", PIECE)]
+    assert legacy.returned == [("broker-2", Returned(3, "stopped")), ("broker-2", Returned(4, "lost"))]
     assert not legacy.has_ended
 
 
@@ -102,6 +104,17 @@ def test_disk_is_waited_for_only_where_a_result_waits(tmp_path: Path, monkeypatc
 
     assert len(synced) == 1
     assert spool.next_deadline() is None
+    spool.close(is_tidy=True)
+
+
+def test_disk_is_waited_for_where_leases_were_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    spool = new_spool(tmp_path)
+
+    spool.add_returned([Returned(1, "stopped")], "broker-1")
+
+    assert len(synced) == 1
     spool.close(is_tidy=True)
 
 

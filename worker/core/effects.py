@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from queuectl.messages import Grant, Piece, Result
+from queuectl.messages import Grant, Piece, Result, Returned
 
 
 class Start(NamedTuple):
@@ -34,6 +34,13 @@ class SpoolOutput(NamedTuple):
     """Put output on disk that the broker could not be given yet."""
 
     pieces: Sequence[Piece]
+    broker: str
+
+
+class SpoolReturned(NamedTuple):
+    """Put leases on disk that were given back, and that the broker could not be told of before the worker ends."""
+
+    returned: Sequence[Returned]
     broker: str
 
 
@@ -75,4 +82,4 @@ class Tell(NamedTuple):
     keys: Mapping[str, Any]
 
 
-Effect = Start | Kill | Spool | SpoolOutput | Settle | Connect | Forget | Ready | Leave | Tell
+Effect = Start | Kill | Spool | SpoolOutput | SpoolReturned | Settle | Connect | Forget | Ready | Leave | Tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from queuectl.messages import Piece, Result
+from queuectl.messages import Piece, Result, Returned
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +27,5 @@ class Adopted:
     boot: str
     results: list[tuple[str, Result]] = field(default_factory=list)
     pieces: list[tuple[str, Piece]] = field(default_factory=list)
+    returned: list[tuple[str, Returned]] = field(default_factory=list)
     is_gone: bool = True  # no process of it is left, so that its leases may go to others

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from queuectl.clock import Now
 from queuectl.jobs import Outcome
-from queuectl.messages import Output, Result, Results, Verdict
+from queuectl.messages import Output, Result, Results, Returned, Verdict
 from worker.core.effects import Forget, Settle, Spool, SpoolOutput
 from worker.core.identity import Adopted
 from worker.core.lease import Lease
@@ -27,7 +27,7 @@ class Reports:
         self._attempts: dict[int, Attempt] = {}  # of running leases that have written something
         self._broker = ""
         self._adopted = list(adopted)
-        self._gone_beat: int | None = None  # the heartbeat whose echo says that GONE has arrived
+        self._gone_beat: int | None = None  # the heartbeat whose echo says that the reports of dead boots have arrived
         for legacy in self._adopted:
             for broker, result in legacy.results:
                 self.results.add(result, broker, is_ours=False)
@@ -164,19 +164,24 @@ class Reports:
 
     # --- dead boots ---
 
-    def settle_boots(self, next_beat: int) -> list[str]:
-        """Dead boots to report now, in a GONE that goes out just before this heartbeat: their results are settled."""
+    def settle_boots(self, next_beat: int) -> tuple[list[Returned], list[str]]:
+        """Dead boots to report now, just before this heartbeat: their results are settled.
+
+        What they had given back goes out before the GONE that names them: after it, it would be lost.
+        """
         if self._gone_beat is not None or self.results.has_adopted or any(a.is_adopted for a in self.output.finished()):
-            return []
-        gone = [legacy.boot for legacy in self._adopted_of_this_broker() if legacy.is_gone]
-        if gone:
+            return [], []
+        boots = self._adopted_of_this_broker()
+        returned = [each for legacy in boots for _, each in legacy.returned]
+        gone = [legacy.boot for legacy in boots if legacy.is_gone]
+        if returned or gone:
             self._gone_beat = next_beat
         else:
             self._forget_boots()
-        return gone
+        return returned, gone
 
     def on_echo(self, beat: int) -> None:
-        """If the echo proves that GONE has arrived, nothing is left to do for those boots."""
+        """If the echo proves that these reports have arrived, nothing is left to do for those boots."""
         if self._gone_beat is not None and beat >= self._gone_beat:
             self._gone_beat = None
             self._forget_boots()
@@ -191,5 +196,5 @@ class Reports:
         return [
             legacy
             for legacy in self._adopted
-            if all(broker == self._broker for broker, _ in (*legacy.results, *legacy.pieces))
+            if all(broker == self._broker for broker, _ in (*legacy.results, *legacy.pieces, *legacy.returned))
         ]

@@ -30,7 +30,7 @@ from queuectl.messages import (
 )
 from queuectl.wire import PROTOCOL_VERSION
 from worker.core.departure import Departure, Stage
-from worker.core.effects import Connect, Leave, Ready
+from worker.core.effects import Connect, Leave, Ready, SpoolReturned
 from worker.core.identity import Adopted, Identity
 from worker.core.outbox import Outbox
 from worker.core.reports import Reports
@@ -260,6 +260,8 @@ class WorkerCore:
         self.reports.spool_output()
         self.departure.stage = Stage.GONE
         self.outbox.do(Leave(self.departure.code, is_tidy and not len(self.reports.results)))
+        if self.slots.has_returned and not is_tidy:
+            self.outbox.do(SpoolReturned(self.slots.take_returned(), self._broker))
 
     # --- time ---
 
@@ -274,7 +276,7 @@ class WorkerCore:
             case Stage.DRAINING if not len(self.slots):
                 self._try_to_leave(now)
             case Stage.LEAVING if self.departure.is_bye_overdue(now.mono_ms):
-                self._leave(is_tidy=True)
+                self._leave(is_tidy=not self.slots.has_returned)
             case _:
                 pass
 
@@ -291,10 +293,12 @@ class WorkerCore:
             if now.mono_ms >= session.hello_at_ms:
                 self._hello(now)
         else:
-            gone = self.reports.settle_boots(session.beats + 1)
+            returned, gone = self.reports.settle_boots(session.beats + 1)
+            if returned:
+                self.outbox.say(Release(session.number, returned))
             if gone:
                 self.outbox.say(Gone(session.number, gone))
-            if gone or now.mono_ms >= session.beat_at_ms:
+            if returned or gone or now.mono_ms >= session.beat_at_ms:
                 self._beat(now)
 
     def next_deadline(self) -> int:
