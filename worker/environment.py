@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from queuectl.ids import lease_text
 from queuectl.messages import Grant
 
 _PREFIX = b"QUEUECTL_"
-_PASSED_ON = b"QUEUECTL_HOME"
 # What a service manager tells the service, which a job would take as told to itself.
 _SERVICE_MANAGER = frozenset(
     b"NOTIFY_SOCKET WATCHDOG_PID WATCHDOG_USEC CREDENTIALS_DIRECTORY LISTEN_PID LISTEN_FDS LISTEN_FDNAMES "
@@ -22,10 +23,11 @@ Environment = dict[bytes, bytes]
 
 
 class JobEnvironment:
-    """Makes environments from one base, computed once."""
+    """Makes environments from one base, computed once. A job that calls queuectl means the home of its worker."""
 
-    def __init__(self, own: Mapping[bytes, bytes], boot: str) -> None:
+    def __init__(self, own: Mapping[bytes, bytes], boot: str, home: Path) -> None:
         self._base = {name: value for name, value in own.items() if _is_passed_on(name)}
+        self._base[b"QUEUECTL_HOME"] = os.fsencode(home)
         self._base[b"QUEUECTL_JOB_WORKER"] = boot.encode()
 
     def of(self, grant: Grant, slot: int) -> Environment:
@@ -43,6 +45,4 @@ class JobEnvironment:
 
 
 def _is_passed_on(name: bytes) -> bool:
-    if name.startswith(_PREFIX):
-        return name == _PASSED_ON
-    return name not in _SERVICE_MANAGER
+    return not name.startswith(_PREFIX) and name not in _SERVICE_MANAGER

@@ -150,7 +150,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     endpoint = order.config.endpoints(home)[0]
     rooms = Rooms(
         link=Link(endpoint, random.random, poller),
-        children=Children(JobEnvironment(os.environb, boot), file_limit=raise_file_limit(order.slots)),
+        children=Children(JobEnvironment(os.environb, boot, home.path), file_limit=raise_file_limit(order.slots)),
         spool=spool,
         adoption=adoption,
         signals=signals,

@@ -72,7 +72,8 @@ def test_does_not_start_beside_a_broker(q: CommandLine) -> None:
 def test_temporary_home_goes_away(q: CommandLine) -> None:
     before = set(Path(tempfile.gettempdir()).glob("queuectl-*"))
 
-    ran = q.run("dev", "--temp", "--until-empty", "--jobs", write_jobs(q, 'echo "$PWD" > where', "true"))
+    in_it = f'test "$QUEUECTL_HOME" != {q.home.path} && test -f "$QUEUECTL_HOME/queue.db"'
+    ran = q.run("dev", "--temp", "--until-empty", "--jobs", write_jobs(q, 'echo "$PWD" > where', in_it))
 
     assert (ran.code, ran.stdout) == (0, "2 completed\n")
     assert set(Path(tempfile.gettempdir()).glob("queuectl-*")) <= before

@@ -58,7 +58,7 @@ class Room:
 
     def __init__(self) -> None:
         self.ear = Ear()
-        self.children = Children(JobEnvironment(os.environb, BOOT))
+        self.children = Children(JobEnvironment(os.environb, BOOT, Path("/home/q")))
 
     def start(self, command: str, lease: int = 1, **changes: object) -> None:
         self.children.start(grant(command, lease, **changes), lease, self.ear, read_clock())

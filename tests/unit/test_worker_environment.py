@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from queuectl.messages import Grant
 from worker.environment import JobEnvironment
 
 BOOT = "a" * 32
+HOME = Path("/home/q")
 
 
 def grant(**changes: Any) -> Grant:
@@ -17,7 +19,8 @@ def grant(**changes: Any) -> Grant:
 
 
 def test_job_is_told_who_it_is() -> None:
-    assert JobEnvironment({}, BOOT).of(grant(), 4) == {
+    assert JobEnvironment({}, BOOT, HOME).of(grant(), 4) == {
+        b"QUEUECTL_HOME": b"/home/q",
         b"QUEUECTL_JOB_ID": b"job-1",
         b"QUEUECTL_JOB_ATTEMPT": b"2",
         b"QUEUECTL_JOB_MAX_RETRIES": b"3",
@@ -32,7 +35,7 @@ def test_environment_of_the_worker_is_passed_on_but_for_what_is_not_the_jobs() -
     own = {
         b"PATH": b"/bin",
         b"ODD": b"\xff",
-        b"QUEUECTL_HOME": b"/home/q",
+        b"QUEUECTL_HOME": b"/home/of/whoever/started/it/with/--home",
         b"QUEUECTL_ENDPOINT": b"tcp://x:1",
         b"QUEUECTL_CREDENTIALS": b"secret",
         b"QUEUECTL_JOB_ID": b"of the job that started this worker",
@@ -42,7 +45,7 @@ def test_environment_of_the_worker_is_passed_on_but_for_what_is_not_the_jobs() -
         b"INVOCATION_ID": b"1",
     }
 
-    found = JobEnvironment(own, BOOT).of(grant(), 1)
+    found = JobEnvironment(own, BOOT, HOME).of(grant(), 1)
 
     passed_on = {name: value for name, value in found.items() if not name.startswith(b"QUEUECTL_JOB_")}
     assert passed_on == {b"PATH": b"/bin", b"ODD": b"\xff", b"QUEUECTL_HOME": b"/home/q"}
@@ -50,7 +53,7 @@ def test_environment_of_the_worker_is_passed_on_but_for_what_is_not_the_jobs() -
 
 
 def test_environment_of_the_job_comes_before_the_workers() -> None:
-    made = JobEnvironment({b"LANG": b"C", b"TZ": b"UTC"}, BOOT)
+    made = JobEnvironment({b"LANG": b"C", b"TZ": b"UTC"}, BOOT, HOME)
 
     assert made.of(grant(env={"LANG": "de_DE", "NAME": "Grün"}), 1)[b"LANG"] == b"de_DE"
     assert made.of(grant(env={"NAME": "Grün"}), 1)[b"NAME"] == "Grün".encode()
