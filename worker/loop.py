@@ -245,11 +245,12 @@ class WorkerLoop:
 
     def close(self) -> None:
         """Let go of everything. What the broker does not know yet stays in the spool."""
+        is_quiet = self._children.tree.is_quiet
         self._link.close()
         self._rooms.adoption.close()
         self._children.close()
         try:
-            self._spool.close(is_tidy=self._left is not None and self._left.is_tidy)
+            self._spool.close(is_tidy=self._left is not None and self._left.is_tidy, is_quiet=is_quiet)
         except OSError as error:
             self._log.error("spool_failed", error=error)
         self._rooms.signals.close()

@@ -105,13 +105,17 @@ class Spool:
     def next_deadline(self) -> int | None:
         return next(iter(self._unsynced.values())) + SYNC_AFTER_MS if self._unsynced else None
 
-    def close(self, *, is_tidy: bool) -> None:
-        """Let go of the folder, and remove it if nothing is left to tell. Raises OSError."""
+    def close(self, *, is_tidy: bool, is_quiet: bool) -> None:
+        """Let go of the folder, and remove it if nothing is left to tell. Raises OSError.
+
+        `is_quiet`: no process of its jobs is left; else whoever finds the folder has to see to that.
+        """
         try:
-            if is_tidy:
+            if is_tidy and is_quiet:
                 shutil.rmtree(self.path, ignore_errors=True)
             else:
-                self._append([_ENDED])
+                if is_quiet:
+                    self._append([_ENDED])
                 os.fsync(self._log)
         finally:
             os.close(self._log)

@@ -104,7 +104,7 @@ def test_disk_is_waited_for_only_where_a_result_waits(tmp_path: Path, monkeypatc
 
     assert len(synced) == 1
     assert spool.next_deadline() is None
-    spool.close(is_tidy=True)
+    spool.close(is_tidy=True, is_quiet=True)
 
 
 def test_disk_is_waited_for_where_leases_were_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_disk_is_waited_for_where_leases_were_given_back(tmp_path: Path, monkeyp
     spool.add_returned([Returned(1, "stopped")], "broker-1")
 
     assert len(synced) == 1
-    spool.close(is_tidy=True)
+    spool.close(is_tidy=True, is_quiet=True)
 
 
 def test_disk_is_not_waited_for_under_a_stream_of_results_that_are_answered_in_time(
@@ -144,7 +144,7 @@ def test_file_is_emptied_when_it_is_long_and_nothing_is_outstanding(tmp_path: Pa
     spool.settle([], may_truncate=True)
 
     assert log.stat().st_size == 0
-    spool.close(is_tidy=True)
+    spool.close(is_tidy=True, is_quiet=True)
 
 
 def test_full_disk_keeps_results_in_memory_and_writes_them_later(
@@ -172,15 +172,23 @@ def test_full_disk_keeps_results_in_memory_and_writes_them_later(
 
 
 def test_tidy_end_leaves_nothing(tmp_path: Path) -> None:
-    new_spool(tmp_path).close(is_tidy=True)
+    new_spool(tmp_path).close(is_tidy=True, is_quiet=True)
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_untidy_end_says_that_no_process_is_left(tmp_path: Path) -> None:
-    new_spool(tmp_path).close(is_tidy=False)
+def test_tidy_end_with_a_process_left_leaves_the_folder_to_whoever_sweeps(tmp_path: Path) -> None:
+    new_spool(tmp_path).close(is_tidy=True, is_quiet=False)
 
-    assert read_spool(tmp_path / BOOT).has_ended
+    assert not read_spool(tmp_path / BOOT).has_ended
+    assert (tmp_path / BOOT).is_dir()
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_untidy_end_says_that_no_process_is_left_only_if_that_is_so(tmp_path: Path, is_quiet: bool) -> None:
+    new_spool(tmp_path).close(is_tidy=False, is_quiet=is_quiet)
+
+    assert read_spool(tmp_path / BOOT).has_ended == is_quiet
 
 
 def test_folder_is_closed_to_others(tmp_path: Path) -> None:
@@ -188,7 +196,7 @@ def test_folder_is_closed_to_others(tmp_path: Path) -> None:
 
     assert (tmp_path / BOOT).stat().st_mode & 0o077 == 0
     assert (tmp_path / BOOT / LOG_NAME).stat().st_mode & 0o077 == 0
-    spool.close(is_tidy=True)
+    spool.close(is_tidy=True, is_quiet=True)
 
 
 def test_lock_tells_the_living_from_the_dead(tmp_path: Path) -> None:
@@ -233,7 +241,7 @@ def test_only_dead_workers_are_adopted_and_only_once(tmp_path: Path) -> None:
     first.forget([OTHER])
     assert not (tmp_path / OTHER).exists()
     first.close()
-    living.close(is_tidy=True)
+    living.close(is_tidy=True, is_quiet=True)
 
 
 def test_adoption_that_was_not_completed_is_left_to_the_next_worker(tmp_path: Path) -> None:
