@@ -34,6 +34,7 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._wants_to_write = False
         self.bad_messages = 0
+        self.last_fault = ""  # of them
 
     def connect(self) -> None:
         """Throw the socket away, if there is one, and connect a fresh one."""
@@ -106,8 +107,9 @@ class Link:
                 return
             try:
                 yield wire.decode(body, TO_WORKER, bytes_max=MESSAGE_BYTES_MAX)
-            except BadRequest:
+            except BadRequest as error:
                 self.bad_messages += 1
+                self.last_fault = error.message
 
     def close(self) -> None:
         """Close; what was said before a BYE still goes out."""

@@ -27,6 +27,7 @@ from worker.spool import Spool
 FLUSH_MS = 8  # reports of short jobs travel together for so long: each message costs the broker a commit
 P = ParamSpec("P")
 END_MS = 5000  # how long the processes that are left are waited for at the end
+MALFORMED_EVERY_MS = 1000  # a broker that speaks in riddles must not fill the log
 COMPLAIN_EVERY_MS = 10_000  # of a disk that refuses, which may last for hours
 _WAIT_MS_MAX = 3_600_000
 
@@ -60,6 +61,8 @@ class WorkerLoop:
         self._left: effects.Leave | None = None
         self._end_at_ms = 0
         self._complain_at_ms = 0
+        self._malformed_told = 0
+        self._malformed_at_ms = 0
         self._has_guardian = rooms.guardian is not None
         self._do = {
             effects.Start: self._start,
@@ -144,6 +147,10 @@ class WorkerLoop:
         if link.is_readable(ready):
             for message in link.messages():
                 core.on_message(message, now)
+        if link.bad_messages > self._malformed_told and now.mono_ms >= self._malformed_at_ms:
+            self._malformed_told = link.bad_messages
+            self._malformed_at_ms = now.mono_ms + MALFORMED_EVERY_MS
+            self._log.warning("message_malformed", count=link.bad_messages, reason=link.last_fault)
         if link.has_become_writable(ready):
             core.on_writable(now)
 

@@ -441,6 +441,19 @@ def test_beats_go_on_while_jobs_run(broker: ScriptedBroker, worker: WorkerProces
     assert broker.last(Beat).held == [1]
 
 
+def test_messages_that_cannot_be_understood_are_told_but_not_each(
+    broker: ScriptedBroker, worker: WorkerProcess
+) -> None:
+    for _ in range(50):
+        broker.socket.send_multipart([broker.peer.route, b"\xc1"])
+
+    broker.until(lambda: [told["count"] for told in worker.events("message_malformed")][-1:] == [50])
+    assert len(worker.events("message_malformed")) < 50
+    assert worker.events("message_malformed")[0]["reason"]
+    broker.push(grant("exit 3", 1))
+    assert broker.result_of(1).exit_code == 3
+
+
 def test_silent_broker_gets_a_fresh_connection(broker: ScriptedBroker, worker: WorkerProcess) -> None:
     hellos = broker.count(Hello)
     broker.push(grant("sleep 1000", 1))
