@@ -54,7 +54,10 @@ def print_jobs(session: Session, *, state: str | None, queue: str | None, limit:
         for page in client.list_pages(state=state, queue=queue, limit=shown):
             jobs += page["jobs"]
             more = page["next"]
-        session.print(_dead_table(jobs) if state == "dead" else _job_table(jobs)) if jobs else session.note(nothing)
+        if jobs:
+            session.print(_dead_table(jobs) if state == "dead" else _job_table(jobs))
+        else:
+            session.note(nothing)
         if more is not None:
             session.note(f"The newest {len(jobs)} are shown; see more with --limit N, or all with --json.")
     return 0

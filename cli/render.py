@@ -121,6 +121,6 @@ def bytes_text(count: int) -> str:
     raise AssertionError
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 job`, `3 jobs`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 job`, `3 jobs`; `plural` where that is not made with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -55,9 +55,7 @@ def _workers_line(workers: list[dict[str, Any]]) -> str:
     if not workers:
         return "none"
     busy, slots = sum(each["busy"] for each in workers), sum(each["slots"] for each in workers)
-    return (
-        f"{counted(len(workers), 'process').replace('processs', 'processes')}, {busy} of {counted(slots, 'slot')} busy"
-    )
+    return f"{counted(len(workers), 'process', 'processes')}, {busy} of {counted(slots, 'slot')} busy"
 
 
 def _job_counts(jobs: dict[str, int]) -> str:

@@ -94,3 +94,16 @@ def test_instants_are_shown_as_distances(instant: str | None, shown: str) -> Non
 @pytest.mark.parametrize(("count", "shown"), [(0, "0 B"), (1023, "1023 B"), (65536, "64.0 KiB"), (2**31, "2.0 GiB")])
 def test_sizes_are_shown_in_units(count: int, shown: str) -> None:
     assert render.bytes_text(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("counted", "text"),
+    [
+        (render.counted(1, "job"), "1 job"),
+        (render.counted(0, "job"), "0 jobs"),
+        (render.counted(1, "process", "processes"), "1 process"),
+        (render.counted(2, "process", "processes"), "2 processes"),
+    ],
+)
+def test_things_are_counted_in_their_plural(counted: str, text: str) -> None:
+    assert counted == text
