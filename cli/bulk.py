@@ -23,6 +23,7 @@ import click
 
 from cli.escape import visible
 from cli.options import usage
+from cli.progress import progress_bar
 from cli.render import counted
 from cli.session import Session
 from cli.strict_json import parse_object
@@ -130,10 +131,7 @@ def _progress(session: Session, source: BinaryIO) -> Any:
     length = 0
     with contextlib.suppress(OSError):
         length = os.fstat(source.fileno()).st_size
-    is_quiet = session.quiet or session.as_json or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb"
-    return click.progressbar(
-        length=length, label="Enqueueing", file=sys.stderr, hidden=is_quiet or not length, update_min_steps=1
-    )
+    return progress_bar(session, "Enqueueing", length=length)
 
 
 def _chunks(source: BinaryIO, run: Run, session: Session, tally: Tally) -> Iterator[Chunk]:

@@ -18,6 +18,7 @@ import click
 
 from cli.autostart import tilde
 from cli.options import shared
+from cli.progress import progress_bar, shows_progress
 from cli.render import counted
 from cli.session import Session
 from queuectl.errors import BrokerRunning, QueuectlError
@@ -96,7 +97,8 @@ def dev(
     """Run a broker and workers here, in one command, to try things out.
 
     Their logs go to stderr. Ctrl+C finishes the running jobs and ends; a second Ctrl+C kills them and gives them
-    back to the queue. With --until-empty the exit code is 0 if every job was completed.
+    back to the queue. With --until-empty the exit code is 0 if every job was completed; on a terminal a bar
+    then shows how far it is, and of the logs only warnings, unless a --log-level is set.
 
     \b
     Examples:
@@ -108,6 +110,8 @@ def dev(
         if temp:
             session.home_path = str(stack.enter_context(_temporary_home()))
         _refuse_second_broker(session)
+        if until_empty and shows_progress(session) and session.config.origins["log_level"] == "default":
+            session.flags["log_level"] = "warning"  # a bar says how far it is, and logs would tear it apart
         house = House(session)
         stack.callback(house.stop)
         return _live(session, house, workers, file, until_empty)
@@ -123,7 +127,7 @@ def _live(session: Session, house: House, workers: int, file: Path | None, until
         if code == EXIT_INTERRUPTED:
             return code
         if until_empty:
-            _await_empty(session, house)
+            _await_empty(session, house, before)
             return _summarise(session, before) or code
         house.watch()
         return code
@@ -147,10 +151,23 @@ def _enqueue(session: Session, file: Path) -> int:
         return enqueue_lines(quiet, Run(file, {}, 1, True, None, ["--file", str(file)], prints=False))
 
 
-def _await_empty(session: Session, house: House) -> None:
-    client = session.client()
-    while not client.request("wait", {"empty": True, "timeout_ms": SLICE_MS})["done"]:
-        house.check()
+def _await_empty(session: Session, house: House, before: dict[str, int]) -> None:
+    """Wait until no job is left to run, and show how far it is."""
+    earlier = sum(before[state] for state in ENDED)
+    with contextlib.ExitStack() as stack:
+        bar = None
+        while True:
+            told = session.client().request("wait", {"empty": True, "timeout_ms": SLICE_MS})
+            counts = told["counts"]
+            done, total = sum(counts[state] for state in ENDED) - earlier, counts["total"] - earlier
+            if bar is None and not told["done"]:
+                bar = stack.enter_context(progress_bar(session, "Running", length=total, counts=True))
+            if bar is not None:
+                bar.length = max(total, 1)  # jobs may enqueue others, and old ones may be pruned
+                bar.update(max(done, 0) - bar.pos)
+            if told["done"]:
+                return
+            house.check()
 
 
 def _summarise(session: Session, before: dict[str, int]) -> int:

@@ -37,7 +37,7 @@ OUTSIDE_WORLD += ("random", "sched", "secrets", "time", "uuid", "broker.loop", "
 OUTSIDE_CALLS = ("datetime.now", "datetime.utcnow", "datetime.today", "date.today", "input", "open", "print")
 
 # Each of these costs a command of 70 ms tens of milliseconds more; only daemons and drawing commands pay for them.
-SLOW_IMPORTS = ("asyncio", "prometheus_client", "rich", "sqlite3", "structlog")
+SLOW_IMPORTS = ("asyncio", "prometheus_client", "sqlite3", "structlog")
 
 FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60

@@ -162,7 +162,7 @@ def test_command_loads_nothing_slow(broker: ScriptedBroker) -> None:
     broker.on("list", {"jobs": [job_view()], "next": None})
     program = "import sys; from cli.main import main; main(['list']); "
     program += (
-        "print([m for m in ('asyncio', 'sqlite3', 'structlog', 'rich', 'prometheus_client') if m in sys.modules])"
+        "print([m for m in ('asyncio', 'sqlite3', 'structlog', 'prometheus_client') if m in sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 

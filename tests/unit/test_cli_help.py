@@ -17,7 +17,7 @@ from tests.harness_client import run_cli
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [context.command_path.split()[1:] for context, _ in commands()]
 GROUPS = [["dlq"], ["worker"], ["broker"], ["config"]]
-SLOW = ("asyncio", "prometheus_client", "rich", "sqlite3", "structlog", "logging")
+SLOW = ("asyncio", "prometheus_client", "sqlite3", "structlog", "logging")
 
 
 def test_every_command_of_the_contract_is_there() -> None:
