@@ -31,6 +31,7 @@ CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stay
 SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
+RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 GARBAGE = frozenset({"message_malformed", "request_refused"})
@@ -57,6 +58,7 @@ class Loop:
         self._wakeup = wakeup
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: list[bytes] = []
+        self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
         self._backlog = False
         self._full_until_ms = 0  # the disk refused to write; nothing new until then
         self._misframed = 0  # messages with wrong frames that the log knows of
@@ -105,10 +107,12 @@ class Loop:
         return woken
 
     def _duty_ms(self, now: Now) -> int | None:
-        wake_ms = self.core.wake_ms(now)
-        if not self.core.storage_full:
-            return wake_ms
-        return max(self._full_until_ms - now.mono_ms, wake_ms or 0, 0)
+        due_ms = [at_ms - now.mono_ms for at_ms in self._renew.values()]
+        if (wake_ms := self.core.wake_ms(now)) is not None:
+            due_ms.append(wake_ms)
+        if self.core.storage_full:
+            return max(self._full_until_ms - now.mono_ms, min(due_ms, default=0), 0)
+        return max(min(due_ms), 0) if due_ms else None
 
     def _turn(self) -> None:
         workers, drained = self._workers.drain(
@@ -121,12 +125,20 @@ class Loop:
         from_workers = [(envelope[0], body) for envelope, body in workers]
         from_clients = [(tuple(envelope), body) for envelope, body in clients]
         now = read_clock()
+        self._renew_sessions(now)
         self.core.storage_full = now.mono_ms < self._full_until_ms
         if from_clients or now.mono_ms >= self._look_at_ms:
             self._look_at_disk(now)
         for turn in self._apply(now, from_workers, from_clients, drained=drained):
             self._send(turn)
         self._tidy(now)
+
+    def _renew_sessions(self, now: Now) -> None:
+        """Begin anew with workers of whom, or to whom, a message was lost: HELLO and WELCOME make up for all of it."""
+        due = [route for route, at_ms in self._renew.items() if at_ms <= now.mono_ms]
+        for route in due:
+            del self._renew[route]
+        self._gone += due
 
     def _tidy(self, now: Now) -> None:
         self._log_misframed()
@@ -155,8 +167,10 @@ class Loop:
         except StorageFailed:
             raise
         except StoreFull as error:
+            self._gone += gone
             return self._apply_on_full_disk(now, workers, clients, error)
         except Exception as error:  # noqa: BLE001  whatever one message did, the others must not suffer
+            self._gone += gone
             self._log.error("batch_replayed", error=error, messages=len(workers) + len(clients))
             return self._replay(now, workers, clients)
 
@@ -168,10 +182,11 @@ class Loop:
         gone: Sequence[bytes] = (),
         *,
         drained: bool = False,
+        with_duties: bool = True,
     ) -> Turn:
         self._store.begin()
         try:
-            turn = self.core.turn(now, workers, clients, gone=gone, drained=drained)
+            turn = self.core.turn(now, workers, clients, gone=gone, drained=drained, with_duties=with_duties)
             self._store.commit()
         except BaseException as error:
             if not isinstance(error, StorageFailed):
@@ -187,7 +202,7 @@ class Loop:
     def _apply_on_full_disk(
         self, now: Now, workers: Sequence[FromWorker], clients: Sequence[FromClient], error: StoreFull
     ) -> list[Turn]:
-        """No room to write: enqueues are refused, and nothing new begins. What does not fit, workers say again."""
+        """No room to write: enqueues are refused, and nothing new begins."""
         self._on_full(now, error)
         try:
             return [self._commit(now, workers, clients)]
@@ -198,16 +213,16 @@ class Loop:
         turns = []
         for message in workers:
             try:
-                turns.append(self._commit(now, [message], []))
+                turns.append(self._commit(now, [message], [], with_duties=False))
             except StorageFailed:
                 raise
-            except StoreFull:
-                continue  # it will be said again
             except Exception as error:  # noqa: BLE001  the offender
-                self._log.error("message_failed", error=error, digest=_digest(message[1]))
+                self._renew[message[0]] = now.mono_ms + RENEW_MS
+                if not isinstance(error, StoreFull):
+                    self._log.error("message_failed", error=error, digest=_digest(message[1]))
         for envelope, body in clients:
             try:
-                turns.append(self._commit(now, [], [(envelope, body)]))
+                turns.append(self._commit(now, [], [(envelope, body)], with_duties=False))
             except StorageFailed:
                 raise
             except Exception as error:  # noqa: BLE001  the offender
@@ -228,6 +243,7 @@ class Loop:
             if outcome is GONE:
                 self._gone.append(route)
             elif outcome is FULL:
+                self._renew.setdefault(route, turn.now.mono_ms + RENEW_MS)
                 self._log.warning("push_undelivered", reason="the worker does not read")
         for envelope, body in turn.to_clients:
             self._clients.send(envelope, body)

@@ -59,6 +59,7 @@ class Hello(_Message, frozen=True, tag="hello"):
     draining: bool  # it takes nothing new
     held: list[Held]  # all leases of this boot, and of dead boots whose results it has
     broker: Text  # id of the broker that its held leases come from; "" if none
+    n: Count  # number of this HELLO of the boot, from 1: an older one that comes late is ignored
 
 
 class Beat(_Message, frozen=True, tag="beat"):

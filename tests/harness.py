@@ -254,6 +254,7 @@ class FakeWorker:
         self.host, self.home = f"host-{name}", home
         self.slots, self.queues = slots, list(queues)
         self.session = 0
+        self.hellos = 0
         self.received = 0
         self.beats = 0
 
@@ -268,6 +269,7 @@ class FakeWorker:
     # --- hello ---
 
     def hello_message(self, *, held: Sequence[Held] = (), broker: str = "broker-1", **changes: Any) -> Hello:
+        self.hellos += 1
         fields: dict[str, Any] = {
             "version_min": 1,
             "version_max": 1,
@@ -281,6 +283,7 @@ class FakeWorker:
             "draining": False,
             "held": list(held),
             "broker": broker,
+            "n": self.hellos,
         }
         return Hello(**(fields | changes))
 

@@ -300,6 +300,7 @@ class ScriptedWorker:
         self.worker_home = home
         self.broker_id = ""
         self.session = 0
+        self.hellos = 0
         self.beats = 0
         self.received = 0  # number of the last push
         self.grants: dict[int, Grant] = {}  # leases it holds
@@ -333,6 +334,7 @@ class ScriptedWorker:
     def hello(self, *, queues: tuple[str, ...] = (), done: tuple[int, ...] = (), limit_s: float = LIMIT_S) -> Welcome:
         """Begin a session; what the broker welcomed us with. `done`: held leases whose results wait."""
         held = [Held(grant.lease, grant.job, grant.attempt, grant.lease in done) for grant in self.grants.values()]
+        self.hellos += 1
         self.say(
             Hello(
                 version_min=1,
@@ -347,6 +349,7 @@ class ScriptedWorker:
                 draining=False,
                 held=held,
                 broker=self.broker_id if held else "",
+                n=self.hellos,
             )
         )
         welcome = self.hear(Welcome, limit_s)

@@ -15,8 +15,9 @@ FROM job j LEFT JOIN spec s ON s.seq = j.seq"""
 
 _ORPHANS = """
 SELECT 'spec', seq FROM spec WHERE seq NOT IN (SELECT seq FROM job) UNION ALL
-SELECT 'attempt', seq FROM attempt WHERE seq NOT IN (SELECT seq FROM job) UNION ALL
-SELECT 'output', seq FROM output WHERE seq NOT IN (SELECT seq FROM job)"""
+SELECT 'attempt', seq FROM attempt WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
+SELECT 'output', seq FROM output WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
+SELECT 'doomed', seq FROM doomed WHERE seq IN (SELECT seq FROM job)"""
 
 _PIECES = """
 SELECT o.seq, o.attempt, o.stream, o.offset, length(o.data), s.output_limit

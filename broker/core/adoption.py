@@ -12,6 +12,17 @@ from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 
 
+def adopt_to_end(core: State, turn: Turn, number: int, job: str, attempt: int) -> Lease | None:
+    """The same for a lease whose result has come, whoever brought it: it is live with the boot that had it."""
+    row = core.store.jobs.lease_of(job)
+    if row is None:
+        return None
+    holder = next((holder for holder in core.holders.values() if holder.worker.worker == row.worker), None)
+    if holder is None:
+        holder = Holder(core.store.ledger.workers([row.worker])[0], turn.now.mono_ms)
+    return adopt_lost(core, turn, number, job, attempt, holder)
+
+
 def adopt_lost(core: State, turn: Turn, number: int, job: str, attempt: int, holder: Holder) -> Lease | None:
     """The lost lease of this number, live again with this holder; None if the job has gone on without it."""
     writing.flush(core, turn)

@@ -16,6 +16,7 @@ from queuectl.clock import Now
 
 REPLIES_KEPT_MS = 24 * 3600 * 1000
 PROMOTED_PER_TURN = 1000
+CLOCK_STEP_MS = 2000  # a clock that is being slewed does not make such steps in one turn
 TIDY_ROWS = 500
 TIDY_EVERY_MS = 60_000
 
@@ -31,21 +32,23 @@ class Core(State):
         *,
         gone: Sequence[bytes] = (),
         drained: bool = True,
+        with_duties: bool = True,
     ) -> Turn:
         """Apply what has arrived and what is due.
 
         `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
-        `drained`: no worker has said anything that is not in here.
+        `drained`: no worker has said anything that is not in here. Without duties only the messages are applied.
         """
         self.before = Before(dict(self.sessions), dict(self.holders), list(self.waiters), self.stopping)
         turn = Turn(now)
+        self._mind_the_clock(turn)
         for route in gone:
             sessions.close_route(self, turn, route, "connection lost")
         for route, body in from_workers:
             sessions.on_message(self, turn, route, body)
         writing.flush(self, turn)
         requests.on_requests(self, turn, from_clients)
-        if not self.storage_full:
+        if with_duties and not self.storage_full:
             self._tick(turn, drained=drained)
             grants.grant(self, turn)
         waits.answer(self, turn)
@@ -62,9 +65,21 @@ class Core(State):
             writing.flush(self, turn)
             self.next_sweep_ms = now.mono_ms + max(self.heartbeat_ms // 2, 20)
         if now.mono_ms >= self.next_tidy_ms:
-            gone = self.store.ledger.forget_replies(now.wall_ms - REPLIES_KEPT_MS, TIDY_ROWS)
+            gone = self.store.ledger.forget_replies(self.steady_wall_ms(now) - REPLIES_KEPT_MS, TIDY_ROWS)
             self.next_tidy_ms = now.mono_ms + (TIDY_EVERY_MS if gone < TIDY_ROWS else 100)
         outputs.evict(self, turn)
+        if self.has_doomed:
+            outputs.clear(self)
+
+    def _mind_the_clock(self, turn: Turn) -> None:
+        """Leases and heartbeats do not look at the wall clock; retries do, and must not wait longer if it goes back."""
+        clock_ms = turn.now.wall_ms - turn.now.mono_ms
+        step_ms, self.clock_ms = clock_ms - self.clock_ms, clock_ms
+        if abs(step_ms) >= CLOCK_STEP_MS:
+            turn.log("warning", "clock_stepped", step_ms=step_ms)
+        if step_ms <= -CLOCK_STEP_MS:
+            self.store.jobs.hasten_retries(-step_ms, turn.now.wall_ms)
+            self.next_due_ms = self.store.jobs.next_due_ms()
 
     def _promote(self, now: Now) -> None:
         limit, alone = PROMOTED_PER_TURN, ALONE_FROM_LOSSES
@@ -82,7 +97,7 @@ class Core(State):
 
     def wake_ms(self, now: Now) -> int | None:
         """Milliseconds until the next duty that no message brings; None: there is none."""
-        if self.grants_left:
+        if self.grants_left or self.has_doomed:
             return 0
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
         if self.next_due_ms is not None:

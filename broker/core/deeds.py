@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core import outputs
+from broker.core import outputs, sessions
 from broker.core.find import find_many
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -38,7 +38,8 @@ def dlq_purge(core: State, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     """Dead jobs are deleted, with their history and output."""
     jobs, following = _dead(core, args)
     seqs = [job.seq for job in jobs]
-    core.output_bytes -= core.store.history.delete(seqs)
+    core.store.history.doom(seqs)
+    core.has_doomed = True
     outputs.forget(core, set(seqs))
     core.store.jobs.delete(seqs)
     for job in jobs:
@@ -95,7 +96,10 @@ def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
         core.store.ledger.unset_setting(key)
     else:
         core.store.ledger.set_setting(key, value)
+    lease_ms = core.lease_ms
     core.settings[key] = value
+    if key in ("heartbeat", "lease"):
+        sessions.retime(core, turn, lease_ms)
     turn.log("info", "setting_changed", key=key, value=value, before=before)
     return {"key": key, "value": value, "before": before, "per_job": SETTINGS[key].per_job}
 
@@ -105,15 +109,16 @@ def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
 
 def worker_stop(core: State, turn: Turn, args: WorkerStop) -> dict[str, Any]:
     """Tell workers to stop; the reply names them."""
-    chosen = {session.holder.worker.name: session for session in core.sessions.values()}
+    chosen = {holder.worker.name: holder for holder in core.holders.values()}
     if args.workers:
         named = [_worker_named(set(chosen), text) for text in args.workers]
         chosen = {name: chosen[name] for name in named}
-    for name, session in chosen.items():
-        session.holder.stop = args.now
-        turn.send(session.route, Stop(session.number, args.now))
+    for name, holder in chosen.items():
+        holder.stop = args.now
+        if holder.session is not None:  # one that is away is told when it is back
+            turn.send(holder.session.route, Stop(holder.session.number, args.now))
         turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now)
-    return {"workers": sorted(chosen), "held": sum(len(session.holder.leases) for session in chosen.values())}
+    return {"workers": sorted(chosen), "held": sum(len(holder.leases) for holder in chosen.values())}
 
 
 def _worker_named(names: set[str], text: str) -> str:

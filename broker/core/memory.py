@@ -17,6 +17,7 @@ from broker.store.rows import LeaseRow, WorkerRow
 
 AHEAD_MAX = 64  # leases a worker may have beyond its slots, however short its jobs are
 AHEAD_MS = 25  # as many as keep its slots busy for so long: a few turns of the loop
+PATIENCE_BEATS = 2
 SHORT_JOB_MS = 100  # longer jobs are never leased ahead
 
 
@@ -100,6 +101,20 @@ class Holder:
     leases: dict[int, Lease] = field(default_factory=dict)
     session: Session | None = None
     stop: bool | None = None  # it was told to stop; True: at once
+    hello: int = 0  # number of its latest HELLO
+    patience_ms: int = 0  # the lease it may still count on, until it beats at a new pace
+    patience_beats: int = 0
+
+    def be_patient(self, lease_ms: int) -> None:
+        """The lease has become shorter, and the worker does not know yet."""
+        self.patience_ms = max(self.patience_ms, lease_ms)
+        self.patience_beats = PATIENCE_BEATS
+
+    def has_beaten(self) -> None:
+        """A heartbeat has come; the second after a change was sent at the new pace."""
+        self.patience_beats -= 1
+        if self.patience_beats <= 0:
+            self.patience_ms = 0
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
 SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
 CLOSING_MAX = 10_000
 EVICTED_PER_TURN = 200  # pieces that are looked at
+CLEARED_PER_TURN = 32  # pieces, of 64 KiB at most: a few milliseconds
 
 
 def on_output(core: State, turn: Turn, session: Session, message: Output) -> None:
@@ -169,3 +170,10 @@ def evict(core: State, turn: Turn) -> None:
     forget(core, evicted.seqs)
     if evicted.freed:
         turn.log("info", "output_evicted", bytes=evicted.freed)
+
+
+def clear(core: State) -> None:
+    """Delete a step's worth of what deleted jobs have left."""
+    freed = core.store.history.clear(CLEARED_PER_TURN)
+    core.has_doomed = freed is not None
+    core.output_bytes -= freed or 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from broker.core.find import find
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
@@ -40,7 +42,8 @@ def follower(
     """Who is to be answered later, because there is nothing to say now; None if the reply can go."""
     if not args.wait_ms or reply["segments"] or reply["finished"]:
         return None
-    return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, find(core, args.id).seq, args)
+    exact = msgspec.structs.replace(args, id=reply["id"], attempt=reply["attempt"] or None)
+    return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, find(core, reply["id"]).seq, exact)
 
 
 def output(core: State, turn: Turn, args: Output) -> dict[str, Any]:

@@ -8,8 +8,8 @@ stale and changes nothing: so a late worker can never overwrite its successor.
 from __future__ import annotations
 
 from broker.core import outputs
-from broker.core.adoption import adopt_lost
-from broker.core.memory import Lease, Session
+from broker.core.adoption import adopt_to_end
+from broker.core.memory import Holder, Lease, Session
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Decision, Event, after, decide_loss, decide_outcome, decide_return
@@ -49,7 +49,7 @@ def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
     if lease is None:
         if result.lease in turn.settled:
             return RECORDED
-        lease = adopt_lost(core, turn, result.lease, result.job, result.attempt, session.holder)
+        lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt)
         if lease is None:
             return _late(core, turn, result)
     outcome = REPORTABLE.get(result.outcome)
@@ -129,16 +129,25 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
 
 
 def on_release(core: State, turn: Turn, session: Session, message: Release) -> None:
-    """Leases that a worker gives back."""
+    """Leases that a worker gives back: its own, and what a dead boot of its home had not told."""
     for returned in message.leases:
-        lease = session.holder.leases.get(returned.lease)
-        if lease is None:
+        lease = core.leases.get(returned.lease)
+        if lease is None or not may_speak_for(session.holder, lease.holder):
             continue
-        _mind(turn, session, returned)
+        if lease.holder is session.holder:
+            _mind(turn, session, returned)
         if returned.reason == "lost":
             lose(core, turn, lease, "its worker was killed", held_slot=True)
         else:
             give_back(core, turn, lease, returned.reason)
+
+
+def may_speak_for(teller: Holder, holder: Holder) -> bool:
+    """Whether what one boot says of another's leases counts: the same boot, or a silent one of the same home."""
+    if teller is holder:
+        return True
+    same_home = (teller.worker.host, teller.worker.home) == (holder.worker.host, holder.worker.home)
+    return same_home and holder.session is None
 
 
 def _mind(turn: Turn, session: Session, returned: Returned) -> None:

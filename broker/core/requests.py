@@ -15,14 +15,13 @@ from broker.core.envelope import Envelope, failed, ok
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
 from broker.core.waits import WAITERS_MAX
-from broker.store import StoreFull, StoreRefused
+from broker.store import OF_THE_STORE
 from broker.store.ledger import StoredReply
 from queuectl.errors import (
     BadRequest,
     QueuectlError,
     RequestIdReused,
     ShuttingDown,
-    StorageFailed,
     VersionMismatch,
 )
 from queuectl.requests import OPS, Enqueue, Output, Request, Wait
@@ -32,7 +31,6 @@ from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, e
 Handler = Callable[[State, Turn, Any], dict[str, Any]]
 
 # Not the request's fault: the transaction may be gone already, so the whole turn is void.
-OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)
 
 HANDLERS: dict[str, Handler] = {
     "ping": asks.ping,
@@ -115,7 +113,7 @@ def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, an
         _refuse(turn, envelope, request, error)
         return
     if OPS[request.op].changes:
-        _keep(turn, request, body, answered)
+        _keep(core, turn, request, body, answered)
     turn.reply(envelope, ok(request.id, body))
 
 
@@ -139,12 +137,12 @@ def _store(core: State, turn: Turn, batch: list[tuple[Envelope, Request]], answe
     for envelope, request, jobs in wanted:
         body = encode(jobs.answer())
         enqueues.note(turn, request.id, jobs)
-        _keep(turn, request, body, answered)
+        _keep(core, turn, request, body, answered)
         turn.reply(envelope, ok(request.id, body))
 
 
-def _keep(turn: Turn, request: Request, body: bytes, answered: dict[str, StoredReply]) -> None:
-    turn.replies.append((request.id, request.op, turn.now.wall_ms, body))
+def _keep(core: State, turn: Turn, request: Request, body: bytes, answered: dict[str, StoredReply]) -> None:
+    turn.replies.append((request.id, request.op, core.steady_wall_ms(turn.now), body))
     answered[request.id] = StoredReply(request.op, body)
 
 

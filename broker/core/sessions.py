@@ -89,6 +89,8 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
         text = f"{len(running)} jobs of another broker still run there; they come first"
         turn.send(route, Refuse("other_broker", text, OTHER_BROKER_RETRY_MS))
         return
+    if (before := core.holders.get(hello.boot)) is not None and hello.n < before.hello:
+        return  # held up on the way: its worker has said a later one
     holder = _holder(core, turn, hello)
     known = core.sessions.get(route)
     session = known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder)
@@ -115,6 +117,7 @@ def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
         )
         holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms)
     holder.heard_ms = turn.now.mono_ms
+    holder.hello = hello.n
     return holder
 
 
@@ -174,6 +177,7 @@ def _welcome(core: State, session: Session, keep: list[int], drop: list[int]) ->
 
 
 def _on_beat(core: State, turn: Turn, session: Session, beat: Beat) -> None:
+    session.holder.has_beaten()
     named = {*beat.held, *beat.done}
     drop = [number for number in beat.held if number not in session.holder.leases]
     deaf = False
@@ -225,6 +229,14 @@ _HANDLERS: dict[type, Callable[[State, Turn, Session, Any], None]] = {
 }
 
 
+def retime(core: State, turn: Turn, lease_ms: int) -> None:
+    """Heartbeat or lease have changed: tell all workers, and leave each the old lease until it has heard."""
+    for holder in core.holders.values():
+        holder.be_patient(lease_ms)
+        if holder.session is not None:
+            turn.send(holder.session.route, Echo(holder.session.number, 0, core.heartbeat_ms, []))
+
+
 def say_verdicts(core: State, turn: Turn) -> None:
     """One message of each kind to each session, however many results and pieces it sent."""
     for session in core.sessions.values() if turn.verdicts or turn.taken else ():
@@ -244,7 +256,7 @@ def sweep(core: State, turn: Turn) -> None:
         silent_ms = turn.now.mono_ms - holder.heard_ms
         if holder.session is None and not holder.leases:
             core.holders.pop(holder.worker.boot)
-        elif silent_ms >= core.lease_ms:
+        elif silent_ms >= max(core.lease_ms, holder.patience_ms):
             turn.log("warning", "worker_lost", worker_id=holder.worker.name, leases=len(holder.leases))
             _lose(core, turn, holder, f"its worker was not heard of for {silent_ms / 1000:.1f} s")
         elif holder.session is not None and silent_ms >= suspect_ms:

@@ -90,10 +90,13 @@ class State:
         self.asked_who: dict[bytes, int] = {}
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.before = Before({}, {}, [], stopping=False)
+        self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
         self.next_sweep_ms = 0
         self.next_tidy_ms = 0
         self.started_ms = 0
+        self.clock_ms = 0  # wall clock less monotonic clock, as last seen
+        self.steady_ms = 0  # the same when this epoch began
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -104,6 +107,7 @@ class State:
         self.epoch = int(facts.get("epoch", 0)) + 1
         self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
         self.started_ms = now.mono_ms
+        self.clock_ms = self.steady_ms = now.wall_ms - now.mono_ms
         self.rebuild(now)
 
     def rebuild(self, now: Now) -> None:
@@ -173,6 +177,10 @@ class State:
         return self.heartbeat_ms * SILENCE_HEARTBEATS
 
     # --- helpers of all rooms -------------------------------------------------------------------------
+
+    def steady_wall_ms(self, now: Now) -> int:
+        """The wall clock as if it had not been set since this epoch began: how old something is, it tells truly."""
+        return now.mono_ms + self.steady_ms
 
     def bucket_of(self, queue: str) -> int:
         """The number of a queue; a queue exists from when it is first named."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from broker.core.envelope import ok
+from broker.core.envelope import failed, ok
+from broker.core.memory import Holder
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
+from broker.store import OF_THE_STORE
 from broker.store.rows import CODES
+from queuectl.errors import QueuectlError
 from queuectl.jobs import JobState
 
 UNFINISHED = (JobState.PENDING, JobState.PROCESSING, JobState.FAILED)
@@ -33,11 +36,15 @@ class Condition(Waiter):
     def _is_over(self, core: State) -> bool:
         if self.empty:
             return not any(core.tally.total(CODES[state]) for state in UNFINISHED)
-        connected = {session.holder.worker.name for session in core.sessions.values()} if self.workers else set()
-        return not self.jobs and not self.workers & connected
+        return not self.jobs and not any(_is_there(holder, self.workers) for holder in core.holders.values())
 
     def _answer(self, core: State, *, done: bool) -> dict[str, Any]:
         return {"done": done, "jobs_left": len(self.jobs), "counts": core.counts()}
+
+
+def _is_there(holder: Holder, names: frozenset[str]) -> bool:
+    """Whether it is one of these workers: connected, or away with jobs in its hands."""
+    return holder.worker.name in names and (holder.session is not None or bool(holder.leases))
 
 
 def answer(core: State, turn: Turn) -> None:
@@ -46,11 +53,22 @@ def answer(core: State, turn: Turn) -> None:
         return
     left = []
     for waiter in core.waiters:
-        found = waiter.look(core, turn)
-        if isinstance(found, Waiter) and (found.deadline_ms <= turn.now.mono_ms or core.stopping):
-            found = found.give_up(core, turn)
+        try:
+            found = _look(core, turn, waiter)
+        except OF_THE_STORE:
+            raise
+        except QueuectlError as error:  # what it waits for is not there any more
+            turn.reply(waiter.envelope, failed(waiter.request_id, error))
+            continue
         if isinstance(found, Waiter):
             left.append(found)
         else:
             turn.reply(waiter.envelope, ok(waiter.request_id, found))
     core.waiters = left
+
+
+def _look(core: State, turn: Turn, waiter: Waiter) -> dict[str, Any] | Waiter:
+    found = waiter.look(core, turn)
+    if isinstance(found, Waiter) and (found.deadline_ms <= turn.now.mono_ms or core.stopping):
+        return found.give_up(core, turn)
+    return found

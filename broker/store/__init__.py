@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.store.connection import CHECKPOINT_BYTES, Connection, StoreFull, StoreRefused, open_connection
+from broker.store.connection import (
+    CHECKPOINT_BYTES,
+    OF_THE_STORE,
+    Connection,
+    StoreFull,
+    StoreRefused,
+    open_connection,
+)
 from broker.store.history import History
 from broker.store.jobs import Jobs
 from broker.store.ledger import Ledger
 from queuectl.errors import StorageFailed
 
-__all__ = ["Store", "StoreFull", "StoreRefused", "open_store"]
+__all__ = ["OF_THE_STORE", "Store", "StoreFull", "StoreRefused", "open_store"]
 
 
 class Store:

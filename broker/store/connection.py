@@ -49,6 +49,9 @@ class StoreRefused(QueuectlError):
     code = "store_refused"
 
 
+OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)  # the turn is void: never the fault of one request
+
+
 class Connection:
     """A thin port to SQLite; tests may put another one under the same SQL."""
 

@@ -48,9 +48,16 @@ FROM (SELECT chunk, seq, length(data) AS size FROM output WHERE chunk > ? ORDER 
 CROSS JOIN job j ON j.seq = o.seq"""
 
 EVICT = "DELETE FROM output WHERE chunk = ?"
-KEPT_BYTES_OF = "SELECT coalesce(sum(length(data)), 0) FROM output WHERE seq = ?"
+DOOM = "INSERT INTO doomed VALUES (?)"
+
+# Which deleted job's history goes next?
+NEXT_DOOMED = "SELECT seq FROM doomed ORDER BY seq LIMIT 1"
+
+# Some of its output.
+PIECES_OF = "SELECT chunk, length(data) FROM output WHERE seq = ? LIMIT ?"
+
 DELETE_ATTEMPTS = "DELETE FROM attempt WHERE seq = ?"
-DELETE_OUTPUT = "DELETE FROM output WHERE seq = ?"
+SPARE = "DELETE FROM doomed WHERE seq = ?"
 
 
 class Ended(NamedTuple):
@@ -155,10 +162,19 @@ class History:
         self._db.run_many(EVICT, chosen)
         return Evicted(freed, seqs, after_chunk if len(pieces) == limit else 0)
 
-    def delete(self, seqs: Sequence[int]) -> int:
-        """Delete the attempts and output of jobs; how many bytes of output went."""
-        freed = sum(int(self._db.query(KEPT_BYTES_OF, (seq,))[0][0]) for seq in seqs)
-        keys = [(seq,) for seq in seqs]
-        self._db.run_many(DELETE_ATTEMPTS, keys)
-        self._db.run_many(DELETE_OUTPUT, keys)
-        return freed
+    def doom(self, seqs: Sequence[int]) -> None:
+        """The history of these jobs goes, in steps of `clear`."""
+        self._db.run_many(DOOM, [(seq,) for seq in seqs])
+
+    def clear(self, limit: int) -> int | None:
+        """Delete some history of deleted jobs; how many bytes of output went, None if there was nothing to do."""
+        doomed = self._db.query(NEXT_DOOMED)
+        if not doomed:
+            return None
+        [(seq,)] = doomed
+        pieces = self._db.query(PIECES_OF, (seq, limit))
+        self._db.run_many(EVICT, [(chunk,) for chunk, _ in pieces])
+        if len(pieces) < limit:
+            self._db.run(DELETE_ATTEMPTS, (seq,))
+            self._db.run(SPARE, (seq,))
+        return sum(int(length) for _, length in pieces)

@@ -60,6 +60,9 @@ PROMOTE = """
 UPDATE job SET ready = CASE WHEN losses < ? THEN 1 ELSE 3 END
 WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?) RETURNING bucket"""
 
+# Retries that wait, by so much earlier: the wall clock went back, and their delay is not to grow by that.
+HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE ready = 2 AND run_at_ms > ? AND state = 3"
+
 # When is the next delayed job due?
 NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
 
@@ -153,6 +156,10 @@ class Jobs:
     def promote_due(self, now_ms: int, limit: int, *, alone_from_losses: int) -> set[int]:
         """Make jobs ready whose time has come; the queues they are in."""
         return {bucket for (bucket,) in self._db.query(PROMOTE, (alone_from_losses, now_ms, limit))}
+
+    def hasten_retries(self, step_ms: int, now_ms: int) -> None:
+        """The wall clock went back by so much: retries wait as long as they were to wait."""
+        self._db.run(HASTEN, (step_ms, now_ms))
 
     def next_due_ms(self) -> int | None:
         """When the next delayed job is due."""

@@ -103,6 +103,10 @@ CREATE TABLE output (                   -- kept pieces; offsets count all bytes 
 
 CREATE UNIQUE INDEX output_at ON output (seq, attempt, stream, offset);
 
+CREATE TABLE doomed (                   -- deleted jobs whose attempts and output still go, some in each turn
+  seq INTEGER PRIMARY KEY
+) STRICT;
+
 CREATE TABLE reply (                    -- replies to changing requests, kept so that a repeat has no effect
   reply  INTEGER PRIMARY KEY,
   id     TEXT NOT NULL UNIQUE,

@@ -78,7 +78,7 @@ def _drain_simulated(it: Stage, jobs: int) -> float:
         socket.connect(it.home.worker_endpoint)
         poller.register(socket, zmq.POLLIN)
         boot = f"{number:032x}"
-        hello = messages.Hello(1, 1, boot, "bench", "bench", 1, 16, [], "bench", False, [], "")
+        hello = messages.Hello(1, 1, boot, "bench", "bench", 1, 16, [], "bench", False, [], "", 1)
         socket.send(wire.encode(hello))
         sessions[socket] = 0
     began, recorded = time.perf_counter(), 0

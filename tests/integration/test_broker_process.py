@@ -20,7 +20,7 @@ import msgpack
 import pytest
 
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
-from queuectl.messages import Recorded, Results
+from queuectl.messages import Recorded, Results, Who
 from tests.harness_process import (
     BrokerProcess,
     RawClient,
@@ -522,6 +522,9 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
 
         ballast.unlink()
         until(lambda: client.ok("status")["broker"]["accepting"], "room is noticed")
+        worker.say(Results(worker.session, [result_of(grant)]))
+        worker.hear(Who)  # what it had said was lost: it begins anew, and says it all again
+        worker.hello(done=(grant.lease,))
         assert worker.finish(grant) == ["recorded"]
         [following] = worker.pushed()
         reply = client.ask("enqueue", request_id="request-1", jobs=many)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queuectl.messages import Echo, Grant, Push, Who
+from queuectl.wire import encode
 from tests.harness import BrokerHarness, FakeWorker
 
 
@@ -29,6 +30,7 @@ def test_echo_tells_a_new_heartbeat(broker: BrokerHarness) -> None:
     worker = connected(broker)
     broker.ask("config_set", key="heartbeat", value=1)
 
+    assert worker.take(Echo) == Echo(worker.session, 0, 1000, [])  # at once, not with the next heartbeat
     assert beat_and_echo(worker).heartbeat_ms == 1000
 
 
@@ -225,16 +227,45 @@ def test_stall_of_the_broker_is_forgiven_to_all(broker: BrokerHarness) -> None:
     assert broker.state(job) == "processing"
 
 
-def test_shorter_lease_takes_effect_at_once(broker: BrokerHarness) -> None:
+def with_shorter_lease(broker: BrokerHarness) -> tuple[FakeWorker, Grant]:
     worker = connected(broker)
-    [job] = broker.enqueue()
-    worker.grant()
+    broker.enqueue()
+    grant = worker.grant()
     broker.ask("config_set", key="heartbeat", value=1)
     broker.ask("config_set", key="lease", value=5)
+    assert len(broker.take_all(worker.route, Echo)) == 2
+    return worker, grant
 
+
+def test_shorter_lease_does_not_surprise_a_worker_that_has_not_heard_of_it(broker: BrokerHarness) -> None:
+    worker, grant = with_shorter_lease(broker)
+
+    broker.after(29_000)
+    assert broker.state(grant.job) == "processing"
+    beat_and_echo(worker, grant)
+    broker.after(29_000)
+    assert broker.state(grant.job) == "processing"
+
+
+def test_shorter_lease_holds_from_the_second_heartbeat_on(broker: BrokerHarness) -> None:
+    worker, grant = with_shorter_lease(broker)
+
+    beat_and_echo(worker, grant)
+    beat_and_echo(worker, grant)
     broker.after(5000)
 
-    assert broker.state(job) == "pending"
+    assert broker.state(grant.job) == "pending"
+
+
+def test_hello_that_was_held_up_does_not_end_the_session(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    broker.enqueue()
+    grant = worker.grant()
+    late = worker.hello_message(n=0)
+
+    broker.turn([(b"old-route", encode(late))])
+
+    assert (broker.state(grant.job), worker.finish(grant)) == ("processing", "recorded")
 
 
 def test_worker_is_suspect_before_it_is_lost(broker: BrokerHarness) -> None:

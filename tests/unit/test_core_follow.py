@@ -98,3 +98,26 @@ def test_follower_of_another_job_is_left_alone(broker: BrokerHarness) -> None:
     write(worker, other_grant, b"for you")
 
     assert broker.answer()["segments"] == [[1, 0, b"for you"]]
+
+
+def test_follower_named_a_job_by_prefix_and_stays_with_it(broker: BrokerHarness) -> None:
+    worker, grant = working(broker, id="job-17")
+
+    follow(broker, "job-1")
+    broker.enqueue("echo", id="job-18")
+    write(worker, grant, b"hello")
+
+    assert broker.answer()["segments"] == [[1, 0, b"hello"]]
+
+
+def test_follower_of_a_job_that_is_purged_is_told_so(broker: BrokerHarness) -> None:
+    worker, grant = working(broker, id="doomed", max_retries=1)
+    worker.finish(grant, 1, stdout_bytes=100)
+
+    follow(broker, grant.job)
+    broker.turn(clients=[request("dlq_purge", ids=[grant.job])])
+    broker.after(1000)
+
+    purged, told = broker.replies()
+    assert purged["ok"]["ids"] == ["doomed"]
+    assert told["error"]["code"] == "unknown_job"

@@ -333,6 +333,20 @@ def test_lease_of_another_cannot_be_given_back(broker: BrokerHarness) -> None:
     assert broker.state(grant.job) == "processing"
 
 
+def test_lease_of_a_dead_boot_is_given_back_by_the_next_of_its_home(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+    following = broker.worker("next")
+    following.host = worker.host
+    following.hello()
+    broker.turn(gone=[worker.route])
+
+    following.release(grant, reason="stopped")
+
+    job = broker.ask("job", id=grant.job)["job"]
+    assert (job["losses"], job["attempts"]) == (0, 0)
+    assert following.grant().job == grant.job
+
+
 def test_release_may_come_twice(broker: BrokerHarness) -> None:
     worker, grant = working(broker)
     worker.release(grant, reason="draining")

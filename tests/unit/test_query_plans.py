@@ -74,9 +74,12 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
     ),
     "EVICT": ("SEARCH output USING INTEGER PRIMARY KEY (rowid=?)",),
-    "KEPT_BYTES_OF": ("SEARCH output USING INDEX output_at (seq=?)",),
+    "HASTEN": ("SEARCH job USING INDEX job_due (run_at_ms>?)",),
+    "DOOM": (),
+    "NEXT_DOOMED": ("SCAN doomed",),
+    "PIECES_OF": ("SEARCH output USING INDEX output_at (seq=?)",),
     "DELETE_ATTEMPTS": ("SEARCH attempt USING PRIMARY KEY (seq=?)",),
-    "DELETE_OUTPUT": ("SEARCH output USING INDEX output_at (seq=?)",),
+    "SPARE": ("SEARCH doomed USING INTEGER PRIMARY KEY (rowid=?)",),
     # ledger
     "READ_META": ("SCAN meta",),
     "WRITE_META": (),
@@ -100,6 +103,7 @@ VIEW_PLANS = {
     "attempt by key": "SEARCH a USING PRIMARY KEY (seq=? AND attempt=?)",
 }
 WALKS = {
+    "NEXT_DOOMED": "the first row, by its key",
     "NEXT_DUE": "the first entry of an index",
     "OLDEST": "what a LIMIT let through",
     "FORGET_REPLIES": "a LIMIT of the oldest rows",

@@ -24,6 +24,7 @@ class Session:
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance  # a number in [0, 1)
         self.number: int | None = None
+        self.hellos = 0  # said by this boot
         self.heartbeat_ms = 2000
         self.silence_ms = SILENCE_MS
         self.received = 0  # highest push seen

@@ -83,6 +83,7 @@ class WorkerCore:
 
     def _hello(self, now: Now) -> None:
         self.session.hello_at_ms = now.mono_ms + HELLO_EVERY_MS
+        self.session.hellos += 1
         me = self.identity
         held = [*self.slots.held(), *self.reports.results.held()]
         self.outbox.say(
@@ -99,6 +100,7 @@ class WorkerCore:
                 draining=self.is_draining,
                 held=held,
                 broker=self._broker if held else "",
+                n=self.session.hellos,
             )
         )
 
@@ -258,10 +260,10 @@ class WorkerCore:
 
     def _leave(self, *, is_tidy: bool) -> None:
         self.reports.spool_output()
-        self.departure.stage = Stage.GONE
-        self.outbox.do(Leave(self.departure.code, is_tidy and not len(self.reports.results)))
         if self.slots.has_returned and not is_tidy:
             self.outbox.do(SpoolReturned(self.slots.take_returned(), self._broker))
+        self.departure.stage = Stage.GONE
+        self.outbox.do(Leave(self.departure.code, is_tidy and not len(self.reports.results)))
 
     # --- time ---
 

@@ -1,0 +1,49 @@
+"""The wall clock is set while the broker runs: leases do not care, retries keep their delay, replies are kept."""
+
+from __future__ import annotations
+
+from tests.harness import BrokerHarness
+
+HOUR_MS = 3600 * 1000
+
+
+def failing(broker: BrokerHarness) -> str:
+    worker = broker.worker()
+    worker.hello()
+    [job] = broker.enqueue(max_retries=2, backoff_base=2)
+    worker.finish(worker.grant(), 1)
+    return job
+
+
+def is_ready(broker: BrokerHarness, job: str) -> bool:
+    return broker.state(job) == "processing"
+
+
+def test_clock_that_goes_back_does_not_delay_retries(broker: BrokerHarness) -> None:
+    job = failing(broker)
+    broker.clock.wall_ms -= HOUR_MS
+
+    broker.after(1999)
+    assert not is_ready(broker, job)
+    broker.after(1)
+
+    assert is_ready(broker, job)
+    assert [record.keys["step_ms"] for record in broker.logs if record.event == "clock_stepped"] == [-HOUR_MS]
+    broker.outbox.clear()
+
+
+def test_clock_that_goes_back_leaves_delayed_jobs_to_their_time(broker: BrokerHarness) -> None:
+    [job] = broker.enqueue(delay=10.0)
+    run_at = broker.ask("job", id=job)["job"]["run_at"]
+    broker.clock.wall_ms -= HOUR_MS
+    broker.after(0)
+
+    assert broker.ask("job", id=job)["job"]["run_at"] == run_at
+
+
+def test_clock_that_goes_ahead_does_not_forget_replies(broker: BrokerHarness) -> None:
+    first = broker.ask("enqueue", request_id="request-1", jobs=[{"command": "true"}])
+    broker.clock.wall_ms += 25 * HOUR_MS
+    broker.after(120_000)
+
+    assert broker.ask("enqueue", request_id="request-1", jobs=[{"command": "true"}]) == first
