@@ -216,10 +216,16 @@ class Client:
 
         Give exactly one of the three. `timeout` in seconds; None waits for ever. Raises WaitTimedOut.
         """
-        args: dict[str, Any] = {"jobs": list(jobs)} if jobs is not None else {}
-        args |= {"empty": True} if empty else {}
-        args |= {"workers": list(workers)} if workers is not None else {}
         deadline = None if timeout is None else time.monotonic() + timeout
+        chosen: dict[str, Any] = {"empty": True} if empty else {}
+        chosen |= {"workers": list(workers)} if workers is not None else {}
+        if jobs is None:
+            return self._wait(chosen, timeout, deadline)
+        for start in range(JOBS_PER_REQUEST, len(jobs), JOBS_PER_REQUEST):
+            self._wait({**chosen, "jobs": [*jobs[start : start + JOBS_PER_REQUEST]]}, timeout, deadline)
+        return self._wait({**chosen, "jobs": [*jobs[:JOBS_PER_REQUEST]]}, timeout, deadline)
+
+    def _wait(self, args: dict[str, Any], timeout: float | None, deadline: float | None) -> dict[str, Any]:
         while True:
             left_s = WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
             reply = self.request("wait", {**args, "timeout_ms": int(left_s * 1000)}, timeout=left_s + self.timeout)

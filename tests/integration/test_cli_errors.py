@@ -161,9 +161,7 @@ def test_letters_that_the_terminal_lacks_are_escaped(broker: ScriptedBroker, enc
 def test_command_loads_nothing_slow(broker: ScriptedBroker) -> None:
     broker.on("list", {"jobs": [job_view()], "next": None})
     program = "import sys; from cli.main import main; main(['list']); "
-    program += (
-        "print([m for m in ('asyncio', 'sqlite3', 'structlog', 'prometheus_client') if m in sys.modules])"
-    )
+    program += "print([m for m in ('asyncio', 'sqlite3', 'structlog', 'prometheus_client') if m in sys.modules])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -318,6 +318,23 @@ def test_wait_asks_again_until_it_is_done(broker: ScriptedBroker, client: Client
     assert broker.asked[0].args == {"jobs": ["a1"], "timeout_ms": 10_000}
 
 
+def test_wait_for_more_jobs_than_go_into_a_request_asks_for_all_of_them(broker: ScriptedBroker, client: Client) -> None:
+    broker.on("wait", {"done": True})
+    ids = [f"job-{number}" for number in range(2500)]
+
+    assert client.wait(ids) == {"done": True}
+    assert max(len(asked.args["jobs"]) for asked in broker.asked) == 1000
+    assert sorted(each for asked in broker.asked for each in asked.args["jobs"]) == sorted(ids)
+
+
+def test_wait_for_many_jobs_has_one_time_limit(broker: ScriptedBroker, client: Client) -> None:
+    answers = iter([{"done": True}, {"done": False}])
+    broker.on("wait", lambda _: next(answers))
+
+    with pytest.raises(WaitTimedOut):
+        client.wait(["job"] * 1500, timeout=0.0)
+
+
 def test_wait_times_out(broker: ScriptedBroker, client: Client) -> None:
     broker.on("wait", {"done": False})
 
