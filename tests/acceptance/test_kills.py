@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,12 @@ class Clinging:
         """Processes that cling."""
         return processes_with(self.mark, in_file="cmdline")
 
+    def end(self) -> None:
+        """Leave nothing behind, however the test went."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def await_start(self) -> None:
         until(lambda: self.journal.lines.count("1") == 10 and self._sleeping() >= 12, "all jobs running")
 
@@ -104,9 +112,17 @@ class Clinging:
             assert lost["worker"] != completed["worker"]
 
 
-@pytest.mark.parametrize("victim", ["worker", "guardian"])
-def test_jobs_of_a_killed_worker_end_and_run_elsewhere(q: CommandLine, victim: str) -> None:
+@pytest.fixture
+def clinging(q: CommandLine) -> Iterator[Clinging]:
     clinging = Clinging(q)
+    try:
+        yield clinging
+    finally:
+        clinging.end()
+
+
+@pytest.mark.parametrize("victim", ["worker", "guardian"])
+def test_jobs_of_a_killed_worker_end_and_run_elsewhere(q: CommandLine, clinging: Clinging, victim: str) -> None:
     doomed = q.worker(10)
     inner = worker_process(doomed)
     clinging.await_start()
@@ -119,8 +135,7 @@ def test_jobs_of_a_killed_worker_end_and_run_elsewhere(q: CommandLine, victim: s
     assert not is_alive(inner)
 
 
-def test_next_worker_cleans_up_after_one_that_was_killed_whole(q: CommandLine) -> None:
-    clinging = Clinging(q)
+def test_next_worker_cleans_up_after_one_that_was_killed_whole(q: CommandLine, clinging: Clinging) -> None:
     doomed = q.worker(10)
     inner = worker_process(doomed)
     clinging.await_start()
@@ -135,8 +150,6 @@ def test_next_worker_cleans_up_after_one_that_was_killed_whole(q: CommandLine) -
     assert {(job["attempt"], job["losses"]) for job in q.jobs()} == {(2, 1)}
     hidden = {pid for pid in clinging.left() if b"QUEUECTL" not in environment_of(pid)}
     assert set(clinging.left()) == hidden
-    for pid in hidden:
-        os.kill(pid, signal.SIGKILL)
 
 
 def test_broker_and_worker_killed_while_results_wait(q: CommandLine) -> None:
@@ -199,8 +212,10 @@ def test_worker_lost_without_a_trace_costs_a_lease(q: CommandLine) -> None:
     q.worker()
 
     os.kill(inner, signal.SIGSTOP)
-    q.await_state("completed", job)
-    os.kill(inner, signal.SIGCONT)
+    try:
+        q.await_state("completed", job)
+    finally:
+        os.kill(inner, signal.SIGCONT)
     frozen.await_log("worker_connected", 2)
 
     shown = q.show(job)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -69,14 +69,17 @@ def test_reply_is_returned_and_the_socket_is_kept(broker: ScriptedBroker, client
     assert len({asked.id for asked in broker.asked}) == 3
 
 
-def test_a_thousand_requests_take_little_time(broker: ScriptedBroker, client: Client) -> None:
+def test_many_requests_share_a_connection(
+    broker: ScriptedBroker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = Mock(side_effect=link.Link._connect)
+    monkeypatch.setattr(link.Link, "_connect", lambda self: connect(self))
     broker.on("ping", {})
 
-    started = time.monotonic()
-    for _ in range(1000):
+    for _ in range(100):
         client.ping()
 
-    assert time.monotonic() - started < 5
+    assert connect.call_count == 1
 
 
 def test_error_of_the_reply_is_raised_with_its_type(broker: ScriptedBroker, client: Client) -> None:
@@ -147,13 +150,12 @@ def test_silence_ends_with_the_outcome_unknown(broker: ScriptedBroker, client: C
     assert len(broker.asked) == 4
 
 
-def test_nobody_listening_is_found_out_at_once(home: Path) -> None:
-    started = time.monotonic()
+def test_nobody_listening_is_found_out_without_a_connection(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmq.Context", lambda: pytest.fail("it waits for a connection"))
 
     with Client() as client, pytest.raises(BrokerUnreachable, match=r"client\.sock") as caught:
         client.ping()
 
-    assert time.monotonic() - started < 0.5
     assert "queuectl broker start" in str(caught.value.hint)
 
 
@@ -212,12 +214,9 @@ def test_lost_connection_is_noticed_before_the_time_out(broker: ScriptedBroker) 
         raise Silence
 
     broker.on("status", hang_up)
-    started = time.monotonic()
 
-    with Client(timeout=30) as client, pytest.raises(OutcomeUnknown):
+    with Client(timeout=3600) as client, pytest.raises(OutcomeUnknown):
         client.status()
-
-    assert time.monotonic() - started < 10
 
 
 # --- methods ---------------------------------------------------------------------------------------
