@@ -65,7 +65,7 @@ demo: setup ## Set up and run the main job, from enqueue to dead letter
 bench: setup ## Run the benchmarks; ARGS go to them
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-kills: setup ## Kill brokers and workers 200 times and look for a lost job (long)
+kills: setup ## Kill brokers 200 times under load and look for a lost job (long)
 	@$(BIN)/python -m tests.campaign.kills $(ARGS)
 
 lock: setup ## Write the lock files again from pyproject.toml
