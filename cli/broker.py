@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, facts
 from cli.session import Session
 from queuectl.errors import BrokerUnreachable, OutcomeUnknown, QueuectlError, WaitTimedOut
+from queuectl.pidfiles import local_broker
 
 STOP_TIMEOUT_S = 60.0
 
@@ -150,7 +152,12 @@ def stop(session: Session, timeout: float) -> int:
     except BrokerUnreachable:
         if not session.config.is_local:
             raise
-        return _say_stopped(session, None)
+        pid = local_broker(session.home)
+        if pid is None:
+            return _say_stopped(session, None)
+        session.note(f"The broker (pid {pid}) does not answer at {session.client_endpoint}; it was sent SIGTERM.")
+        os.kill(pid, signal.SIGTERM)
+        told = {"pid": pid, "held": 0}
     _await_end(session, told["pid"], timeout)
     return _say_stopped(session, told)
 

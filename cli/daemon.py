@@ -68,7 +68,10 @@ _DISOWN = ["/bin/sh", "-c", '"$@" &', "sh"]
 
 
 def launch(session: Session, arguments: list[str], *, log: Path | None, disown: bool = False) -> Child:
-    """Start a process in a session of its own; its words go to the log, or to our stderr."""
+    """Start a process in a session of its own; its words go to the log, or to our stderr.
+
+    A broker lives in the home. A worker stays where it was started: its jobs run there, never beside the database.
+    """
     reader, writer = os.pipe()
     line, environment = command(session, [*arguments, "--ready-fd", str(writer)])
     if log is None:
@@ -82,7 +85,7 @@ def launch(session: Session, arguments: list[str], *, log: Path | None, disown: 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=session.home.path,
+            cwd=session.home.path if arguments[0] == "broker" else None,
             env=environment,
             pass_fds=(writer,),
             start_new_session=True,

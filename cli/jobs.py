@@ -97,6 +97,8 @@ def _command_and_words(job: dict[str, Any]) -> str:
 
 
 def _ending(job: dict[str, Any]) -> str:
+    if job["reason"] in ("timeout", "spawn_error", "poison"):
+        return "not started" if job["reason"] == "spawn_error" else str(job["reason"])
     if job.get("exit_code") is not None:
         return f"exit {job['exit_code']}"
     if job.get("signal") is not None:

@@ -72,6 +72,8 @@ def _attempt_text(attempt: dict[str, Any]) -> str:
 
 def _outcome(attempt: dict[str, Any]) -> str:
     outcome = visible(attempt.get("outcome") or "running")
+    if outcome == "timeout":
+        return "timed out"
     if attempt.get("exit_code") is not None and outcome != "completed":
         return f"{outcome} {attempt['exit_code']}"
     if attempt.get("signal") is not None:

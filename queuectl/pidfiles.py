@@ -1,7 +1,8 @@
-"""Who works here: a locked file for each living worker of a home, readable without a broker and without zmq."""
+"""Who runs here: the locked files of living workers and of the broker, readable without zmq."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -64,6 +65,22 @@ def _find_worker(path: Path) -> LocalWorker | None:
         path.unlink(missing_ok=True)
     except (OSError, ValueError, TypeError):
         pass  # unreadable: not one of ours, or one of a newer version
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def local_broker(home: Home) -> int | None:
+    """The pid of the broker of this home, whether or not it answers; None if none runs."""
+    try:
+        descriptor = os.open(home.run / "broker.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return int(json.loads(os.pread(descriptor, 4096, 0))["pid"])
     finally:
         os.close(descriptor)
     return None

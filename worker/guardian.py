@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from queuectl.systemd import notify
 from worker.proc import become_subreaper, children_of, descendants_of, find_stat, retitle, send_signal
 from worker.signals import STOP, STOP_NOW
 
 CRASHED = 70  # the worker's exit code for an error of its own (EX_SOFTWARE of sysexits)
 READY = signal.SIGUSR1  # from the worker: the first session has begun
+FINISHING = "Finishing what runs; press Ctrl+C again to end it and give it back."
 CLEAN_UP_S_MAX = 10.0  # a process that hangs in the kernel cannot be waited for
 _PASSED_ON = {
     signal.SIGTERM: STOP,
@@ -85,11 +86,16 @@ def _be_the_worker(work: Callable[[int], int], guardian: int) -> None:
 
 def _attend(worker: int, heard: Collection[int]) -> Death:
     """Pass signals on until the worker is dead."""
+    is_told = False
     while True:
         info = signal.sigwaitinfo(heard)
         number = signal.Signals(info.si_signo)
         if number in _PASSED_ON:
             notify("STOPPING=1")
+            if not is_told and sys.stderr.isatty():
+                sys.stderr.write(f"{FINISHING}\n")
+                sys.stderr.flush()
+            is_told = True
             os.kill(worker, _PASSED_ON[number])
         elif number == READY and info.si_pid == worker:
             notify("READY=1")
@@ -126,13 +132,3 @@ def kill_all(spared: Collection[int] = ()) -> bool:
         signal.sigtimedwait({signal.SIGCHLD}, 0.02)
         _reap(0)
     return False
-
-
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one (sd_notify)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address[:1] not in ("/", "@"):
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-        link.connect("\0" + address[1:] if address[0] == "@" else address)
-        link.send(state.encode())

@@ -99,7 +99,7 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
             signal=result.signal,
             stdout_bytes=result.stdout_bytes,
             stderr_bytes=result.stderr_bytes,
-            last_line=result.last_line,
+            last_line=result.last_line or (result.note if outcome is Outcome.SPAWN_ERROR else ""),
             note=result.note,
         )
     )
