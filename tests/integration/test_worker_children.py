@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from worker.children import Children
 from worker.environment import JobEnvironment
 from worker.proc import become_subreaper, children_of
 
-BOOT = "b" * 32
+BOOT = secrets.token_hex(16)  # another run of the tests on this machine must not sweep ours
 
 
 @dataclass

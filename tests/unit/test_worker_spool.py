@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from queuectl.messages import Piece, Result, Returned
 from worker.adopt import Adoption
 from worker.spool import LOG_NAME, SYNC_AFTER_MS, Spool, host_of, read_spool, take_lock
 
-BOOT, OTHER = "a" * 32, "b" * 32
+BOOT, OTHER = secrets.token_hex(16), secrets.token_hex(16)
 PIECE = Piece(2, "job-2", 1, 1, 500, b"\xff\0tail")
 
 
