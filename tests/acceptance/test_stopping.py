@@ -191,3 +191,22 @@ def test_interrupted_with_json_is_one_value(q: CommandLine) -> None:
 
     assert cut.wait() == 130
     assert json.loads(cut.stdout)["error"]["code"] == "interrupted"
+
+
+def test_second_signal_while_the_broker_is_away_costs_the_jobs_nothing(q: CommandLine) -> None:
+    gate = q.gate()
+    jobs = q.enqueue_all([{"command": f"[ $QUEUECTL_JOB_ATTEMPT -gt 1 ] || {gate.wait}"}] * 3)
+    worker = q.worker(3)
+    q.await_count("processing", 3)
+    q.kill_broker()
+
+    worker.signal(signal.SIGTERM)
+    worker.await_log("worker_draining")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    q.ok("broker", "start", "--detach")
+    q.worker(3)
+    q.await_state("completed", *jobs)
+
+    assert {(job["attempt"], job["attempts"], job["losses"]) for job in q.jobs()} == {(2, 0, 0)}
+    assert [each["outcome"] for each in q.show(jobs[0])["history"]] == ["released", "completed"]
