@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from queuectl.errors import BadConfig, BadRequest, UnknownJob, UnknownWorker, WrongState
-from queuectl.messages import Stop
-from tests.harness import BrokerHarness, FakeWorker, held
+from queuectl.messages import Grant, Stop
+from tests.harness import BrokerHarness, FakeWorker, held, request
 
 
 def connected(broker: BrokerHarness, name: str = "w", **about: object) -> FakeWorker:
@@ -292,3 +292,51 @@ def test_clean_stop_is_noted(broker: BrokerHarness) -> None:
     broker.store.commit()
 
     assert broker.store.ledger.facts()["clean"] == 1
+
+
+def away_with_a_job(broker: BrokerHarness) -> tuple[FakeWorker, Grant]:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue()
+    grant = worker.grant()
+    broker.turn(gone=[worker.route])
+    return worker, grant
+
+
+def test_worker_that_is_away_is_told_to_stop_when_it_is_back(broker: BrokerHarness) -> None:
+    worker, grant = away_with_a_job(broker)
+
+    [name] = broker.ask("worker_stop")["workers"]
+    broker.turn(clients=[request("wait", workers=[name], timeout_ms=60_000)])
+    assert broker.replies() == [], "it is not gone while it has a job"
+    worker.hello(held=[held(grant)])
+
+    assert worker.take(Stop).now is False
+
+
+def test_worker_that_is_away_learns_a_new_heartbeat_when_it_is_back(broker: BrokerHarness) -> None:
+    worker, grant = away_with_a_job(broker)
+
+    broker.ask("config_set", key="heartbeat", value=1)
+
+    assert worker.hello(held=[held(grant)]).heartbeat_ms == 1000
+
+
+def test_history_of_a_purged_job_goes_in_steps(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.core.outputs.CLEARED_PER_TURN", 1)
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue(id="x", max_retries=1)
+    grant = worker.grant()
+    for step in range(3):
+        worker.write(grant, b"x" * 5000, offset=5000 * step)
+    worker.finish(grant, 1, stdout_bytes=15_000)
+    broker.ask("dlq_purge", ids=["x"])
+    broker.outbox.clear()
+
+    sizes = []
+    while broker.core.wake_ms(broker.clock.now) == 0:
+        sizes.append(broker.core.output_bytes)
+        broker.turn()
+
+    assert (sizes[0], sizes[-1], len(sizes)) == (10_000, 0, 4)

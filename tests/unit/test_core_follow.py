@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from broker.store import StoreRefused
 from queuectl.messages import Grant
 from tests.harness import BrokerHarness, FakeWorker, request
 from tests.unit.test_core_output import working, write
@@ -121,3 +124,21 @@ def test_follower_of_a_job_that_is_purged_is_told_so(broker: BrokerHarness) -> N
     purged, told = broker.replies()
     assert purged["ok"]["ids"] == ["doomed"]
     assert told["error"]["code"] == "unknown_job"
+
+
+def test_fault_of_the_store_is_not_the_fault_of_who_waits(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, grant = working(broker)
+    follow(broker, grant.job)
+
+    def fail(*_: object) -> None:
+        raise StoreRefused("a bug")
+
+    monkeypatch.setattr(broker.store.history, "chunks", fail)
+    with pytest.raises(StoreRefused):
+        worker.write(grant, b"hello")
+    monkeypatch.undo()
+    write(worker, grant, b"hello")
+
+    assert broker.answer()["segments"] == [[1, 0, b"hello"]]
