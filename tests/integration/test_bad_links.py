@@ -35,6 +35,13 @@ class Link:
         self.worker.beats += 1
         self.worker.say(Beat(self.worker.session, self.worker.beats, self.worker.received, [], [], draining=False))
 
+    def shorten_lease(self) -> None:
+        """A lease of one second. Until it has beaten twice since, the worker may count on the old one."""
+        self.client.ok("config_set", key="heartbeat", value=0.1)
+        self.client.ok("config_set", key="lease", value=1)
+        self.worker.beat()
+        self.worker.beat()
+
     def job(self, job: str) -> tuple[str, int, int]:
         """State, runs and losses of a job."""
         shown = self.client.ok("job", id=job)["job"]
@@ -72,8 +79,7 @@ def test_a_worker_that_hears_nothing_loses_what_it_never_got(link: Link) -> None
 
 
 def test_a_worker_that_is_not_heard_loses_its_leases_after_their_time(link: Link) -> None:
-    link.client.ok("config_set", key="heartbeat", value=0.1)
-    link.client.ok("config_set", key="lease", value=1)
+    link.shorten_lease()
     link.client.enqueue("true")
     [grant] = link.worker.pushed()
     link.proxy.set_mode("to_server")
@@ -90,8 +96,7 @@ def test_a_worker_that_is_not_heard_loses_its_leases_after_their_time(link: Link
 
 
 def test_a_late_worker_is_stale_once_another_has_the_job(link: Link) -> None:
-    link.client.ok("config_set", key="heartbeat", value=0.1)
-    link.client.ok("config_set", key="lease", value=1)
+    link.shorten_lease()
     link.client.enqueue("true")
     [first] = link.worker.pushed()
     link.proxy.set_mode("both")
