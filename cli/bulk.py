@@ -243,19 +243,17 @@ def _without(args: list[str], valued: tuple[str, ...], flags: tuple[str, ...] = 
 
 
 def _conclude(session: Session, run: Run, tally: Tally) -> int:
-    if tally.repeated:
-        session.note(
-            f"{tally.repeated} of them had been enqueued by an earlier run of this "
-            + ("file; --again enqueues them once more." if run.file else "input.")
-        )
+    if tally.repeated and run.file:
+        session.note("An earlier run of this file had enqueued some of its jobs; --again enqueues them once more.")
     verdict = _verdict([error for _, error in tally.refused])
     if session.as_json:
         errors = [{"line": line, **error.to_wire()} for line, error in sorted(tally.refused, key=lambda each: each[0])]
         told = {"ids": tally.ids, "accepted": tally.accepted, "repeated": tally.repeated, "errors": errors}
         session.emit(told | ({"error": verdict.to_wire()} if verdict else {}))
     elif run.prints and not session.quiet:
+        before = f"; {tally.repeated} had been enqueued before" if tally.repeated else ""
         refused = f"; {counted(len(tally.refused), 'line')} refused" if tally.refused else ""
-        session.print(f"Enqueued {counted(tally.accepted, 'job')}{refused}.")
+        session.print(f"Enqueued {counted(tally.accepted - tally.repeated, 'job')}{before}{refused}.")
     return verdict.exit_code if verdict else 0
 
 

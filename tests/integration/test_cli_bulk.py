@@ -176,10 +176,8 @@ def test_repeated_file_stores_nothing_twice_and_says_so(memory: Memory, file: Pa
     run_cli("enqueue", "--file", str(file))
     ran = run_cli("enqueue", "--file", str(file))
 
-    assert (ran.code, ran.out, len(memory.jobs)) == (0, "Enqueued 2500 jobs.\n", 2500)
-    assert ran.err == (
-        "2500 of them had been enqueued by an earlier run of this file; --again enqueues them once more.\n"
-    )
+    assert (ran.code, ran.out, len(memory.jobs)) == (0, "Enqueued 0 jobs; 2500 had been enqueued before.\n", 2500)
+    assert ran.err == ("An earlier run of this file had enqueued some of its jobs; --again enqueues them once more.\n")
 
 
 def test_again_stores_them_once_more(memory: Memory, file: Path) -> None:
@@ -234,7 +232,7 @@ def test_blank_lines_before_a_chunk_do_not_store_it_twice(memory: Memory, tmp_pa
     resumed = run_cli("enqueue", "--file", str(path), "--from-line", str(before + 1))
 
     assert len(memory.jobs) == stored
-    assert resumed.out == "Enqueued 500 jobs.\n"
+    assert resumed.out == "Enqueued 0 jobs; 500 had been enqueued before.\n"
 
 
 def test_cut_run_of_a_file_may_be_repeated_whole(memory: Memory, file: Path) -> None:
@@ -244,7 +242,7 @@ def test_cut_run_of_a_file_may_be_repeated_whole(memory: Memory, file: Path) -> 
     ran = run_cli("enqueue", "--file", str(file))
 
     assert commands(memory) == [f"echo {number}" for number in range(1, 2501)]
-    assert "1000 of them had been enqueued by an earlier run" in ran.err
+    assert ran.out == "Enqueued 1500 jobs; 1000 had been enqueued before.\n"
 
 
 def test_cut_run_of_stdin_is_resumed_with_its_token(memory: Memory) -> None:
@@ -254,7 +252,7 @@ def test_cut_run_of_stdin_is_resumed_with_its_token(memory: Memory) -> None:
 
     assert "--run" in line
     assert run_cli(*line, stdin=lines(2500)).out == "Enqueued 500 jobs.\n"
-    assert run_cli(*line, stdin=lines(2500)).err.startswith("500 of them had been enqueued by an earlier run")
+    assert run_cli(*line, stdin=lines(2500)).out == "Enqueued 0 jobs; 500 had been enqueued before.\n"
     assert len(memory.jobs) == 2500
 
 
