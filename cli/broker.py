@@ -15,7 +15,7 @@ from cli.autostart import home_flag, start_in_background, tilde
 from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, facts
 from cli.session import Session
-from queuectl.errors import BrokerUnreachable, OutcomeUnknown, QueuectlError, WaitTimedOut
+from queuectl.errors import BrokerUnreachable, OutcomeUnknown, WaitTimedOut
 from queuectl.pidfiles import local_broker
 
 STOP_TIMEOUT_S = 60.0
@@ -81,21 +81,15 @@ def _serve(
     ready_fd: int | None,
     log_file: Path | None,
 ) -> int:
-    from cli.daemon import ReadyPipe
+    from cli.daemon import serving
 
-    pipe = ReadyPipe(ready_fd)
+    with serving(session, ready_fd, log_file) as pipe:
 
-    def ready(told: dict[str, Any]) -> None:
-        pipe.ready({"pid": os.getpid(), **told})
-        if ready_fd is None:
-            session.emit({"pid": os.getpid(), **told}) if session.as_json else _greet(session)
+        def ready(told: dict[str, Any]) -> None:
+            pipe.ready({"pid": os.getpid(), **told})
+            if ready_fd is None:
+                session.emit({"pid": os.getpid(), **told}) if session.as_json else _greet(session)
 
-    try:
-        if log_file is not None:
-            from queuectl.capped import keep_short
-
-            keep_short(log_file)
-        session.home.prepare()
         from broker.service import run_broker
 
         code: int = run_broker(
@@ -107,9 +101,6 @@ def _serve(
             ready=ready,
         )
         return code
-    except QueuectlError as error:
-        pipe.failed(error)
-        raise
 
 
 def _greet(session: Session) -> None:

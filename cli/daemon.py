@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,22 @@ def _last_line(log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1] if lines else "nothing"
+
+
+@contextlib.contextmanager
+def serving(session: Session, ready_fd: int | None, log_file: Path | None) -> Iterator[ReadyPipe]:
+    """Be the process that was launched: keep the log short, prepare the home, and tell of what goes wrong."""
+    pipe = ReadyPipe(ready_fd)
+    try:
+        if log_file is not None:
+            from queuectl.capped import keep_short
+
+            keep_short(log_file)
+        session.home.prepare()
+        yield pipe
+    except QueuectlError as error:
+        pipe.failed(error)
+        raise
 
 
 class ReadyPipe:

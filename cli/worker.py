@@ -65,24 +65,19 @@ def start(
 
 
 def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int | None, log_file: Path | None) -> int:
-    from cli.daemon import ReadyPipe
+    from cli.daemon import serving
 
-    pipe = ReadyPipe(ready_fd)
     human = sys.stderr.isatty() and not session.as_json and session.config.log_format != "json"
     if human:
         session.note(f"Starting {counted(count, 'worker')} (pid {os.getpid()}). Press Ctrl+C to stop.")
 
-    def ready(told: dict[str, Any]) -> None:
-        pipe.ready({"pid": os.getpid(), **told})
-        if ready_fd is None and session.as_json:
-            session.emit({"pid": os.getpid(), **told})
+    with serving(session, ready_fd, log_file) as pipe:
 
-    try:
-        if log_file is not None:
-            from queuectl.capped import keep_short
+        def ready(told: dict[str, Any]) -> None:
+            pipe.ready({"pid": os.getpid(), **told})
+            if ready_fd is None and session.as_json:
+                session.emit({"pid": os.getpid(), **told})
 
-            keep_short(log_file)
-        session.home.prepare()
         from worker.service import run_worker
 
         code: int = run_worker(
@@ -94,9 +89,6 @@ def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int 
             human=human,
         )
         return code
-    except QueuectlError as error:
-        pipe.failed(error)
-        raise
 
 
 def _detach(session: Session, count: int, queues: tuple[str, ...]) -> int:

@@ -53,34 +53,34 @@ def local_workers(home: Home) -> list[LocalWorker]:
 
 def _find_worker(path: Path) -> LocalWorker | None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fields = json.loads(os.pread(descriptor, 4096, 0))
-            return LocalWorker(**fields)
-        path.unlink(missing_ok=True)
+        told = _told_by_holder(path)
+        if told is None:
+            path.unlink(missing_ok=True)  # never locked again: each start of a worker has a name of its own
+            return None
+        return LocalWorker(**json.loads(told))
     except (OSError, ValueError, TypeError):
-        pass  # unreadable: not one of ours, or one of a newer version
-    finally:
-        os.close(descriptor)
-    return None
+        return None  # unreadable: not one of ours, or one of a newer version
 
 
 def local_broker(home: Home) -> int | None:
     """The pid of the broker of this home, whether or not it answers; None if none runs."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(_told_by_holder(home.run / "broker.lock") or b"")["pid"])
+    return None
+
+
+def _told_by_holder(path: Path) -> bytes | None:
+    """What stands in a file that a living process has locked; None if nobody has, empty if that cannot be told."""
     try:
-        descriptor = os.open(home.run / "broker.lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return None
+        return b""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            return int(json.loads(os.pread(descriptor, 4096, 0))["pid"])
+        return os.pread(descriptor, 4096, 0)
+    except OSError:
+        return b""
     finally:
         os.close(descriptor)
     return None
