@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help setup test check format coverage demo bench kills lock clean
+.PHONY: help setup test check format coverage demo bench simulate crashpoints campaign zoo fuzz kills lock clean
 
 # A name on PATH may be a shim that does not run, so each candidate is tried.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -23,7 +23,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-vers
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | while IFS='	' read -r name text; do \
-		printf 'make %-9s %s\n' "$$name" "$$text"; done
+		printf 'make %-11s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP) ## Make .venv from the locks and install queuectl into it
 
@@ -65,6 +65,21 @@ demo: setup ## Set up and run the main job, from enqueue to dead letter
 
 bench: setup ## Run the benchmarks; ARGS go to them
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+simulate: setup ## Run SEEDS simulated clusters from seed FROM on, with faults of every kind
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) $(ARGS)
+
+crashpoints: setup ## Lose the power at STATES moments of the store's work, from seed FROM on
+	@$(BIN)/python -m tests.crashpoints --states $(or $(STATES),5000) --from $(or $(FROM),1) $(ARGS)
+
+campaign: setup ## Kill, stop and cut off real brokers and workers for MINUTES, as SEED has it
+	@$(BIN)/python -m tests.campaign --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(ARGS)
+
+zoo: setup ## Run the nastiest commands, each way of ending them, TIMES over
+	@$(BIN)/python -m tests.zoo --times $(or $(TIMES),1) $(ARGS)
+
+fuzz: setup ## Feed INPUTS pieces of nonsense to decoder, dispatch and renderer, from SEED on
+	@$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),1) $(ARGS)
 
 kills: setup ## Kill brokers 200 times under load and look for a lost job (long)
 	@$(BIN)/python -m tests.campaign.kills $(ARGS)
