@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What was copied into the job at enqueue."""
+    """What was copied into the job at enqueue: how failures and losses are dealt with."""
 
     max_retries: int
     backoff_base: float
     backoff_max: float  # seconds
     backoff_jitter: str
+    on_lost: str = "retry"  # "dead": never run again after a worker was lost, or told to stop, with it
 
 
 def backoff_ms(attempts: int, policy: Policy, chance: float) -> int:

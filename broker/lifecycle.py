@@ -87,11 +87,13 @@ def decide_outcome(outcome: Outcome, policy: Policy, *, attempts: int, losses: i
     return Decision(Event.BURY, attempts, losses, reason=outcome.value)
 
 
-def decide_loss(*, held_slot: bool, attempts: int, losses: int, max_losses: int) -> Decision:
+def decide_loss(policy: Policy, *, held_slot: bool, attempts: int, losses: int, max_losses: int) -> Decision:
     """What becomes of a job whose worker is lost. A lease that never held a slot costs nothing."""
     if not held_slot:
         return Decision(Event.RETURN, attempts, losses, alone=losses >= ALONE_FROM_LOSSES)
     losses += 1
+    if policy.on_lost == "dead":
+        return Decision(Event.BURY, attempts, losses, reason="lost")
     if losses >= max_losses:
         return Decision(Event.BURY, attempts, losses, reason="poison")
     return Decision(Event.RETURN, attempts, losses, reason="lost", alone=losses >= ALONE_FROM_LOSSES)

@@ -34,6 +34,7 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Lost", f"{job['losses']} times with its worker" if job.get("losses") else None),
         ("Next run", _instant(job.get("run_at")) if waits else None),
         ("Retries", _policy(job)),
+        ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),
         ("Timeout", human_duration(job["timeout"]) if job.get("timeout") else None),
         ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
         ("Variables", visible(", ".join(job["env"])) if job.get("env") else None),

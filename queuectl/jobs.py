@@ -72,11 +72,13 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     run_at: str | None = None  # RFC 3339
     env: dict[str, str] | None = None
     cwd: str | None = None
+    on_lost: str = "retry"  # retry | dead: if its worker is lost after it may have started
     keep_children: bool = False  # leave alone what the command left running
     output_limit: int | None = None  # bytes kept of each stream of each attempt
 
 
 JITTERS = ("none", "full", "equal")
+ON_LOST = ("retry", "dead")
 _FIELDS = tuple(JobSpec.__struct_fields__)
 _TYPE_WORDS = {
     "str": "text",
@@ -119,6 +121,8 @@ def check_job(spec: JobSpec) -> None:
         raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
     if spec.backoff_jitter is not None and spec.backoff_jitter not in JITTERS:
         raise BadJob(f"backoff_jitter: must be one of {', '.join(JITTERS)}")
+    if spec.on_lost not in ON_LOST:
+        raise BadJob(f"on_lost: must be one of {', '.join(ON_LOST)}")
     if spec.delay is not None and spec.run_at is not None:
         raise BadJob("delay and run_at exclude each other")
     if spec.run_at is not None:

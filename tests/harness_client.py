@@ -218,6 +218,7 @@ def job_view(**changed: Any) -> dict[str, Any]:
         "worker": None,
         "cwd": None,
         "env": [],
+        "on_lost": "retry",
         "keep_children": False,
         "output_limit": 1048576,
         "last_line": None,

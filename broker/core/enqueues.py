@@ -111,6 +111,7 @@ def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
         keep_children=spec.keep_children,
         env=msgpack.packb(spec.env) if spec.env else None,
         cwd=spec.cwd,
+        on_lost=spec.on_lost,
     )
 
 

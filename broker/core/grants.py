@@ -11,8 +11,7 @@ from collections import defaultdict
 
 import msgpack
 
-from broker.backoff import Policy
-from broker.core.memory import Kept, Lease, Session
+from broker.core.memory import Kept, Lease, Session, policy_of
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES, Event, after
@@ -96,6 +95,9 @@ def _share_out(candidates: list[Candidate], group: list[tuple[Session, int]]) ->
     }
     chosen: list[tuple[Session, Candidate]] = []
     for candidate in candidates:
+        (no_slot_is_free, _), _, _ = load[0]
+        if no_slot_is_free and candidate.on_lost == "dead":
+            continue  # a lease ahead could be lost, and the job with it, for nothing
         is_alone = candidate.losses >= ALONE_FROM_LOSSES
         passed_over = []
         while load and is_alone and load[0][1] in with_alone:
@@ -134,7 +136,7 @@ def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> L
         slot=len(session.holder.leases) < session.slots,
         granted_at_ms=turn.now.wall_ms,
         run_at_ms=candidate.run_at_ms,
-        policy=Policy(candidate.max_retries, candidate.backoff_base, candidate.backoff_max, candidate.backoff_jitter),
+        policy=policy_of(candidate),
         holder=session.holder,
         output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit, is_new=True),
         session=session.number,

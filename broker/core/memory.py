@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from broker.backoff import Policy
 from broker.lifecycle import ALONE_FROM_LOSSES
-from broker.store.rows import LeaseRow, WorkerRow
+from broker.store.rows import Candidate, LeaseRow, WorkerRow
 
 AHEAD_MAX = 64  # leases a worker may have beyond its slots, however short its jobs are
 AHEAD_MS = 25  # as many as keep its slots busy for so long: a few turns of the loop
@@ -197,9 +197,13 @@ class Tally:
         return ((bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed))
 
 
+def policy_of(row: LeaseRow | Candidate) -> Policy:
+    """What the job says of failures and losses."""
+    return Policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter, row.on_lost)
+
+
 def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
     """A lease as memory keeps it."""
-    policy = Policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter)
     return Lease(
         lease=row.lease,
         seq=row.seq,
@@ -211,7 +215,7 @@ def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
         slot=bool(row.slot),
         granted_at_ms=row.updated_at_ms,
         run_at_ms=row.run_at_ms,
-        policy=policy,
+        policy=policy_of(row),
         holder=holder,
         output=Kept(row.seq, row.attempt, row.output_limit),
     )

@@ -162,8 +162,15 @@ def _mind(turn: Turn, session: Session, returned: Returned) -> None:
 
 
 def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
-    """The job is pending again and nothing is counted; the number of a run that never started is used again."""
-    if reason in HAD_STARTED or outputs.has_begun(core, lease.output):
+    """The job is pending again and nothing is counted; the number of a run that never started is used again.
+
+    A run that had started and must not be repeated is lost with its worker instead.
+    """
+    had_started = reason in HAD_STARTED or outputs.has_begun(core, lease.output)
+    if had_started and lease.policy.on_lost == "dead":
+        lose(core, turn, lease, f"its worker ended it ({reason})", held_slot=True)
+        return
+    if had_started:
         turn.ended.append(_unheard(turn, lease, Outcome.RELEASED, reason))
     else:
         lease.attempt -= 1
@@ -172,15 +179,17 @@ def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
 
 
 def lose(core: State, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> None:
-    """The worker of this lease is lost: the job is pending again, or dead if that happened too often."""
+    """The worker of this lease is lost: the job is pending again, or dead if that must not, or not again, happen.
+
+    Nobody knows whether a lease ahead of the slots had started: it costs nothing, but its number is used up.
+    """
     max_losses = core.settings["max_losses"]
     assert isinstance(max_losses, int)
     held_slot = held_slot or outputs.has_begun(core, lease.output)
-    decision = decide_loss(held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses)
-    if held_slot:
-        turn.ended.append(_unheard(turn, lease, Outcome.LOST, why))
-    else:
-        lease.attempt -= 1
+    decision = decide_loss(
+        lease.policy, held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses
+    )
+    turn.ended.append(_unheard(turn, lease, Outcome.LOST if held_slot else Outcome.RELEASED, why))
     turn.log(
         "warning",
         "lease_expired",

@@ -42,6 +42,7 @@ def job(core: State, row: JobRow) -> dict[str, Any]:
         "worker": row.worker,
         "cwd": row.cwd,
         "env": sorted(msgpack.unpackb(row.env)) if row.env is not None else [],
+        "on_lost": row.on_lost,
         "keep_children": bool(row.keep_children),
         "output_limit": row.output_limit,
         "last_line": row.last_line or "",

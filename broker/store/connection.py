@@ -19,7 +19,7 @@ from queuectl.errors import DatabaseRefused, QueuectlError, StorageFailed
 T = TypeVar("T")
 
 APPLICATION_ID = 0x5143544C  # "QCTL"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHECKPOINT_BYTES = 8 * 2**20  # a WAL larger than this is copied into the database file between two turns
 
 _PRAGMAS = (
@@ -190,15 +190,26 @@ def _statements(script: str) -> Iterable[str]:
             text = ""
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)  # the n-th leads from version n to n + 1
+def _add_on_lost(connection: Connection) -> None:
+    connection.run(
+        "ALTER TABLE spec ADD COLUMN on_lost TEXT NOT NULL DEFAULT 'retry' CHECK (on_lost IN ('retry', 'dead'))"
+    )
+
+
+# From a version to a later one, in one transaction each; 0 is a new file.
+MIGRATIONS: dict[int, tuple[int, Callable[[Connection], None]]] = {
+    0: (SCHEMA_VERSION, _create),
+    1: (2, _add_on_lost),
+}
 
 
 def migrate(connection: Connection) -> None:
     """Bring the database to SCHEMA_VERSION, each step in its own transaction; forward only."""
     [(version,)] = connection.query("PRAGMA user_version")
-    for number in range(version, SCHEMA_VERSION):
+    while version < SCHEMA_VERSION:
+        version, step = MIGRATIONS[version]
         connection.begin()
-        MIGRATIONS[number](connection)
+        step(connection)
         connection.query(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.query(f"PRAGMA user_version = {number + 1}")
+        connection.query(f"PRAGMA user_version = {version}")
         connection.commit()

@@ -20,13 +20,13 @@ INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, at
                  created_at_ms, updated_at_ms)
 VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
 
-INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Which of the jobs just stored are there?
 STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"
 
 _SPEC_COLUMNS = """command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-       keep_children, env, cwd"""
+       keep_children, env, cwd, on_lost"""
 
 # The next jobs of a queue, in the order in which they are leased.
 CANDIDATES = f"""
@@ -71,7 +71,8 @@ ANY_READY = "SELECT 1 FROM job WHERE bucket = ? AND ready = 1 LIMIT 1"
 ANY_READY_ALONE = "SELECT 1 FROM job WHERE bucket = ? AND ready = 3 LIMIT 1"
 
 _LEASE_COLUMNS = """j.seq, id, bucket, priority, state, run_at_ms, attempt, attempts, losses, lease, worker, slot,
-       updated_at_ms, max_retries, backoff_base, backoff_max, backoff_jitter, output_limit"""
+       updated_at_ms, max_retries, backoff_base, backoff_max, backoff_jitter, output_limit,
+       on_lost"""
 
 # All leased jobs, when the broker starts.
 LEASED = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE state <> 0 AND state = 1"
@@ -98,7 +99,8 @@ WHERE seq = ? AND state = 4"""
 
 _ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attempt, attempts, losses, reason,
        j.exit_code, j.signal, created_at_ms, updated_at_ms, j.finished_at_ms, w.name, command, max_retries,
-       backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, a.last_line"""
+       backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, on_lost,
+       a.last_line"""
 _ROW_TABLES = """job j CROSS JOIN spec s ON s.seq = j.seq LEFT JOIN worker w ON w.worker = j.worker
      LEFT JOIN attempt a ON a.seq = j.seq AND a.attempt = j.attempt"""
 

@@ -35,6 +35,7 @@ class NewJob(NamedTuple):
     keep_children: bool
     env: bytes | None
     cwd: str | None
+    on_lost: str
 
 
 class Candidate(NamedTuple):
@@ -59,6 +60,7 @@ class Candidate(NamedTuple):
     keep_children: int
     env: bytes | None
     cwd: str | None
+    on_lost: str
 
 
 class LeaseRow(NamedTuple):
@@ -82,6 +84,7 @@ class LeaseRow(NamedTuple):
     backoff_max: float
     backoff_jitter: str
     output_limit: int
+    on_lost: str
 
 
 class Move(NamedTuple):
@@ -166,6 +169,7 @@ class JobRow(NamedTuple):
     keep_children: int
     env: bytes | None
     cwd: str | None
+    on_lost: str
     last_line: str | None
 
 

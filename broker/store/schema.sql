@@ -1,4 +1,4 @@
--- Version 1 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 2 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -71,7 +71,8 @@ CREATE TABLE spec (                     -- the part of a job that never changes
   output_limit   INTEGER NOT NULL,
   keep_children  INTEGER NOT NULL,
   env            BLOB,                  -- msgpack map
-  cwd            TEXT
+  cwd            TEXT,
+  on_lost        TEXT NOT NULL DEFAULT 'retry' CHECK (on_lost IN ('retry', 'dead'))
 ) STRICT;
 
 CREATE TABLE attempt (                  -- one row for each attempt, written when it ends

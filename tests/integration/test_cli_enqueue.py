@@ -36,6 +36,7 @@ def stored(broker: ScriptedBroker) -> dict[str, Any]:
         (["--", "-"], {"command": "-"}),
         (["--id", "x", "--queue", "mail", "--priority", "-3", "--", "x"], {"id": "x", "queue": "mail", "priority": -3}),
         (["--max-retries", "5", "--backoff-base", "1.5", "--", "x"], {"max_retries": 5, "backoff_base": 1.5}),
+        (["--on-lost", "dead", "--", "x"], {"on_lost": "dead"}),
         (
             ["--backoff-max", "5m", "--backoff-jitter", "full", "--", "x"],
             {"backoff_max": 300, "backoff_jitter": "full"},

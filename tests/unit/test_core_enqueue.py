@@ -60,6 +60,7 @@ def test_defaults_of_a_plain_job(broker: BrokerHarness) -> None:
         "worker": None,
         "cwd": None,
         "env": [],
+        "on_lost": "retry",
         "keep_children": False,
         "output_limit": 2**20,
         "last_line": "",
@@ -76,6 +77,7 @@ FULL: dict[str, Any] = {
     "backoff_jitter": "full",
     "timeout": 0.25,
     "cwd": "/srv",
+    "on_lost": "dead",
     "keep_children": True,
     "output_limit": 0,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.reports import FAULT_PAUSE_MS, NO_AHEAD_MS
-from queuectl.messages import ByeOk, Gone, Grant, Results, Welcome
+from queuectl.messages import ByeOk, Gone, Grant, Results, Took, Welcome
 from tests.harness import BrokerHarness, FakeWorker, held, result
 
 LEASE_MS = 31_000  # longer than a lease, the sweep included
@@ -27,6 +27,69 @@ def lose(broker: BrokerHarness, times: int, *commands: str) -> list[str]:
         worker.grants()
         broker.after(LEASE_MS)
     return jobs
+
+
+# --- jobs that must not run twice ----------------------------------------------------------------------
+
+
+def test_lost_job_that_must_not_run_twice_is_dead(broker: BrokerHarness) -> None:
+    worker, grant = working(broker, on_lost="dead")
+
+    broker.after(LEASE_MS)
+
+    view = broker.job(grant.job)
+    assert (view["state"], view["reason"], view["losses"]) == ("dead", "lost", 1)
+    assert [entry["outcome"] for entry in broker.history(grant.job)] == ["lost"]
+    worker.hello(held=[held(grant)])
+    assert worker.finish(grant) == "stale"
+    assert broker.state(grant.job) == "dead"
+
+
+@pytest.mark.parametrize(("reason", "state"), [("stopped", "dead"), ("lost", "dead"), ("draining", "pending")])
+def test_job_that_must_not_run_twice_is_given_back_only_before_it_started(
+    broker: BrokerHarness, reason: str, state: str
+) -> None:
+    worker, grant = working(broker, on_lost="dead")
+
+    worker.release(grant, reason=reason)
+
+    assert broker.state(grant.job) == state
+
+
+def test_job_that_must_not_run_twice_and_has_written_is_not_given_back(broker: BrokerHarness) -> None:
+    worker, grant = working(broker, on_lost="dead")
+    worker.write(grant, b"begun")
+    worker.take(Took)
+
+    worker.release(grant, reason="draining")
+
+    assert (broker.state(grant.job), broker.job(grant.job)["reason"]) == ("dead", "lost")
+
+
+def test_job_that_must_not_run_twice_is_never_leased_ahead(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue()
+    worker.finish(worker.grant(), duration_ms=10)
+
+    ordinary, once, last = [broker.enqueue("x", on_lost=word)[0] for word in ("retry", "dead", "retry")]
+
+    assert [grant.job for grant in worker.grants()] == [ordinary, last]
+    assert broker.state(once) == "pending"
+
+
+def test_buried_loss_can_be_revived_by_a_person_and_is_remembered_over_restarts(broker: BrokerHarness) -> None:
+    _, grant = working(broker, on_lost="dead")
+    broker.crash()
+    broker.after(LEASE_MS)
+    broker.after(LEASE_MS)
+    assert broker.state(grant.job) == "dead"
+
+    broker.ask("dlq_retry", ids=[grant.job])
+
+    again = broker.worker("again")
+    again.hello()
+    assert (again.grant().attempt, broker.job(grant.job)["on_lost"]) == (2, "dead")
 
 
 # --- losses ------------------------------------------------------------------------------------------
@@ -73,7 +136,7 @@ def test_revived_job_has_a_fresh_budget_of_losses_too(broker: BrokerHarness) -> 
     assert (view["state"], view["losses"], view["attempt"]) == ("pending", 0, 3)
 
 
-def test_lease_ahead_of_the_slots_is_not_charged(broker: BrokerHarness) -> None:
+def test_lease_ahead_of_the_slots_is_not_charged_and_its_number_not_used_again(broker: BrokerHarness) -> None:
     worker = broker.worker()
     worker.hello()
     broker.enqueue()
@@ -84,7 +147,8 @@ def test_lease_ahead_of_the_slots_is_not_charged(broker: BrokerHarness) -> None:
     broker.after(LEASE_MS)
 
     views = [broker.job(job) for job in (first, second, third)]
-    assert [(view["losses"], view["attempt"]) for view in views] == [(1, 1), (0, 0), (0, 0)]
+    assert [(view["losses"], view["attempt"]) for view in views] == [(1, 1), (0, 1), (0, 1)]
+    assert [entry["outcome"] for entry in broker.history(second)] == ["released"]
 
 
 def test_lease_ahead_that_moved_up_into_a_slot_is_charged(broker: BrokerHarness) -> None:

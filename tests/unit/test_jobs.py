@@ -34,6 +34,7 @@ def test_every_field_is_taken() -> None:
         "run_at": "2026-11-22T03:00:00Z",
         "env": {"PATH": "/bin", "_x": ""},
         "cwd": "/",
+        "on_lost": "dead",
         "keep_children": True,
         "output_limit": 64 * 2**20,
     }
@@ -63,6 +64,7 @@ def test_job_is_an_object(fields: Any) -> None:
         ({"command": "x", "keep_children": 1}, "keep_children: expected true or false, got an integer"),
         ({"command": "x", "env": []}, "env: expected an object, got a list"),
         ({"command": "x", "env": {"A": 1}}, "env[...]: expected text, got an integer"),
+        ({"command": "x", "on_lost": "again"}, "on_lost: must be one of retry, dead"),
         ({"command": "x", "backoff_jitter": "some"}, "backoff_jitter: must be one of none, full, equal"),
         ({"command": "x", "timeout": 0}, "timeout: must be more than 0 seconds"),
         ({"command": "x", "delay": 1, "run_at": "2026-11-22T03:00:00Z"}, "delay and run_at exclude each other"),

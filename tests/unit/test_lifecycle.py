@@ -95,20 +95,29 @@ def test_failed_job_stays_suspected_of_its_losses(losses: int, alone: bool) -> N
 
 @pytest.mark.parametrize(("losses", "alone"), [(0, False), (1, True)])
 def test_loss_counts_and_the_second_one_isolates(losses: int, alone: bool) -> None:
-    decision = decide_loss(held_slot=True, attempts=1, losses=losses, max_losses=3)
+    decision = decide_loss(POLICY, held_slot=True, attempts=1, losses=losses, max_losses=3)
 
     assert decision == Decision(Event.RETURN, 1, losses + 1, reason="lost", alone=alone)
 
 
 def test_last_loss_buries_as_poison() -> None:
-    decision = decide_loss(held_slot=True, attempts=1, losses=2, max_losses=3)
+    decision = decide_loss(POLICY, held_slot=True, attempts=1, losses=2, max_losses=3)
 
     assert decision == Decision(Event.BURY, 1, 3, reason="poison")
 
 
+@pytest.mark.parametrize("losses", [0, 1, 2])
+def test_job_that_must_not_run_twice_is_buried_by_its_first_loss(losses: int) -> None:
+    policy = Policy(3, 2, 3600, "none", on_lost="dead")
+
+    decision = decide_loss(policy, held_slot=True, attempts=1, losses=losses, max_losses=3)
+
+    assert decision == Decision(Event.BURY, 1, losses + 1, reason="lost")
+
+
 @pytest.mark.parametrize(("losses", "alone"), [(0, False), (1, False), (2, True)])
 def test_lease_that_never_held_a_slot_costs_nothing(losses: int, alone: bool) -> None:
-    decision = decide_loss(held_slot=False, attempts=1, losses=losses, max_losses=3)
+    decision = decide_loss(POLICY, held_slot=False, attempts=1, losses=losses, max_losses=3)
 
     assert decision == Decision(Event.RETURN, 1, losses, alone=alone)
 

@@ -138,6 +138,34 @@ def test_migration_of_a_database_that_is_up_to_date_does_nothing(tmp_path: Path)
     store.close()
 
 
+def test_jobs_from_before_a_choice_existed_are_retried(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    shutil.copyfile(Path(__file__).parents[1] / "fixtures" / "queue-0.1.0.db", path)
+
+    store = open_store(path)
+
+    assert pragma(store, "user_version") == SCHEMA_VERSION
+    assert store._db.query("SELECT DISTINCT on_lost FROM spec") == [("retry",)]
+    store.close()
+
+
+def test_migrated_database_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    shutil.copyfile(Path(__file__).parents[1] / "fixtures" / "queue-0.1.0.db", path)
+
+    old, new = open_store(path), open_store(tmp_path / "new.db")
+
+    assert _columns(old) == _columns(new)
+    old.close()
+    new.close()
+
+
+def _columns(store: Store) -> list[tuple[object, ...]]:
+    """Every column of every table: name, type, whether NULL is refused, default."""
+    tables = [name for (name,) in store._db.query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    return [(table, *row[1:5]) for table in tables for row in store._db.query(f"PRAGMA table_info({table})")]
+
+
 # --- in force ----------------------------------------------------------------------------------------------
 
 
