@@ -55,6 +55,21 @@ def test_stop_now_gives_jobs_back_at_no_cost(q: CommandLine) -> None:
     assert q.show(job)["attempt"] == 2
 
 
+def test_job_that_must_not_run_twice_is_dead_when_it_was_stopped(q: CommandLine) -> None:
+    gate, journal = q.gate(), q.journal()
+    job, waiting = (q.enqueue(f"{journal.note('started')}; {gate.wait}", on_lost="dead") for _ in range(2))
+    worker = q.worker()
+    until(lambda: journal.lines == ["started"], "the job to start")
+
+    assert q.run("worker", "stop", "--now").code == 0
+    assert worker.wait() == 0
+
+    found = q.show(job)
+    assert (found["state"], found["reason"], found["attempts"]) == ("dead", "lost", 0)
+    assert [attempt["outcome"] for attempt in found["history"]] == ["lost"]
+    assert q.show(waiting)["state"] == "pending"
+
+
 def test_stop_now_without_a_broker_ends_the_jobs(q: CommandLine) -> None:
     job = held_job(q)
     worker = q.worker()
