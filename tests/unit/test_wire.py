@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -109,3 +110,16 @@ def test_text_and_bytes_are_bounded() -> None:
 def test_one_sided_message_is_not_taken_by_the_other() -> None:
     with pytest.raises(BadRequest):
         decode(encode(Bye(1)), TO_WORKER, bytes_max=100)
+
+
+@pytest.mark.parametrize("promise", [b"\xdc\x4e\x20", b"\xdd\x00\x00\x4e\x20"])
+def test_lengths_that_are_only_promised_take_no_memory(promise: bytes) -> None:
+    body = promise * 500
+    tracemalloc.start()
+
+    with pytest.raises(BadRequest):
+        unpack(body, bytes_max=10_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 64 * 1024  # 80 MB if each were given the memory for what it promises
