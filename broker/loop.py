@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 
 import zmq
 
@@ -46,9 +47,19 @@ class Loop:
     """Moves bytes between the sockets and the core, and decides nothing."""
 
     def __init__(
-        self, *, core: Core, store: Store, workers: Router, clients: Router, disk: Disk, log: Log, wakeup: int
+        self,
+        *,
+        core: Core,
+        store: Store,
+        workers: Router,
+        clients: Router,
+        disk: Disk,
+        log: Log,
+        wakeup: int,
+        clock: Callable[[], Now] = read_clock,
     ):
         self.core = core
+        self._clock = clock
         self._store = store
         self._workers = workers
         self._clients = clients
@@ -69,10 +80,21 @@ class Loop:
 
     def run(self, read_signals: Callable[[], bool]) -> None:
         """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
-        before = read_clock()
+        turns = self.turns(read_signals)
+        with suppress(StopIteration):
+            timeout_ms = next(turns)
+            while True:
+                timeout_ms = turns.send(dict(self._poller.poll(timeout_ms)))
+
+    def turns(self, read_signals: Callable[[], bool]) -> Generator[int, Mapping[object, int], None]:
+        """The loop but for its waiting: it yields for how many ms at most, and is sent what has become readable."""
+        before = self._clock()
         while not self.core.stopping:
-            woken = self._wait(before)
-            before = read_clock()
+            asleep = self._clock()
+            timeout_ms = self._timeout_ms(asleep)
+            woken = yield timeout_ms
+            self._forgive(self._clock().mono_ms - asleep.mono_ms - timeout_ms, asleep.mono_ms - before.mono_ms)
+            before = self._clock()
             if self._wakeup in woken:
                 _empty(self._wakeup)
                 self.core.stopping |= read_signals()
@@ -93,18 +115,16 @@ class Loop:
 
     # --- wait and drain ------------------------------------------------------------------------------
 
-    def _wait(self, before: Now) -> dict[object, int]:
-        """Sleep until there is something to do. Time in which nobody could be heard is forgiven to all."""
-        asleep = read_clock()
-        wake_ms = 0 if self._backlog or self._gone else self._duty_ms(asleep)
-        timeout_ms = WAIT_MS_MAX if wake_ms is None else min(wake_ms, WAIT_MS_MAX)
-        woken = dict(self._poller.poll(timeout_ms))
-        late_ms = max(0, read_clock().mono_ms - asleep.mono_ms - timeout_ms)
-        stall_ms = late_ms + asleep.mono_ms - before.mono_ms
+    def _timeout_ms(self, now: Now) -> int:
+        wake_ms = 0 if self._backlog or self._gone else self._duty_ms(now)
+        return WAIT_MS_MAX if wake_ms is None else min(wake_ms, WAIT_MS_MAX)
+
+    def _forgive(self, late_ms: int, turn_ms: int) -> None:
+        """Time in which nobody could be heard, asleep for too long or busy, is forgiven to all."""
+        stall_ms = max(0, late_ms) + turn_ms
         if stall_ms > self.core.heartbeat_ms // 2:
             self.core.forgive(stall_ms)
             self._log.warning("broker_stalled", stall_ms=stall_ms)
-        return woken
 
     def _duty_ms(self, now: Now) -> int | None:
         due_ms = [at_ms - now.mono_ms for at_ms in self._renew.values()]
@@ -124,7 +144,7 @@ class Loop:
         self._backlog = not (drained and empty)
         from_workers = [(envelope[0], body) for envelope, body in workers]
         from_clients = [(tuple(envelope), body) for envelope, body in clients]
-        now = read_clock()
+        now = self._clock()
         self._renew_sessions(now)
         self.core.storage_full = now.mono_ms < self._full_until_ms
         if from_clients or now.mono_ms >= self._look_at_ms:
@@ -260,7 +280,7 @@ class Loop:
 
     def _log_misframed(self) -> None:
         misframed = self._workers.misframed + self._clients.misframed
-        if misframed != self._misframed and self._may_log_garbage(read_clock()):
+        if misframed != self._misframed and self._may_log_garbage(self._clock()):
             self._misframed = misframed
             self._log.warning("message_malformed", reason="it has too many frames", count=misframed)
 

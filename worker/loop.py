@@ -7,9 +7,9 @@ results share a message, and the next command starts before the end of the last 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import zmq
 
@@ -26,6 +26,9 @@ from worker.spool import Spool
 
 FLUSH_MS = 8  # reports of short jobs travel together for so long: each message costs the broker a commit
 P = ParamSpec("P")
+T = TypeVar("T")
+Ready = Mapping[object, int]  # what can be read or written, as a poller tells it
+Turns = Generator[int, Ready, T]
 END_MS = 5000  # how long the processes that are left are waited for at the end
 MALFORMED_EVERY_MS = 1000  # a broker that speaks in riddles must not fill the log
 COMPLAIN_EVERY_MS = 10_000  # of a disk that refuses, which may last for hours
@@ -49,8 +52,16 @@ class Rooms:
 class WorkerLoop:
     """The loop of one worker process."""
 
-    def __init__(self, core: WorkerCore, rooms: Rooms, on_ready: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        core: WorkerCore,
+        rooms: Rooms,
+        on_ready: Callable[[str, str], None],
+        *,
+        clock: Callable[[], Now] = read_clock,
+    ) -> None:
         self.core = core
+        self._clock = clock
         self._outbox = core.outbox
         self._rooms = rooms
         self._link, self._children, self._spool = rooms.link, rooms.children, rooms.spool
@@ -83,12 +94,23 @@ class WorkerLoop:
 
     def run(self) -> int:
         """Work until the core has left and no process of its jobs runs any more. Returns the exit code."""
-        now = read_clock()
+        turns = self.turns()
+        try:
+            timeout_ms = next(turns)
+            while True:
+                timeout_ms = turns.send(dict(self._rooms.poller.poll(timeout_ms)))
+        except StopIteration as end:
+            code: int = end.value
+            return code
+
+    def turns(self) -> Turns[int]:
+        """The loop but for its waiting: it yields for how many ms at most, is sent what is ready, returns the code."""
+        now = self._clock()
         self.core.start(now)
         self._act(now)
         while self._left is None or not self._is_over(now):
-            ready = self._wait()
-            now = read_clock()
+            ready = yield from self._wait()
+            now = self._clock()
             self._read(ready, now)
             self.core.tick(now)
             self._children.tick(now)
@@ -102,35 +124,34 @@ class WorkerLoop:
 
     # --- wait ---
 
-    def _wait(self) -> dict[object, int]:
+    def _wait(self) -> Turns[Ready]:
         """Wait for something to happen; before a longer wait, say what there is to say."""
-        poll = self._rooms.poller.poll
         if not self._outbox.is_dirty:
-            return dict(poll(self._timeout_ms()))
-        ready = dict(poll(self._patience_ms()))
-        now = read_clock()
+            return (yield self._timeout_ms())
+        ready = yield self._patience_ms()
+        now = self._clock()
         if ready and now.mono_ms - self._flushed_ms < FLUSH_MS:
             return ready
         self._flushed_ms = now.mono_ms
         self.core.flush(now)
         self._send(now)
-        return ready or dict(poll(self._timeout_ms()))
+        return ready or (yield self._timeout_ms())
 
     def _patience_ms(self) -> int:
         """How long reports may wait for company: not at all, unless there is work in hand for all slots meanwhile."""
         if not self.core.slots.has_plenty:
             return 0
-        return max(0, FLUSH_MS - (read_clock().mono_ms - self._flushed_ms))
+        return max(0, FLUSH_MS - (self._clock().mono_ms - self._flushed_ms))
 
     def _timeout_ms(self) -> int:
-        now_ms = read_clock().mono_ms
+        now_ms = self._clock().mono_ms
         due = [self._children.next_deadline(), self._spool.next_deadline()]
         due += [self._end_at_ms if self._left is not None else self.core.next_deadline()]
         return max(0, min(_WAIT_MS_MAX, min(at_ms for at_ms in due if at_ms is not None) - now_ms))
 
     # --- read ---
 
-    def _read(self, ready: dict[object, int], now: Now) -> None:
+    def _read(self, ready: Ready, now: Now) -> None:
         if self._rooms.signals.fileno() in ready:
             self._on_signals(now)
         if self._has_guardian and self._rooms.guardian in ready:
@@ -140,7 +161,7 @@ class WorkerLoop:
         if self._left is None:
             self._read_link(ready, now)
 
-    def _read_link(self, ready: dict[object, int], now: Now) -> None:
+    def _read_link(self, ready: Ready, now: Now) -> None:
         link, core = self._link, self.core
         if link.was_lost(ready):
             core.on_disconnected(now)
