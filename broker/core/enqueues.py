@@ -48,6 +48,18 @@ def read(core: State, args: Enqueue) -> Wanted:
     return wanted
 
 
+def is_repeat(core: State, args: Enqueue, ids: list[str | None]) -> bool:
+    """Whether these are the jobs that got these ids before, as far as the store can still tell."""
+    if len(args.jobs) != len(ids):
+        return False
+    commands = core.store.jobs.commands(job_id for job_id in ids if job_id is not None)
+    return all(
+        isinstance(fields, dict) and fields.get("command") == commands[job_id] and fields.get("id") in (None, job_id)
+        for fields, job_id in zip(args.jobs, ids, strict=True)
+        if job_id in commands
+    )
+
+
 def store(core: State, turn: Turn, requests: list[Wanted]) -> None:
     """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
     todo = [

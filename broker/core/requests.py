@@ -30,8 +30,6 @@ from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, e
 
 Handler = Callable[[State, Turn, Any], dict[str, Any]]
 
-# Not the request's fault: the transaction may be gone already, so the whole turn is void.
-
 HANDLERS: dict[str, Handler] = {
     "ping": asks.ping,
     "job": asks.job,
@@ -47,6 +45,9 @@ HANDLERS: dict[str, Handler] = {
     "shutdown": deeds.shutdown,
 }  # and `enqueue`, which is stored in sets, and `wait`, which is answered later
 assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
+
+
+_OWN_ID = "a request that is not a repeat takes an id of its own"
 
 
 def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
@@ -92,8 +93,7 @@ def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, an
     """One request, unless it has been carried out before."""
     try:
         if (before := answered.get(request.id)) is not None and OPS[request.op].changes:
-            if before.op != request.op:
-                raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before")
+            _refuse_reuse(core, request, before)
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
             return
         if request.op == "wait":
@@ -115,6 +115,16 @@ def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, an
     if OPS[request.op].changes:
         _keep(core, turn, request, body, answered)
     turn.reply(envelope, ok(request.id, body))
+
+
+def _refuse_reuse(core: State, request: Request, before: StoredReply) -> None:
+    """A repeat is the same request. What is compared costs nothing where nothing is repeated."""
+    if before.op != request.op:
+        raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before", hint=_OWN_ID)
+    if request.op == "enqueue":
+        ids = unpack(before.body, bytes_max=len(before.body))["ids"]
+        if not enqueues.is_repeat(core, convert(request.args, Enqueue), ids):
+            raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
 
 
 def _hold(core: State, waiter: Waiter) -> None:

@@ -166,6 +166,40 @@ def test_id_used_for_another_operation_is_refused(broker: BrokerHarness) -> None
     assert broker.ask("config_show")["changed"] == []
 
 
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [{"command": "b"}, {"command": "again"}],
+        [{"command": "a", "id": "x"}, {"command": "again"}],
+        [{"command": "a"}],
+        [{"command": "a"}, {"command": "again"}, {"command": "c"}],
+        ["a", {"command": "again"}],
+    ],
+    ids=str,
+)
+def test_id_used_for_other_jobs_is_refused(broker: BrokerHarness, jobs: list[Any]) -> None:
+    raw(broker, request("enqueue", request_id=ID, jobs=[{"command": "a"}, {"command": "again"}]))
+
+    error = broker.refused("enqueue", request_id=ID, jobs=jobs)
+
+    assert isinstance(error, RequestIdReused)
+    assert error.message == "request id request-1 was used for other jobs before"
+    assert broker.ask("status")["jobs"]["total"] == 2
+
+
+def test_repeat_is_known_where_jobs_were_refused_or_are_gone_since(broker: BrokerHarness) -> None:
+    jobs = [{"command": "a"}, {"command": ""}, {"command": "dead", "id": "dead", "max_retries": 1}]
+    body = request("enqueue", request_id=ID, jobs=jobs)
+    first = raw(broker, body)
+    worker = broker.worker(slots=2)
+    worker.hello()
+    for grant in worker.grants():
+        worker.finish(grant, 1)
+    broker.ask("dlq_purge", ids=["dead"])
+
+    assert raw(broker, body) == {**first, "repeated": True}
+
+
 def test_id_used_for_another_operation_in_the_same_turn_is_refused(broker: BrokerHarness) -> None:
     clients = [
         request("enqueue", request_id=ID, jobs=[{"command": "a"}]),
