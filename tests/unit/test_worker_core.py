@@ -704,6 +704,37 @@ def test_stale_verdict_settles_the_result_and_forgets_its_output(desk: Desk) -> 
     assert desk.core.reports.output.finished() == []
 
 
+def test_stale_verdict_on_what_was_never_reported_leaves_the_output_of_a_running_job(desk: Desk) -> None:
+    desk.welcome(session=101, window_bytes=4)
+    desk.session = 101
+    desk.run(1)
+    desk.core.on_output(1, 1, b"1234")
+    desk.flush()
+    desk.take(Output)
+
+    desk.settle(1, "stale")
+    desk.core.on_output(1, 1, b"5678")
+    desk.flush()
+    desk.assert_quiet()
+
+    desk.tell(Took(101, [Taken(1, 1, 4)]))
+    desk.flush()
+    assert desk.take(Output).pieces == [Piece(1, "job-1", 1, 1, 4, b"5678")]
+
+
+def test_lease_that_is_given_twice_costs_its_credit_once(desk: Desk) -> None:
+    desk.welcome(session=101, window_bytes=4)
+    desk.session = 101
+    for _ in range(3):
+        desk.run(1)
+        desk.core.on_output(1, 1, b"1234")
+        desk.flush()
+        assert desk.take(Output).pieces == [Piece(1, "job-1", 1, 1, 0, b"1234")]
+        desk.finish(1)
+        desk.settle(1)
+        desk.take(effects.Settle)
+
+
 # --- force -------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ class Reports:
         grant = lease.grant
         attempt = self._attempts.get(grant.lease)
         if attempt is None:
+            self.output.forget(grant.lease)  # of a lease that a broker gave twice, or its credit would leak
             attempt = self._attempts[grant.lease] = Attempt(grant.lease, grant.job, grant.attempt, grant.output_limit)
         self.output.write(attempt, stream, data)
         self._outbox.is_dirty = True
@@ -144,7 +145,9 @@ class Reports:
         settled = []
         for verdict in verdicts:
             pending = self.results.settle(verdict.lease)
-            if pending is not None and pending.is_ours:
+            if pending is None:  # settled before, or never reported: a running job keeps its output
+                continue
+            if pending.is_ours:
                 settled.append(verdict.lease)
             if verdict.verdict == "stale":
                 self.output.forget(verdict.lease)
