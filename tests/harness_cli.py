@@ -68,6 +68,12 @@ def processes_with(mark: str, *, in_file: str = "environ") -> dict[int, str]:
     return found
 
 
+def last_guard_of(worker: int) -> int:
+    """The process that acts when this worker and its child are both dead."""
+    [pid] = processes_with(f"last-guard of worker {worker}\0", in_file="cmdline")
+    return pid
+
+
 # --- commands ----------------------------------------------------------------------------------------------
 
 

@@ -13,15 +13,24 @@ import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from worker.brand import find_brand, is_of
 from worker.core.identity import Adopted
 from worker.proc import BOOT_MARK, all_pids, find_mark, find_stat, send_signal
-from worker.spool import host_of, read_spool, take_lock
+from worker.spool import holder_of, read_spool, take_lock
 
 SWEEP_S_MAX = 5.0  # a process that hangs in the kernel cannot be waited for; it runs no command any more
 _CLEAN_PASSES = 2  # one pass may overlook what forks while it looks
 _PAUSE_S = 0.005
 _BOOT = re.compile(r"[0-9a-f]{32}")
+
+
+class Dead(NamedTuple):
+    """A dead worker, as its jobs are marked: by its boot in their environment, and by brands from this one on."""
+
+    boot: str
+    brand: int | None
 
 
 class Adoption:
@@ -40,25 +49,22 @@ class Adoption:
             lock = take_lock(folder)
             if lock is not None:
                 self._locks[folder.name] = lock
-                found.append((folder.name, host_of(lock) == self._host, read_spool(folder)))
-        is_gone = sweep([boot for boot, is_local, legacy in found if is_local and not legacy.has_ended], on_swept)
+                holder = holder_of(lock)
+                found.append((Dead(folder.name, holder.brand), holder.host == self._host, read_spool(folder)))
+        is_gone = sweep([dead for dead, is_local, legacy in found if is_local and not legacy.has_ended], on_swept)
         return [
             Adopted(
-                boot,
+                dead.boot,
                 list(legacy.results.values()),
                 legacy.pieces,
                 legacy.returned,
                 is_gone=legacy.has_ended or (is_local and is_gone),
             )
-            for boot, is_local, legacy in found
+            for dead, is_local, legacy in found
         ]
 
     def _folders(self) -> list[Path]:
-        try:
-            entries = sorted(self._root.iterdir())
-        except OSError:
-            return []
-        return [entry for entry in entries if _BOOT.fullmatch(entry.name) and entry.name != self._own_boot]
+        return [folder for folder in _folders(self._root) if folder.name != self._own_boot]
 
     def forget(self, boots: Sequence[str]) -> None:
         """The broker knows: remove these spools."""
@@ -73,15 +79,33 @@ class Adoption:
         self._locks.clear()
 
 
-def sweep(boots: Collection[str], on_swept: Callable[[int], object]) -> bool:
+def has_dead(root: Path) -> bool:
+    """Whether a worker that is dead has left something below this folder."""
+    for folder in _folders(root):
+        lock = take_lock(folder)
+        if lock is not None:
+            os.close(lock)
+            return True
+    return False
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return []
+    return [entry for entry in entries if _BOOT.fullmatch(entry.name)]
+
+
+def sweep(dead: Collection[Dead], on_swept: Callable[[int], object]) -> bool:
     """Kill every process that was started for these dead workers. Whether none is left."""
-    if not boots:
+    if not dead:
         return True
     deadline = time.monotonic() + SWEEP_S_MAX
     clean = 0
     told: set[int] = set()
     while clean < _CLEAN_PASSES:
-        found = [pid for pid in all_pids() if find_mark(pid, BOOT_MARK) in boots]
+        found = [pid for pid in all_pids() if _was_started_for(pid, dead)]
         clean = 0 if found else clean + 1
         for pid in found:
             stat = find_stat(pid)
@@ -95,3 +119,11 @@ def sweep(boots: Collection[str], on_swept: Callable[[int], object]) -> bool:
                 return False
             time.sleep(_PAUSE_S)
     return True
+
+
+def _was_started_for(pid: int, dead: Collection[Dead]) -> bool:
+    mark, brand = find_mark(pid, BOOT_MARK), find_brand(pid)
+    if not any(mark == worker.boot or is_of(brand, worker.brand) for worker in dead):
+        return False
+    stat = find_stat(pid)  # a zombie carries its brand until somebody reaps it
+    return stat is not None and not stat.is_zombie

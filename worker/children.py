@@ -12,6 +12,7 @@ from typing import Protocol
 
 from queuectl.clock import Now
 from queuectl.messages import STDERR, STDOUT, Grant
+from worker.brand import Brands
 from worker.environment import JobEnvironment
 from worker.process import Child, Limit, Spawner, SpawnError, WorkerFault
 from worker.tree import Tree
@@ -45,13 +46,15 @@ class Running:
 class Children:
     """The running commands."""
 
-    def __init__(self, environment: JobEnvironment, *, file_limit: Limit | None = None) -> None:
+    def __init__(
+        self, environment: JobEnvironment, *, file_limit: Limit | None = None, brands: Brands | None = None
+    ) -> None:
         self._environment = environment
-        self._spawner = Spawner(file_limit)
+        self._spawner = Spawner(file_limit, brands)
         self._epoll = select.epoll()
         self._by_fd: dict[int, tuple[Running, int]] = {}
         self._by_lease: dict[int, Running] = {}
-        self.tree = Tree()
+        self.tree = Tree(None if brands is None else brands.first)
 
     def fileno(self) -> int:
         """Readable when `turn` has something to do."""
@@ -76,7 +79,7 @@ class Children:
             return
         running = Running(grant.lease, child, keep_children=grant.keep_children)
         self._by_lease[grant.lease] = running
-        self.tree.add_leader(child.pid, grant.lease)
+        self.tree.add_leader(child.pid, grant.lease, child.brand)
         self._watch(child.handle, running, _LEADER)
         for stream, fd in child.pipes.items():
             self._watch(fd, running, stream)

@@ -10,6 +10,7 @@ import signal
 
 from queuectl.errors import QueuectlError
 from queuectl.messages import STDERR, STDOUT
+from worker.brand import Brands
 from worker.environment import Environment
 
 SHELL = "/bin/sh"
@@ -50,9 +51,10 @@ class WorkerFault(QueuectlError):
 class Spawner:
     """Starts commands. Keeps what every start needs: /dev/null, and the directory to come back to."""
 
-    def __init__(self, file_limit: Limit | None = None) -> None:
+    def __init__(self, file_limit: Limit | None = None, brands: Brands | None = None) -> None:
         """`file_limit`: of open files, for the commands, where the worker has raised its own."""
         self._file_limit = file_limit
+        self._brands = brands
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -66,6 +68,7 @@ class Spawner:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             fds += os.pipe2(os.O_CLOEXEC)
+            brand = None if self._brands is None else self._brands.put_on()
             pid = self._spawn(command, environment, cwd, fds[1], fds[3])
             try:
                 handle = os.pidfd_open(pid)
@@ -88,7 +91,7 @@ class Spawner:
         os.close(fds[3])
         os.set_blocking(fds[0], False)
         os.set_blocking(fds[2], False)
-        return Child(pid, handle, fds[0], fds[2])
+        return Child(pid, handle, fds[0], fds[2], brand)
 
     def _spawn(self, command: str, environment: Environment, cwd: str | None, stdout: int, stderr: int) -> int:
         actions = [
@@ -130,11 +133,12 @@ def _fault_of(error: OSError) -> QueuectlError:
 class Child:
     """A running command: its leader's handle and our ends of its pipes."""
 
-    __slots__ = ("handle", "pid", "pipes")
+    __slots__ = ("brand", "handle", "pid", "pipes")
 
-    def __init__(self, pid: int, handle: int, stdout: int, stderr: int) -> None:
+    def __init__(self, pid: int, handle: int, stdout: int, stderr: int, brand: int | None) -> None:
         self.pid = pid  # of the leader; also the number of its session and its process group
         self.handle = handle
+        self.brand = brand
         self.pipes = {STDOUT: stdout, STDERR: stderr}  # those still open
 
     def read(self, stream: int) -> bytes | None:

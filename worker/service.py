@@ -19,7 +19,8 @@ from queuectl.config import Config
 from queuectl.home import Home
 from queuectl.logs import Log, open_log
 from queuectl.pidfiles import LocalWorker, PidFile
-from worker.guardian import CRASHED, READY, Death, guard
+from worker.guardian import CRASHED, READY, guard
+from worker.lastguard import LastGuard
 
 if TYPE_CHECKING:
     from worker.loop import WorkerLoop
@@ -62,11 +63,12 @@ def run_worker(
         config = replace(config, log_format="console" if human else "json")
     _set_descriptors_right()
     order = Order(home, config, slots, queues, os.getpid())
-    death = guard(lambda guardian: _work(order, guardian, ready))
-    if death.is_clean:
-        assert death.code is not None
-        return death.code
-    return _after_death(order, death)
+    last_guard = LastGuard(lambda: _after_both(order))
+    try:
+        death = guard(lambda guardian: _work(order, guardian, ready))
+        return death.code if death.is_clean and death.code is not None else _after_death(order, str(death))
+    finally:
+        last_guard.dismiss()
 
 
 def _work(order: Order, guardian: int, ready: OnReady | None) -> int:
@@ -79,11 +81,19 @@ def _work(order: Order, guardian: int, ready: OnReady | None) -> int:
         return CRASHED
 
 
-def _after_death(order: Order, death: Death) -> int:
+def _after_both(order: Order) -> None:
+    """In the last guard: worker and guardian are dead. Mostly the one has seen to what the other has left."""
+    from worker.adopt import has_dead
+
+    if has_dead(order.home.spool):
+        _after_death(replace(order, pid=os.getpid()), "the worker and the process that watches it were killed")
+
+
+def _after_death(order: Order, detail: str) -> int:
     """Have the broker told at once, rather than let it find out."""
     boot = secrets.token_hex(16)
     log = _open_log(order, boot)
-    log.error("worker_process_died", detail=str(death))
+    log.error("worker_process_died", detail=detail)
     try:
         _run(replace(order, slots=0, is_errand=True), boot, log)
     except Exception as error:  # noqa: BLE001  the leases run out by themselves
@@ -119,6 +129,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     import zmq
 
     from worker.adopt import Adoption
+    from worker.brand import Brands
     from worker.children import Children
     from worker.core import Identity, WorkerCore
     from worker.environment import JobEnvironment
@@ -130,7 +141,8 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
 
     home, host = order.home, platform.node()
     signals = SignalPipe()
-    spool = Spool(home.spool, boot, host=host)
+    brands = Brands()
+    spool = Spool(home.spool, boot, host=host, brand=brands.first)
     adoption = Adoption(home.spool, host=host, own_boot=boot)
     adopted = adoption.take(lambda pid: log.warning("orphan_swept", child_pid=pid))
     identity = Identity(
@@ -150,7 +162,9 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     endpoint = order.config.endpoints(home)[0]
     rooms = Rooms(
         link=Link(endpoint, random.random, poller),
-        children=Children(JobEnvironment(os.environb, boot, home.path), file_limit=raise_file_limit(order.slots)),
+        children=Children(
+            JobEnvironment(os.environb, boot, home.path), file_limit=raise_file_limit(order.slots), brands=brands
+        ),
         spool=spool,
         adoption=adoption,
         signals=signals,

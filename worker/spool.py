@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from queuectl import wire
 from queuectl.errors import BadRequest
@@ -35,13 +35,13 @@ _RESULT, _OUTPUT, _RETURNED, _SETTLED, _ENDED = "result", "output", "returned", 
 class Spool:
     """The spool of this start of the worker."""
 
-    def __init__(self, root: Path, boot: str, *, host: str) -> None:
-        """Make the folder. Raises OSError where that cannot be done."""
+    def __init__(self, root: Path, boot: str, *, host: str, brand: int | None = None) -> None:
+        """Make the folder. `brand`: the first of the brands of its jobs. Raises OSError where that cannot be done."""
         fresh = root / f".{boot}.new"  # nobody may see the folder before it is locked
         fresh.mkdir(mode=0o700, parents=True)
         self._lock = take_lock(fresh, create=True)
         assert self._lock is not None
-        os.write(self._lock, json.dumps({"host": host, "pid": os.getpid()}).encode())
+        os.write(self._lock, json.dumps({"host": host, "pid": os.getpid(), "brand": brand}).encode())
         self._log = os.open(fresh / LOG_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.path = fresh.rename(root / boot)
         self._size = 0
@@ -152,12 +152,21 @@ def take_lock(folder: Path, *, create: bool = False) -> int | None:
     return None
 
 
-def host_of(lock: int) -> str:
-    """The machine on which the worker of this folder ran; empty if that is not known."""
+class Holder(NamedTuple):
+    """Who held a spool folder: its machine, empty if that is not known, and the first brand of its jobs."""
+
+    host: str = ""
+    brand: int | None = None
+
+
+def holder_of(lock: int) -> Holder:
+    """What a dead worker has written into its lock file."""
     try:
-        return str(json.loads(os.pread(lock, 4096, 0))["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        told = json.loads(os.pread(lock, 4096, 0))
+        brand = told.get("brand")
+        return Holder(str(told["host"]), brand if isinstance(brand, int) else None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Holder()
 
 
 def read_spool(folder: Path) -> Legacy:

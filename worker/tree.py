@@ -5,8 +5,8 @@ died, of an orphan among the worker's own direct children. So the list of direct
 microseconds whether anything was left, and walking down from them finds everything; nothing that forks,
 calls setsid or clears its environment can slip out of the list.
 
-An orphan is its job's by its session or by the mark in its environment. One that changed both is put down
-to all jobs that ran when it appeared, and is ended when the last of them has.
+An orphan is its job's by its session, by its brand, or by the mark in its environment. One that has none of
+the three any more is put down to all jobs that ran when it appeared, and is ended when the last of them has.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from queuectl.ids import lease_text
+from worker.brand import find_brand, is_of
 from worker.proc import LEASE_MARK, OwnChildren, Stat, descendants_of, find_mark, find_stat, send_signal
 
 GRACE_MS = 2000  # between SIGTERM and SIGKILL of what a job left behind
@@ -33,6 +34,7 @@ class Leader:
     pid: int
     lease: int
     started: int  # in ticks since boot, as in Stat
+    brand: int | None = None
     asked: set[int] = field(default_factory=set)  # processes that were asked to end; they are not asked twice
 
 
@@ -43,26 +45,42 @@ class Orphan:
     pid: int
     stat: Stat
     mark: str | None
+    brand: int | None
     owners: set[int] = field(default_factory=set)
     lease: int | None = None  # the job it is known to belong to, or the last that it could belong to
     kill_at_ms: int | None = None  # set when it is being ended
     is_kept: bool = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it carries anything that tells its job."""
+        return self.mark is not None or self.brand is not None
+
+    def is_relative(self, other: Orphan) -> bool:
+        """Whether both are certainly of one job."""
+        if self.stat.session == other.stat.session:
+            return True
+        if self.brand is not None and other.brand is not None:
+            return self.brand == other.brand
+        return self.mark is not None and self.mark == other.mark
+
 
 class Tree:
     """All processes below this worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_brand: int | None = None) -> None:
+        """`first_brand`: where the brands of this worker begin, if it has any."""
         self._own = OwnChildren()
+        self._first_brand = first_brand
         self._leaders: dict[int, Leader] = {}
         self._orphans: dict[int, Orphan] = {}
 
     def close(self) -> None:
         self._own.close()
 
-    def add_leader(self, pid: int, lease: int) -> None:
+    def add_leader(self, pid: int, lease: int, brand: int | None = None) -> None:
         ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS_PER_S // 1_000_000_000
-        self._leaders[pid] = Leader(pid, lease, ticks - 1)
+        self._leaders[pid] = Leader(pid, lease, ticks - 1, brand)
 
     # --- looking ---
 
@@ -80,32 +98,33 @@ class Tree:
         if stat is None or stat.is_zombie:
             _reap(pid)
             return
-        orphan = Orphan(pid, stat, find_mark(pid, LEASE_MARK))
+        brand = find_brand(pid)
+        orphan = Orphan(pid, stat, find_mark(pid, LEASE_MARK), brand if is_of(brand, self._first_brand) else None)
         relative = self._find_relative(orphan)
         if relative is not None:
             orphan.owners = set(relative.owners)
             orphan.lease, orphan.kill_at_ms, orphan.is_kept = relative.lease, relative.kill_at_ms, relative.is_kept
         else:
             orphan.owners = self._owners(orphan)
-            orphan.is_kept = orphan.mark is None and self._may_be_of_kept(stat)
+            orphan.is_kept = not orphan.is_known and self._may_be_of_kept(stat)
         self._orphans[pid] = orphan
         if not orphan.owners and not orphan.is_kept:
             self._end(orphan, now_ms, orphan.kill_at_ms, is_asked=orphan.kill_at_ms is not None)
 
     def _find_relative(self, orphan: Orphan) -> Orphan | None:
-        """An orphan of the same job, by its session or its mark."""
+        """An orphan of the same job, by its session, its brand or its mark."""
         if orphan.stat.session in self._leaders:
             return None
-        for other in self._orphans.values():
-            if other.stat.session == orphan.stat.session or (other.mark is not None and other.mark == orphan.mark):
-                return other
-        return None
+        return next((other for other in self._orphans.values() if other.is_relative(orphan)), None)
 
     def _owners(self, orphan: Orphan) -> set[int]:
         leader = self._leaders.get(orphan.stat.session)
         if leader is not None:
             return {leader.lease}
-        if orphan.mark is not None:  # if it is the mark of a job that is over, the orphan has outstayed it
+        # If it is the brand or the mark of a job that is over, the orphan has outstayed it, and nobody owns it.
+        if orphan.brand is not None:
+            return {leader.lease for leader in self._leaders.values() if leader.brand == orphan.brand}
+        if orphan.mark is not None:
             return {leader.lease for leader in self._leaders.values() if lease_text(leader.lease) == orphan.mark}
         return {leader.lease for leader in self._leaders.values() if leader.started <= orphan.stat.started}
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import pytest
 from queuectl.clock import Now, read_clock
 from queuectl.messages import STDERR, STDOUT
 from tests.harness_worker import LIMIT_S, grant, is_alive, wait_for
+from worker.brand import Brands
 from worker.children import Children
 from worker.environment import JobEnvironment
 from worker.proc import become_subreaper, children_of
 
 BOOT = secrets.token_hex(16)  # another run of the tests on this machine must not sweep ours
+BRANDS = Brands()  # of all the rooms, for a process can only go down with them
 
 
 @dataclass
@@ -57,9 +60,9 @@ class Ear:
 class Room:
     """The children's room, stepped by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, brands: Brands | None = None) -> None:
         self.ear = Ear()
-        self.children = Children(JobEnvironment(os.environb, BOOT, Path("/home/q")))
+        self.children = Children(JobEnvironment(os.environb, BOOT, Path("/home/q")), brands=brands)
 
     def start(self, command: str, lease: int = 1, **changes: object) -> None:
         self.children.start(grant(command, lease, **changes), lease, self.ear, read_clock())
@@ -87,10 +90,10 @@ class Room:
         self.until(lambda: self.children.tree.is_quiet)
 
 
-@pytest.fixture
-def room() -> Iterator[Room]:
+@contextmanager
+def _open_room(brands: Brands | None) -> Iterator[Room]:
     become_subreaper()
-    room = Room()
+    room = Room(brands)
     yield room
     for running in list(room.children._by_lease):
         room.kill(running, hard=True)
@@ -100,6 +103,19 @@ def room() -> Iterator[Room]:
         os.kill(orphan.pid, signal.SIGKILL)
     room.until(lambda: not room.children._by_lease and not room.children.tree._orphans)
     room.children.close()
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    with _open_room(BRANDS) as room:
+        yield room
+
+
+@pytest.fixture
+def plain_room() -> Iterator[Room]:
+    """Where commands cannot be branded."""
+    with _open_room(None) as room:
+        yield room
 
 
 def pid_in(path: Path) -> int:
@@ -340,9 +356,25 @@ def test_job_beside_is_left_alone(room: Room, tmp_path: Path) -> None:
     assert 2 not in room.ear.ended
 
 
-def test_orphan_of_nobody_ends_with_the_last_job_that_it_may_belong_to(room: Room, tmp_path: Path) -> None:
+HIDDEN = "(env -i setsid sh -c 'echo $$ > {file}; exec sleep 1000' &); sleep 0.1"
+
+
+def test_orphan_without_session_and_environment_ends_with_its_job(room: Room, tmp_path: Path) -> None:
+    room.start("sleep 1000", lease=2)
+    room.start(HIDDEN.format(file=tmp_path / "pid"), lease=1)
+    room.start("sleep 1000", lease=3)
+    stray = pid_in(tmp_path / "pid")
+
+    assert room.end_of(1).note == "left 1 process running; it was ended"
+
+    room.until(lambda: not is_alive(stray))
+    assert not room.ear.ended.keys() & {2, 3}
+
+
+def test_orphan_of_nobody_ends_with_the_last_job_that_it_may_belong_to(plain_room: Room, tmp_path: Path) -> None:
+    room = plain_room
     room.start("read x < /dev/zero || sleep 1000", lease=2)
-    room.start(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); sleep 0.1", lease=1)
+    room.start(HIDDEN.format(file=tmp_path / "pid"), lease=1)
     stray = pid_in(tmp_path / "pid")
 
     assert room.end_of(1).note == ""
@@ -354,7 +386,8 @@ def test_orphan_of_nobody_ends_with_the_last_job_that_it_may_belong_to(room: Roo
     assert not is_alive(stray)
 
 
-def test_job_that_started_after_an_orphan_is_not_taken_for_its_parent(room: Room, tmp_path: Path) -> None:
+def test_job_that_started_after_an_orphan_is_not_taken_for_its_parent(plain_room: Room, tmp_path: Path) -> None:
+    room = plain_room
     room.start(f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' &); sleep 0.3", lease=1)
     stray = pid_in(tmp_path / "pid")
     time.sleep(0.05)  # the kernel counts the starts of processes in hundredths of a second

@@ -372,12 +372,8 @@ def test_dead_boot_is_swept_before_hello(
     broker: ScriptedBroker, worker: WorkerProcess, place: Home, tmp_path: Path
 ) -> None:
     broker.push(grant(f"echo $$ > {tmp_path}/pid; sleep 1000", 1))
-    job, inner, boot = pid_in(tmp_path / "pid"), worker.inner(), broker.peer.hello.boot
-    for pid in (worker.pid, inner):  # both at once: nobody is left to clean up
-        os.kill(pid, signal.SIGSTOP)
-    for pid in (worker.pid, inner):
-        os.kill(pid, signal.SIGKILL)
-    worker.wait()
+    job, boot = pid_in(tmp_path / "pid"), broker.peer.hello.boot
+    worker.kill_whole()
     assert is_alive(job)
 
     heir = WorkerProcess(place)

@@ -11,7 +11,7 @@ import pytest
 
 from queuectl.messages import Piece, Result, Returned
 from worker.adopt import Adoption
-from worker.spool import LOG_NAME, SYNC_AFTER_MS, Spool, host_of, read_spool, take_lock
+from worker.spool import LOG_NAME, SYNC_AFTER_MS, Holder, Spool, holder_of, read_spool, take_lock
 
 BOOT, OTHER = secrets.token_hex(16), secrets.token_hex(16)
 PIECE = Piece(2, "job-2", 1, 1, 500, b"\xff\0tail")
@@ -26,7 +26,7 @@ def never(pid: int) -> None:
 
 
 def new_spool(root: Path, boot: str = BOOT) -> Spool:
-    return Spool(root, boot, host="here")
+    return Spool(root, boot, host="here", brand=7)
 
 
 def abandon(spool: Spool) -> None:
@@ -208,20 +208,32 @@ def test_lock_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     lock = take_lock(tmp_path / BOOT)
 
     assert lock is not None
-    assert host_of(lock) == "here"
+    assert holder_of(lock) == Holder("here", 7)
     assert take_lock(tmp_path / BOOT) is None
     os.close(lock)
     assert take_lock(tmp_path / "nowhere") is None
 
 
-def test_lock_file_that_says_nothing_is_of_an_unknown_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["{", "[]", '{"pid": 1}'])
+def test_lock_file_that_says_nothing_is_of_an_unknown_host(tmp_path: Path, told: str) -> None:
     folder = tmp_path / BOOT
     folder.mkdir()
-    (folder / "lock").write_text("{")
+    (folder / "lock").write_text(told)
     lock = take_lock(folder)
 
     assert lock is not None
-    assert host_of(lock) == ""
+    assert holder_of(lock) == Holder()
+    os.close(lock)
+
+
+def test_lock_file_of_an_older_version_knows_no_brand(tmp_path: Path) -> None:
+    folder = tmp_path / BOOT
+    folder.mkdir()
+    (folder / "lock").write_text('{"host": "here", "pid": 1}')
+    lock = take_lock(folder)
+
+    assert lock is not None
+    assert holder_of(lock) == Holder("here", None)
     os.close(lock)
 
 
