@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# C0, DEL, C1; line separators; marks and overrides of direction; halves of surrogate pairs.
-_UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+# C0, DEL, C1; line separators; marks and overrides of direction; what takes no room, and so hides that two names
+# differ (the joiners stay: scripts and emoji need them); halves of surrogate pairs.
+_UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u200b\u2060-\u206f\ufeff\ud800-\udfff"
 _ALL = re.compile(f"[{_UNSAFE}]")
 _BUT_LINES = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}

@@ -105,7 +105,7 @@ def distance(instant: str | None, now_ms: int | None = None) -> str:
     try:
         gap_s = (parse_rfc3339(instant) - (int(time.time() * 1000) if now_ms is None else now_ms)) / 1000
     except ValueError:
-        return instant
+        return visible(instant)
     if abs(gap_s) < 1:
         return "now"
     return f"in {human_duration(round(gap_s))}" if gap_s > 0 else f"{human_duration(round(-gap_s))} ago"

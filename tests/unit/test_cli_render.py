@@ -85,6 +85,7 @@ def test_cells_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2026-11-22T10:00:04Z", "in 4s"),
         (None, "-"),
         ("nonsense", "nonsense"),
+        ("\x1b[2J", "\\x1b[2J"),
     ],
 )
 def test_instants_are_shown_as_distances(instant: str | None, shown: str) -> None:
