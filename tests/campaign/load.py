@@ -1,152 +1,145 @@
-"""The peers of a campaign, each a process: clients that enqueue under load, and a worker that finishes jobs.
+"""A client of a campaign, in a process of its own: it enqueues without a pause and writes down what it was told.
 
-Each writes down in a journal what the broker has acknowledged, one JSON object a line. They end when their
-stdin does, after the broker has answered all that they had begun.
+One JSON object a line: the names of a request's jobs before it is sent, its fate afterwards. It ends when its
+stdin does, after it knows the fate of what it had begun.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import select
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
 
-from queuectl.messages import Beat, Grant, Push, Recorded, Results, ToWorker, Who
-from tests.harness_process import RawClient, ScriptedWorker, result_of
+from queuectl.client import Client
+from queuectl.errors import BrokerUnreachable, OutcomeUnknown
+from tests.campaign.jobs import Jobs
 
-BULK_MAX = 60  # jobs of one request
-ABANDONED = 0.1  # share of unanswered requests that are never sent again
-ASKED_TWICE = 0.1  # share of answered requests that are sent again all the same
+NAMED = 0.2  # share of jobs with an id of their own
+LEFT = 0.05  # share of requests whose client goes away without waiting for the reply
+ABANDONED = 0.2  # share of unanswered requests that are never sent again
+ASKED_TWICE = 0.05  # share of answered requests that are sent again all the same
 REPLY_LIMITS_S = (0.02, 1.0)
-SILENCE_S = 0.3
+STATUS_EVERY = 50  # requests between two looks at how much is waiting
+LOOK_S = 0.1
+REFUSED = "refused"  # stands where the id of a job would stand; no such job is ever there
+
+
+class Fate(StrEnum):
+    """What a client knows of a request in the end."""
+
+    ACKNOWLEDGED = "acknowledged"
+    UNKNOWN = "unknown"  # sent, not answered, never sent again
 
 
 @dataclass
 class Asked:
-    """One enqueue request: the commands in it, and what became of it as far as its client knows."""
+    """One enqueue request and what became of it as far as its client knows."""
 
     request: str
-    commands: list[str]
-    ids: list[str] | None = None  # None: no answer, and never sent again
-    tries: int = 0
-    unanswered: int = 0  # tries that got no answer
+    names: list[str]
+    fate: Fate = Fate.UNKNOWN
+    ids: list[str] = field(default_factory=list)
+    unanswered: bool = False  # a try at least got no answer
     repeated: bool = False  # the first answer was one from the stored replies
     differing: list[str] = field(default_factory=list)  # what a later answer said instead
 
 
-def told_to_end() -> bool:
-    """Whether stdin has ended."""
+class Load:
+    """One client. `bulk`: jobs of a request, at most; `backlog`: jobs that may wait before it waits too."""
+
+    def __init__(self, journal: TextIO, *, endpoint: str, name: str, seed: str, jobs: str, bulk: int, backlog: int):
+        self._journal = journal
+        self._client = Client(endpoint)
+        self._name = name
+        self._chance = random.Random(seed)
+        self._jobs = Jobs(Path(jobs))
+        self._bulk = bulk
+        self._backlog = backlog
+        self._pause = threading.Event()
+
+    def run(self) -> None:
+        """Request after request, until stdin ends."""
+        for number in _until_told():
+            if number % STATUS_EVERY == 0:
+                self._await_room()
+            size = self._chance.randint(1, self._bulk)
+            asked = Asked(f"{self._name}-{number:08}", [f"{self._name}-{number}-{place}" for place in range(size)])
+            self._note({"request": asked.request, "names": asked.names})
+            self._enqueue(asked)
+            self._note(asdict(asked))
+        self._client.close()
+
+    def _note(self, what: dict[str, Any]) -> None:
+        print(json.dumps(what), file=self._journal, flush=True)
+
+    def _await_room(self) -> None:
+        while not _told_to_end():
+            try:
+                jobs = self._client.status()["jobs"]
+            except (BrokerUnreachable, OutcomeUnknown):
+                continue
+            if jobs["pending"] + jobs["failed"] < self._backlog:
+                return
+            self._pause.wait(LOOK_S)
+
+    def _enqueue(self, asked: Asked) -> None:
+        named = {name: f"own:{name}" for name in asked.names if self._chance.random() < NAMED}
+        jobs = [{**self._jobs.make(name, self._chance), "id": named.get(name)} for name in asked.names]
+        if self._chance.random() < LEFT:
+            self._send_and_leave(asked, jobs)
+            return
+        while asked.fate is Fate.UNKNOWN or self._chance.random() < ASKED_TWICE:
+            limit_s = self._chance.uniform(*REPLY_LIMITS_S)
+            try:
+                reply = self._client.exchange("enqueue", {"jobs": jobs}, request_id=asked.request, timeout=limit_s)
+            except BrokerUnreachable:
+                self._pause.wait(LOOK_S)
+                continue
+            except OutcomeUnknown:
+                if asked.fate is Fate.UNKNOWN:
+                    asked.unanswered = True
+                    if self._chance.random() < ABANDONED:
+                        return
+                continue
+            ids = [job_id or REFUSED for job_id in reply.value["ids"]]
+            if asked.fate is Fate.UNKNOWN:
+                asked.fate, asked.ids, asked.repeated = Fate.ACKNOWLEDGED, ids, reply.repeated
+                asked.unanswered |= reply.tries > 1
+            elif asked.ids != ids:
+                asked.differing = ids
+
+    def _send_and_leave(self, asked: Asked, jobs: list[dict[str, Any]]) -> None:
+        """As a client that dies: what it has sent may arrive, or not."""
+        with contextlib.suppress(BrokerUnreachable):
+            self._client.begin("enqueue", {"jobs": jobs}, request_id=asked.request)
+        self._pause.wait(self._chance.uniform(0, 0.01))
+        self._client.close()
+
+
+def _told_to_end() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
-
-
-def enqueue_for_ever(journal: TextIO, endpoint: str, name: str, seed: int, *, bulk: bool) -> None:
-    """Request after request, each until it is answered or given up."""
-    chance = random.Random(seed)
-    for number in _until_told():
-        size = chance.randint(1, BULK_MAX) if bulk else 1
-        asked = Asked(f"{name}-{number:08}", [f": {name}-{number}-{place}" for place in range(size)])
-        named = {place: f"{name}.{number}.{place}" for place in range(size) if chance.random() < 0.2}
-        jobs = [{"command": command, "id": named.get(place)} for place, command in enumerate(asked.commands)]
-        _ask(asked, jobs, endpoint, chance)
-        print(json.dumps(asdict(asked)), file=journal, flush=True)
 
 
 def _until_told() -> Iterator[int]:
     number = 0
-    while not told_to_end():
+    while not _told_to_end():
         yield number
         number += 1
 
 
-_links: dict[str, RawClient] = {}
-
-
-def _ask(asked: Asked, jobs: list[dict[str, Any]], endpoint: str, chance: random.Random) -> None:
-    link = _links.get(endpoint) or _links.setdefault(endpoint, RawClient(endpoint))
-    while asked.ids is None or chance.random() < ASKED_TWICE:
-        asked.tries += 1
-        try:
-            reply = link.ask("enqueue", request_id=asked.request, limit_s=chance.uniform(*REPLY_LIMITS_S), jobs=jobs)
-        except TimeoutError:
-            asked.unanswered += asked.ids is None
-            if asked.ids is None and chance.random() < ABANDONED:
-                return
-            continue
-        ids = reply["ok"]["ids"]
-        if asked.ids not in (None, ids):
-            asked.differing = ids
-        if asked.ids is None:
-            asked.ids, asked.repeated = ids, reply.get("repeated", False)
-
-
-def finish_for_ever(journal: TextIO, endpoint: str) -> None:
-    """Take jobs, say they are completed until the broker has recorded it, and write that down."""
-    with ScriptedWorker(endpoint, slots=16) as worker:
-        _come_back(worker)
-        is_silent = False
-        while not told_to_end() or worker.grants:
-            try:
-                _on_message(journal, worker, worker.next(SILENCE_S))
-                is_silent = False
-            except TimeoutError:
-                if is_silent:
-                    _come_back(worker)
-                else:
-                    _beat(worker)
-                is_silent = not is_silent
-
-
-def _on_message(journal: TextIO, worker: ScriptedWorker, message: ToWorker) -> None:
-    if isinstance(message, Push):
-        _report(worker, message.grants)
-    elif isinstance(message, Who):
-        _come_back(worker)
-    elif isinstance(message, Recorded):
-        for verdict in message.verdicts:
-            if (grant := worker.grants.pop(verdict.lease, None)) is not None:
-                said = {"job": grant.job, "attempt": grant.attempt, "verdict": verdict.verdict}
-                print(json.dumps(said), file=journal, flush=True)
-
-
-def _beat(worker: ScriptedWorker) -> None:
-    worker.beats += 1
-    with suppress(TimeoutError):
-        worker.say(Beat(worker.session, worker.beats, worker.received, [], list(worker.grants), draining=False))
-
-
-def _come_back(worker: ScriptedWorker) -> None:
-    """A new session, however long it takes, and everything said again."""
-    while True:
-        try:
-            worker.reconnect()
-            worker.hello(done=tuple(worker.grants), limit_s=SILENCE_S)
-            _report(worker, list(worker.grants.values()))
-        except TimeoutError:
-            continue
-        return
-
-
-def _report(worker: ScriptedWorker, grants: list[Grant]) -> None:
-    if grants:
-        worker.say(Results(worker.session, [result_of(grant) for grant in grants]))
-
-
 def main() -> None:
-    """Be one of the peers, as the options say."""
+    """Be a client, as the options say."""
     options = json.loads(sys.argv[1])
     with Path(options.pop("journal")).open("w") as journal:
-        role = options.pop("role")
-        if role == "worker":
-            finish_for_ever(journal, **options)
-        else:
-            enqueue_for_ever(journal, **options)
-    for link in _links.values():
-        link.close()
+        Load(journal, **options).run()
 
 
 if __name__ == "__main__":
