@@ -165,7 +165,7 @@ def holder_of(lock: int) -> Holder:
         told = json.loads(os.pread(lock, 4096, 0))
         brand = told.get("brand")
         return Holder(str(told["host"]), brand if isinstance(brand, int) else None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Holder()
 
 
@@ -188,7 +188,10 @@ def _records(content: bytes) -> Iterator[list[Any]]:
         body = content[start + _FRAME.size : start + _FRAME.size + length]
         if len(body) < length or zlib.crc32(body) != checksum:
             return
-        yield wire.unpack(body, bytes_max=_RECORD_BYTES_MAX)
+        try:
+            yield wire.unpack(body, bytes_max=_RECORD_BYTES_MAX)
+        except BadRequest:  # zeros are a frame of nothing that fits its checksum: so a file may end after a power cut
+            return
         start += _FRAME.size + length
 
 
@@ -203,7 +206,7 @@ def _take_in(legacy: Legacy, record: Iterable[Any]) -> None:
             case [kind, str(broker), [*given_back]] if kind == _RETURNED:
                 legacy.returned += [(broker, wire.convert(data, Returned)) for data in given_back]
             case [kind, [*leases]] if kind == _SETTLED:
-                for lease in leases:
+                for lease in wire.convert(leases, list[int]):
                     legacy.results.pop(lease, None)
             case [kind] if kind == _ENDED:
                 legacy.has_ended = True

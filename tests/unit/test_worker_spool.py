@@ -89,6 +89,27 @@ def test_record_of_a_newer_version_is_passed_over(tmp_path: Path) -> None:
     assert list(read_spool(tmp_path / BOOT).results) == [1]
 
 
+def test_file_that_ends_in_zeros_is_read_up_to_them(tmp_path: Path) -> None:
+    """As a file may be found after the power was cut: its length was on disk, its end was not."""
+    spool = new_spool(tmp_path)
+    spool.add_result(result(1), "broker-1", 0)
+    abandon(spool)
+    log = tmp_path / BOOT / LOG_NAME
+    log.write_bytes(log.read_bytes() + bytes(100))
+
+    assert list(read_spool(tmp_path / BOOT).results) == [1]
+
+
+@pytest.mark.parametrize("record", [["settled", [[1]]], ["settled", [None]], ["settled", "1"], ["result"], {}, 7])
+def test_record_that_makes_no_sense_is_passed_over(tmp_path: Path, record: object) -> None:
+    spool = new_spool(tmp_path)
+    spool._append(record)  # type: ignore[arg-type]
+    spool.add_result(result(1), "broker-1", 0)
+    abandon(spool)
+
+    assert list(read_spool(tmp_path / BOOT).results) == [1]
+
+
 def test_disk_is_waited_for_only_where_a_result_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr("os.fsync", synced.append)
@@ -214,7 +235,7 @@ def test_lock_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     assert take_lock(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("told", ["{", "[]", '{"pid": 1}'])
+@pytest.mark.parametrize("told", ["{", "[]", "[" * 4000, '{"pid": 1}'])
 def test_lock_file_that_says_nothing_is_of_an_unknown_host(tmp_path: Path, told: str) -> None:
     folder = tmp_path / BOOT
     folder.mkdir()
