@@ -24,7 +24,7 @@ LOCAL = "local"
 DEFAULT_PORT = 7710  # workers; clients use the next one
 LOG_FORMATS = ("auto", "json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,12 @@ def _endpoint(value: Any) -> str:
 
 
 def _directory(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise BadConfig(f"data_dir: {value!r} is not a directory")
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, and there is no such user
+        raise BadConfig(f"data_dir: {value!r}: {error}") from None
 
 
 def _switch(value: Any) -> bool:
@@ -126,7 +129,7 @@ def read_file(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: thousands of digits, or of brackets
         raise BadConfig(f"{path} is not valid TOML: {error}") from None
     return {canonical(key): value for key, value in table.items()}
 

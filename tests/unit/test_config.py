@@ -67,6 +67,12 @@ def test_switch_off(home: Path, word: str) -> None:
     assert load(home, QUEUECTL_AUTOSTART=word).autostart is False
 
 
+def test_directory_is_no_text_with_a_nul(home: Path) -> None:
+    (home / "config.toml").write_text('data_dir = "a\\u0000b"')
+
+    assert "is not a directory" in refused(home).message
+
+
 def test_directory_is_made_absolute(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.setenv("HOME", "/home/me")
@@ -80,6 +86,11 @@ def test_directory_is_made_absolute(home: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ({"QUEUECTL_AUTOSTART": "maybe"}, "autostart: 'maybe' is neither true nor false (from environment)"),
         ({"QUEUECTL_DATA_DIR": ""}, "data_dir: '' is not a directory (from environment)"),
+        (
+            {"QUEUECTL_DATA_DIR": "~nobody-of-that-name/q"},
+            "data_dir: '~nobody-of-that-name/q': Could not determine home directory. (from environment)",
+        ),
+        ({"QUEUECTL_ENDPOINT": "tcp://h:\uff17"}, "endpoint: 'tcp://h:\uff17' is not one (from environment)"),
         (
             {"QUEUECTL_LOG_LEVEL": "loud"},
             "log_level: must be one of debug, info, warning, error, not 'loud' (from environment)",
@@ -110,8 +121,9 @@ def test_unknown_setting_says_what_was_meant(home: Path) -> None:
     assert (refused(home, QUEUECTL_ZZZ="x").hint or "").startswith("known: endpoint")
 
 
-def test_file_that_is_no_toml(home: Path) -> None:
-    (home / "config.toml").write_text("this is not toml")
+@pytest.mark.parametrize("text", ["this is not toml", f"a = {'9' * 5000}", f"a = {'[' * 5000}"], ids=len)
+def test_file_that_is_no_toml(home: Path, text: str) -> None:
+    (home / "config.toml").write_text(text)
 
     assert "is not valid TOML" in refused(home).message
 
