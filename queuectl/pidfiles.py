@@ -8,8 +8,15 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from queuectl.home import Home
+
+Pid = Annotated[int, Meta(gt=0)]  # 0 and less mean groups of processes, or all
+_UNREADABLE = (OSError, msgspec.MsgspecError, RecursionError)  # not one of ours, or one of a newer version
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +24,13 @@ class LocalWorker:
     """A living worker of this home. `pid` is the process that people know and signal."""
 
     boot: str
-    pid: int
+    pid: Pid
     slots: int
     started_at_ms: int
+
+
+class _LocalBroker(msgspec.Struct):
+    pid: Pid
 
 
 class PidFile:
@@ -57,15 +68,15 @@ def _find_worker(path: Path) -> LocalWorker | None:
         if told is None:
             path.unlink(missing_ok=True)  # never locked again: each start of a worker has a name of its own
             return None
-        return LocalWorker(**json.loads(told))
-    except (OSError, ValueError, TypeError):
-        return None  # unreadable: not one of ours, or one of a newer version
+        return msgspec.json.decode(told, type=LocalWorker)
+    except _UNREADABLE:
+        return None
 
 
 def local_broker(home: Home) -> int | None:
     """The pid of the broker of this home, whether or not it answers; None if none runs."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads(_told_by_holder(home.run / "broker.lock") or b"")["pid"])
+    with contextlib.suppress(*_UNREADABLE):
+        return msgspec.json.decode(_told_by_holder(home.run / "broker.lock") or b"", type=_LocalBroker).pid
     return None
 
 
