@@ -16,7 +16,7 @@ from msgspec import Meta
 from queuectl.home import Home
 
 Pid = Annotated[int, Meta(gt=0)]  # 0 and less mean groups of processes, or all
-_UNREADABLE = (OSError, msgspec.MsgspecError, RecursionError)  # not one of ours, or one of a newer version
+_UNREADABLE = (OSError, ValueError, msgspec.MsgspecError, RecursionError)  # not one of ours, or one of a newer version
 
 
 @dataclass(frozen=True, slots=True)

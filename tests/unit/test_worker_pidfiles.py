@@ -59,11 +59,18 @@ def test_file_that_cannot_be_read_is_passed_over(place: Home, content: str) -> N
 
 @pytest.mark.parametrize(
     ("content", "pid"),
-    [('{"pid": 5}', 5), ("", None), ("[" * 4000, None), ('{"pid": Infinity}', None), ('{"pid": -1}', None)],
+    [
+        ('{"pid": 5}', 5),
+        ("", None),
+        ("[" * 4000, None),
+        ('{"pid": Infinity}', None),
+        ('{"pid": -1}', None),
+        ('{"\udcff": 1}', None),
+    ],
 )
 def test_broker_is_named_by_the_file_that_it_has_locked(place: Home, content: str, pid: int | None) -> None:
     place.run.mkdir(parents=True)
-    with (place.run / "broker.lock").open("w") as file:
+    with (place.run / "broker.lock").open("w", errors="surrogateescape") as file:
         file.write(content)
         file.flush()
         assert local_broker(place) is None
