@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -40,6 +41,7 @@ def main() -> int:
     place = Path(tempfile.mkdtemp(prefix="q-campaign-"))
     pace = pace_of(defaults=options.defaults, lease_s=options.lease)
     print(f"seed {options.seed}, {options.minutes:g} minutes, lease {pace.lease_s:g} s, in {place}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that nothing that was started is left
     campaign = Campaign(Plan(options.seed, options.minutes * 60, pace), place)
     verdict = campaign.run()
     print(verdict.table())

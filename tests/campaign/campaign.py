@@ -19,8 +19,8 @@ from tests.campaign.evidence import Evidence, read_asked, read_database
 from tests.campaign.faults import FaultLog, Sort
 from tests.campaign.jobs import Jobs, read_journal
 from tests.campaign.nemesis import BrokerNemesis, MachineNemesis, Nemesis, Pace
-from tests.campaign.orphans import Orphans, StallWatch, job_processes
-from tests.harness_cli import PROGRAM
+from tests.campaign.orphans import Orphans, StallWatch
+from tests.harness_cli import PROGRAM, processes_with
 from tests.harness_process import ROOT, TcpProxy, free_port
 
 PROGRESS_LIMIT_S = 120.0  # a drain in which nothing ends for so long has failed
@@ -51,6 +51,7 @@ class Campaign:
         self._jobs = Jobs(place / "jobs")
         self._orphans = Orphans(place, self._log)
         self._stalls = StallWatch(place, self._log, max(0.2, plan.pace.lease_s / 4))
+        self._left: dict[int, str] = {}  # processes that outlived all of it
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Verdict:
@@ -59,8 +60,8 @@ class Campaign:
         with ExitStack() as stack:
             broker, machines = self._start(stack)
             began_s = time.monotonic()
-            with self._clients(broker), self._nemeses(broker, machines):
-                threading.Event().wait(self._plan.seconds)
+            with self._clients(broker) as clients, self._nemeses(broker, machines) as nemeses:
+                self._watch_over(clients, nemeses)
             self.seconds["under attack"] = time.monotonic() - began_s
             began_s = time.monotonic()
             self._drain(broker)
@@ -88,10 +89,17 @@ class Campaign:
             machines.append(machine)
         return broker, machines
 
+    def _watch_over(self, clients: Sequence[subprocess.Popen[bytes]], nemeses: Sequence[Nemesis]) -> None:
+        """Let it all run for its time, or until the campaign itself has failed."""
+        end_s = time.monotonic() + self._plan.seconds
+        while time.monotonic() < end_s and not any(nemesis.error for nemesis in nemeses):
+            assert all(client.poll() is None for client in clients), "a client has ended"
+            threading.Event().wait(LOOK_S)
+
     @contextmanager
-    def _clients(self, broker: Broker) -> Iterator[None]:
+    def _clients(self, broker: Broker) -> Iterator[list[subprocess.Popen[bytes]]]:
         """Clients under load; they have ended when the block has."""
-        clients = []
+        clients: list[subprocess.Popen[bytes]] = []
         try:
             for number, bulk in enumerate(self._plan.bulk):
                 options = {
@@ -105,7 +113,7 @@ class Campaign:
                 }
                 command = [*python("tests.campaign.load"), json.dumps(options)]
                 clients.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE))
-            yield
+            yield clients
             for client in clients:
                 assert client.stdin is not None
                 client.stdin.close()
@@ -117,7 +125,7 @@ class Campaign:
                 client.wait()
 
     @contextmanager
-    def _nemeses(self, broker: Broker, machines: Sequence[Machine]) -> Iterator[None]:
+    def _nemeses(self, broker: Broker, machines: Sequence[Machine]) -> Iterator[list[Nemesis]]:
         """Everything is broken while the block runs, and healed when it has ended."""
         pace, seed = self._plan.pace, self._plan.seed
         nemeses: list[Nemesis] = [BrokerNemesis(broker, seed, pace, self._log)]
@@ -127,7 +135,7 @@ class Campaign:
         try:
             for nemesis in nemeses:
                 nemesis.start()
-            yield
+            yield nemeses
         finally:
             for nemesis in nemeses:
                 nemesis.tell_end()
@@ -158,10 +166,19 @@ class Campaign:
         assert not any(codes), f"the workers ended with {codes}"
         code = broker.stop()
         assert code == 0, f"the broker ended with {code}"
+        self._left = self._await_end()
+
+    def _await_end(self) -> dict[int, str]:
+        """The processes that are left after a generous time, in which guards of dead workers end their errands."""
+        mark, end_s = f"QUEUECTL_HOME={self._place}/", time.monotonic() + self._orphans.limit_s
+        while (left := processes_with(mark)) and time.monotonic() < end_s:
+            threading.Event().wait(LOOK_S)
+        return left
 
     def _judge(self) -> Verdict:
         jobs, owners, damage = read_database(self._place / "broker" / "queue.db")
-        left = [*self._orphans.left, *job_processes(self._place)]
+        left = [f"pid {each.pid} of {each.home}: {each.line}" for each in self._orphans.left]
+        left += [f"pid {pid}, at the very end: {line}" for pid, line in self._left.items()]
         evidence = Evidence(
             asked=list(read_asked(sorted(self._place.glob("client*.jsonl")))),
             lines=list(read_journal(self._jobs.journal)),
@@ -170,7 +187,7 @@ class Campaign:
             faults=self._log.faults,
             lease_s=self._plan.pace.lease_s,
             booted_s=time.time() - self._orphans.now_s(),
-            orphans=[f"pid {each.pid} of {each.home}: {each.line}" for each in left],
+            orphans=left,
             damage=damage,
         )
         verdict = judge(evidence)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from queuectl.home import Home
-from tests.harness_cli import PROGRAM, children_of, is_alive, until
+from tests.harness_cli import PROGRAM, children_of, is_alive, last_guard_of, until
 from tests.harness_process import ROOT, TcpProxy
 
 LIMIT_S = 120.0  # a wait that lasts longer has failed; on a busy machine everything else is only slow
@@ -151,6 +151,11 @@ class Machine(Daemon):
         if self.is_running and self._inner is None:
             self._inner = next(iter(children_of(self.pid)), None)
         return self._inner
+
+    @property
+    def last_guard(self) -> int:
+        """The process that acts when the other two are dead."""
+        return last_guard_of(self.pid)
 
     def spawn(self) -> None:
         self._inner = None

@@ -43,10 +43,11 @@ class Explainer:
         return []
 
     def of_start(self, owner: Owner, at_s: float) -> list[Fault]:
-        """The faults that explain why the broker does not know of a run that began then."""
-        before_s, after_s = at_s - self._lease_s, at_s + self._lease_s + RECONNECT_S
-        forced = KILLS | {Sort.FORCED_STOP}
-        return [*self._to_process(owner, after_s, forced), *self._within(owner, before_s, after_s)]
+        """The faults that explain why the broker does not know of a run that began then: it was granted long before.
+
+        A death is none of them: the broker writes down which leases it costs.
+        """
+        return list(self._within(owner, at_s - self._lease_s, at_s))
 
     def _to_process(self, owner: Owner, until_s: float, sorts: frozenset[Sort] | set[Sort]) -> Iterator[Fault]:
         for fault in self._of_machine[owner.machine]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from queuectl.client import Client
-from queuectl.errors import BrokerUnreachable, OutcomeUnknown
+from queuectl.errors import BrokerUnreachable, OutcomeUnknown, ShuttingDown
 from tests.campaign.jobs import Jobs
 
 NAMED = 0.2  # share of jobs with an id of their own
@@ -84,7 +84,8 @@ class Load:
         while not _told_to_end():
             try:
                 jobs = self._client.status()["jobs"]
-            except (BrokerUnreachable, OutcomeUnknown):
+            except (BrokerUnreachable, OutcomeUnknown, ShuttingDown):
+                self._pause.wait(LOOK_S)
                 continue
             if jobs["pending"] + jobs["failed"] < self._backlog:
                 return
@@ -100,7 +101,7 @@ class Load:
             limit_s = self._chance.uniform(*REPLY_LIMITS_S)
             try:
                 reply = self._client.exchange("enqueue", {"jobs": jobs}, request_id=asked.request, timeout=limit_s)
-            except BrokerUnreachable:
+            except (BrokerUnreachable, ShuttingDown):  # not carried out by this try
                 self._pause.wait(LOOK_S)
                 continue
             except OutcomeUnknown:

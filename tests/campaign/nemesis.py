@@ -26,9 +26,9 @@ class Pace:
 
     lease_s: float
     heartbeat_s: float
-    broker_bad_s: tuple[float, float] = (4, 10)  # kill after kill
-    broker_calm_s: tuple[float, float] = (3, 8)
-    broker_alive_s: tuple[float, float] = (0, 1.0)  # in bad times
+    broker_bad_s: tuple[float, float] = (6, 12)  # kill after kill
+    broker_calm_s: tuple[float, float] = (2, 6)
+    broker_alive_s: tuple[float, float] = (0, 0.8)  # in bad times
     worker_alive_s: tuple[float, float] = (0.2, 3.5)
     worker_away_s: tuple[float, float] = (0, 0.5)
     outlasting: float = 0.5  # share of pauses and cuts that outlast a lease
@@ -147,7 +147,9 @@ CUTS = {
 _OF_KILLS = {
     "kill_worker": 0.25,
     "kill_guardian": 0.25,
-    "kill_both": 0.2,
+    "kill_both": 0.15,
+    "kill_all_three": 0.07,
+    "kill_last_guard": 0.02,
     "kill_beside_frozen_guardian": 0.03,
     "pause_worker": 0.07,
     "pause_machine": 0.05,
@@ -170,6 +172,8 @@ class MachineNemesis(Nemesis):
             "kill_worker": self._kill_worker,
             "kill_guardian": self._kill_guardian,
             "kill_both": self._kill_both,
+            "kill_all_three": self._kill_all_three,
+            "kill_last_guard": self._kill_last_guard,
             "kill_beside_frozen_guardian": self._kill_beside_frozen_guardian,
             "pause_worker": self._pause,
             "pause_machine": self._pause,
@@ -202,10 +206,23 @@ class MachineNemesis(Nemesis):
         self._come_back()
 
     def _kill_both(self, _: str) -> None:
+        self._orphans.expect_end(self._machine.home)
         self._machine.signal(signal.SIGKILL)
         self._machine.await_end()
+        self._come_back()
+
+    def _kill_last_guard(self, _: str) -> None:
+        send(self._machine.last_guard, signal.SIGKILL)
+        self._stop("stop_worker")  # it ends in peace without it, and the next one has another
+
+    def _kill_all_three(self, _: str) -> None:
+        last_guard = self._machine.last_guard
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none of them can act any more
+            send(last_guard, number)
+            self._machine.signal(number)
+        self._machine.await_end()
         at_s = self._orphans.now_s()
-        if self._chance.random() < 0.15:
+        if self._chance.random() < 0.4:
             self._while(self._outage_s())
         self._come_back()
         self._orphans.expect_end(self._machine.home, at_s)  # the sweep comes before its first word to the broker

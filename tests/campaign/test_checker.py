@@ -255,7 +255,10 @@ def test_a_run_that_nobody_recorded_needs_a_fault(history: History) -> None:
     history.complete(2, 20)
     assert history.broken() == {"repeated without a cause"}
 
-    history.break_("stop_worker_by_force", 9, 12)
+    history.break_("kill_both", 9, 12)
+    assert history.broken() == {"repeated without a cause"}
+
+    history.break_("hold", 9, 12)
     verdict = history.judge()
     assert verdict.is_good, verdict.table()
     assert verdict.counts["runs the broker does not know of"] == 1
@@ -275,7 +278,7 @@ def test_one_lease_is_run_once_whatever_the_faults(history: History) -> None:
     [
         ("pause_machine", SILENT, True),
         ("hold", SILENT, True),
-        ("kill_both", DIED, True),
+        ("kill_all_three", DIED, True),
         ("kill_worker", KILLED, False),
     ],
 )
