@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,9 +18,10 @@ import msgpack
 from broker.core import Core, Identity, Turn
 from broker.core.turn import LogRecord
 from broker.store import Store, open_store
+from broker.store.connection import Connection
 from broker.store.rows import STATES
 from queuectl.clock import Now
-from queuectl.errors import QueuectlError, from_wire
+from queuectl.errors import QueuectlError, StorageFailed, from_wire
 from queuectl.ids import new_request_id
 from queuectl.messages import (
     TO_WORKER,
@@ -77,11 +78,18 @@ class Said(NamedTuple):
 class BrokerHarness:
     """A broker in the hands of a test."""
 
-    def __init__(self, path: Path | str = ":memory:", *, seed: int = 0, clock: FakeClock | None = None):
+    def __init__(
+        self,
+        path: Path | str = ":memory:",
+        *,
+        seed: int = 0,
+        clock: FakeClock | None = None,
+        connect: Callable[[Path | str], Connection] = Connection,
+    ):
         self.path = path
         self.clock = clock or FakeClock()
         self.chance = random.Random(seed)
-        self.store: Store = open_store(path)
+        self.store: Store = open_store(path, connect=connect)
         self.outbox: list[Said] = []
         self.logs: list[LogRecord] = []
         self.fail_next: BaseException | None = None  # raised where the next commit would be
@@ -132,6 +140,8 @@ class BrokerHarness:
                 error, self.fail_next = self.fail_next, None
                 raise error
             self.store.commit()
+        except StorageFailed:
+            raise
         except BaseException:
             self.store.rollback()
             self.core.rebuild(self.clock.now)

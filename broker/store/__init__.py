@@ -6,6 +6,7 @@ knows that it is SQLite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.store.connection import (
@@ -69,6 +70,8 @@ class Store:
         self._db.abandon()
 
 
-def open_store(path: Path | str, *, create: bool = True) -> Store:
+def open_store(
+    path: Path | str, *, create: bool = True, connect: Callable[[Path | str], Connection] = Connection
+) -> Store:
     """Open the database, making it where it is new. Raises DatabaseRefused."""
-    return Store(open_connection(path, create=create))
+    return Store(open_connection(path, create=create, connect=connect))

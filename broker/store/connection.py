@@ -49,6 +49,19 @@ class StoreRefused(QueuectlError):
     code = "store_refused"
 
 
+# Errors of one statement, not of the disk; every other one may mean anything. The last three are the driver's own.
+_OF_A_STATEMENT = (
+    "SQLITE_ERROR",
+    "SQLITE_CONSTRAINT",
+    "SQLITE_MISMATCH",
+    "SQLITE_TOOBIG",
+    "SQLITE_RANGE",
+    "SQLITE_MISUSE",
+    "ProgrammingError",
+    "InterfaceError",
+    "DataError",
+)
+
 OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)  # the turn is void: never the fault of one request
 
 
@@ -57,7 +70,9 @@ class Connection:
 
     def __init__(self, path: Path | str):
         self.path = str(path)
-        self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=256, timeout=0)
+        self._db = self._guard(
+            lambda: sqlite3.connect(self.path, isolation_level=None, cached_statements=256, timeout=0)
+        )
         self._wal = Path(self.path + "-wal") if self.path != ":memory:" else None
 
     def close(self) -> None:
@@ -121,23 +136,29 @@ class Connection:
 
 
 def _meaning(error: sqlite3.Error) -> QueuectlError:
-    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    of_the_disk = isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
-    if name == "SQLITE_ERROR" or not of_the_disk:  # a plain DatabaseError is corruption, or no database at all
-        return StoreRefused(f"{name}: {error}")
+    return meaning(getattr(error, "sqlite_errorname", "") or type(error).__name__, str(error))
+
+
+def meaning(name: str, text: str) -> QueuectlError:
+    """What an error of this name, as SQLite or its driver has it, means for the turn."""
+    said = f"{name}: {text}"
     if name == "SQLITE_FULL":
-        return StoreFull(f"{name}: {error}")
-    return StorageFailed(f"{name}: {error}")
+        return StoreFull(said)
+    if name.startswith(_OF_A_STATEMENT):
+        return StoreRefused(said)
+    return StorageFailed(said)
 
 
-def open_connection(path: Path | str, *, create: bool) -> Connection:
+def open_connection(
+    path: Path | str, *, create: bool, connect: Callable[[Path | str], Connection] = Connection
+) -> Connection:
     """Open and, where it is new, make the database. Raises DatabaseRefused for a foreign, newer or missing one."""
     if not create and not Path(path).exists():
         raise DatabaseRefused(f"there is no database at {path}")
     try:
-        connection = Connection(path)
-    except sqlite3.Error as error:
-        raise DatabaseRefused(f"cannot open {path}: {error}") from error
+        connection = connect(path)
+    except StorageFailed as error:
+        raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
     try:
         _prepare(connection)
     except StorageFailed as error:

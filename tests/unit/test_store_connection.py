@@ -363,6 +363,8 @@ def test_statement_that_makes_no_sense_is_refused() -> None:
     [
         (sqlite3.OperationalError("x"), "SQLITE_FULL", StoreFull),
         (sqlite3.OperationalError("x"), "SQLITE_IOERR_FSYNC", StorageFailed),
+        (sqlite3.OperationalError("x"), "SQLITE_IOERR_WRITE", StorageFailed),
+        (sqlite3.OperationalError("Could not decode to UTF-8 column"), "", StorageFailed),
         (sqlite3.OperationalError("x"), "SQLITE_READONLY", StorageFailed),
         (sqlite3.OperationalError("x"), "SQLITE_BUSY", StorageFailed),
         (sqlite3.DatabaseError("x"), "SQLITE_CORRUPT", StorageFailed),
