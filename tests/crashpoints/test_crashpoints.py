@@ -1,0 +1,46 @@
+"""The store loses nothing to a power cut at any moment, nor to an operation that fails; and this could tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.crashpoints.campaign import CONTROLS, Found, cut_power
+from tests.crashpoints.failing import Answers, fail_each
+
+FRESH, OLD = 1, 2  # seeds that begin with nothing, and with an old database
+
+
+@pytest.mark.parametrize("seed", [FRESH, OLD])
+def test_power_cut_at_any_moment_loses_nothing(seed: int) -> None:
+    found = Found()
+
+    cut_power(seed, found, steps=25, share=0.3)
+
+    assert found.faults == []
+    assert found.jobs_lost == 0
+    assert found.states > 250
+    assert found.of_second_cuts > 5
+    assert found.jobs > 10
+
+
+@pytest.mark.parametrize("seed", [FRESH, OLD])
+def test_operation_that_fails_is_said_and_loses_nothing(seed: int) -> None:
+    answers = Answers()
+
+    fail_each(seed, answers, every=12)
+
+    assert answers.faults == []
+    assert answers.jobs_lost == 0
+    told = {(operation, answer) for operation, _, answer in answers.answers}
+    assert {("write", "went on"), ("write", "StorageFailed"), ("sync", "StorageFailed")} <= told
+
+
+@pytest.mark.parametrize("how", CONTROLS.values(), ids=CONTROLS.keys())
+def test_broken_rule_loses_acknowledged_jobs(how: dict[str, Any]) -> None:
+    found = Found()
+
+    cut_power(FRESH, found, steps=25, share=0.1, **how)
+
+    assert found.jobs_lost > 0
