@@ -1,0 +1,178 @@
+"""The broker's machine: the real core, store and loop, driven by simulated time, killed, held up and started again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Mapping
+
+from broker.core import Core, Identity
+from broker.loop import Loop
+from broker.store import OF_THE_STORE
+from queuectl.errors import StorageFailed
+from queuectl.settings import DEFAULTS
+from tests.simulation.clock import MachineClock, Timeline
+from tests.simulation.disk import Crash, SimulatedConnection, SimulatedDisk, SimulatedStore
+from tests.simulation.network import CLIENTS, WORKERS, Line, Network
+from tests.simulation.router import SimulatedRouter
+from tests.simulation.tape import Tape, TapedLog
+
+IDENTITY = Identity(1, "0.0.0", (), "/data/queue.db", "/data", "explicit")
+START_RETRY_MS = 1000  # of a service manager, where the disk is full
+
+
+class BrokerMachine:
+    """At most one broker at a time. `on_turn` and `on_down` are the checks' chance to look at the store."""
+
+    def __init__(self, timeline: Timeline, tape: Tape, network: Network, clock: MachineClock, seed: int) -> None:
+        self._timeline, self._tape, self._network = timeline, tape, network
+        self.clock = clock
+        self._chance = random.Random(f"{seed}/broker")
+        self.connection = SimulatedConnection()
+        self.disk = SimulatedDisk(self.connection)
+        self.core: Core | None = None
+        self.routers: dict[str, SimulatedRouter] = {}
+        self.messages_max = 1000
+        self.turn_ms = 1  # the longest that a turn takes
+        self.sends_left: int | None = None  # until it is killed between two of them
+        self.starts = 0
+        self.turns = 0
+        self.paused_until_ms = 0
+        self.on_send: Callable[[Line, bytes], None] = lambda line, body: None
+        self.on_turn: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        self.restart_ms: Callable[[], int] = lambda: 100
+        self._steps: Generator[int, Mapping[object, int], None] | None = None
+        self._busy_until_ms = 0
+        self._wake_at_ms = 0
+        self._wakes = 0
+
+    # --- life ---
+
+    def configure(self, settings: Mapping[str, float]) -> None:
+        """Write settings into the database before the first start."""
+        ledger = SimulatedStore(self.connection).ledger
+        for key, value in settings.items():
+            if value != DEFAULTS[key]:
+                ledger.set_setting(key, value)
+
+    def start(self) -> None:
+        """Start a broker, unless one runs. On a full disk it is tried again."""
+        if self.core is not None:
+            return
+        store = SimulatedStore(self.connection)
+        core = Core(store, self._chance, IDENTITY)
+        try:
+            store.begin()
+            core.start(self.clock(), f"{self._chance.getrandbits(128):032x}")
+            store.commit()
+        except (*OF_THE_STORE, Crash):
+            self.connection.power_off()
+            self._timeline.after(START_RETRY_MS, self.start)
+            return
+        self.starts += 1
+        self._tape.note("broker", "started", core.epoch)
+        self.core = core
+        self.routers = {door: SimulatedRouter(self._network, self.wake, self._on_send) for door in (WORKERS, CLIENTS)}
+        for router in self.routers.values():
+            router.messages_max = self.messages_max
+        loop = Loop(
+            core=core,
+            store=store,
+            workers=self.routers[WORKERS],
+            clients=self.routers[CLIENTS],
+            disk=self.disk,
+            log=TapedLog(self._tape, "broker"),
+            wakeup=-1,
+            clock=self.clock,
+        )
+        self._steps = loop.turns(lambda: False)
+        self._wait(next(self._steps))
+        self._network.open_doors(self.routers)
+        self.on_turn()
+
+    def kill(self) -> None:
+        """SIGKILL: memory is gone, and what was not committed."""
+        if self.core is None:
+            return
+        self._tape.note("broker", "killed")
+        self.connection.power_off()
+        self.core = self._steps = self.sends_left = None
+        self.routers = {}
+        self._wakes += 1
+        self.paused_until_ms = 0
+        self._network.close_doors()
+        self.on_down()
+        self._timeline.after(self.restart_ms(), self.start)
+
+    def pause(self, ms: int) -> None:
+        """SIGSTOP, or a machine that hangs; messages pile up meanwhile."""
+        self.paused_until_ms = max(self.paused_until_ms, self._timeline.now_ms + ms)
+        self._timeline.after(ms, self.wake)
+
+    def _stop(self) -> None:
+        """It was told to end: a clean end, as far as the disk lets it."""
+        assert self.core is not None
+        try:
+            self.core.store.begin()
+            self.core.stop()
+            self.core.store.commit()
+        except (*OF_THE_STORE, Crash):
+            pass
+        self.kill()
+
+    # --- turns ---
+
+    def wake(self) -> None:
+        """There is news."""
+        self._wake_in(0)
+
+    def _wait(self, timeout_ms: int) -> None:
+        has_news = any(router.inbox for router in self.routers.values()) or self.routers[WORKERS].monitor.events
+        self._wakes += 1
+        self._wake_at_ms = 2**62
+        self._wake_in(0 if has_news else self.clock.true_ms(timeout_ms))
+
+    def _wake_in(self, ms: int) -> None:
+        now_ms = self._timeline.now_ms
+        at_ms = max(now_ms + ms, self._busy_until_ms, self.paused_until_ms)
+        if at_ms < self._wake_at_ms:
+            self._wake_at_ms = at_ms
+            self._wakes += 1
+            self._timeline.after(at_ms - now_ms, self._turn, self._wakes)
+
+    def _turn(self, number: int) -> None:
+        if number != self._wakes or self._steps is None:
+            return
+        if self._timeline.now_ms < self.paused_until_ms:
+            self._wait(0)
+            return
+        self.turns += 1
+        monitor = self.routers[WORKERS].monitor
+        try:
+            timeout_ms = self._steps.send({monitor: 1} if monitor.events else {})
+        except StopIteration:
+            self._stop()
+            return
+        except (Crash, StorageFailed):
+            self.clock.lag_ms = 0
+            self.kill()
+            return
+        except RuntimeError as error:
+            if "a turn without messages failed" not in str(error):
+                raise
+            self.kill()  # by its own decision: duties that fail would fail for ever
+            return
+        self._busy_until_ms = self._timeline.now_ms + self.clock.lag_ms + self._chance.randrange(self.turn_ms + 1)
+        self.clock.lag_ms = 0
+        self.on_turn()
+        self._wait(timeout_ms)
+
+    def _on_send(self, line: Line, body: bytes) -> int:
+        """Something is about to leave. How long after the time of this event that is, in ms."""
+        if self.sends_left is not None:
+            self.sends_left -= 1
+            if self.sends_left < 0:
+                self.sends_left = None
+                raise Crash
+        self.on_send(line, body)
+        return self.clock.lag_ms

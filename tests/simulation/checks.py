@@ -1,0 +1,335 @@
+"""What must hold, read from the store itself after every turn that wrote or spoke, and after every death.
+
+What the broker has said to anybody is noted as it leaves, and has to be found in the store: at once, and again
+after each crash. What the broker records of an attempt is held against what its command truly did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from broker.lifecycle import TRANSITIONS, Event
+from broker.store.rows import STATES
+from queuectl.jobs import TERMINAL, JobState
+from tests.invariants import find_broken
+from tests.simulation.network import WORKERS, Line
+from tests.simulation.tape import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.processes import Process
+
+JOBS = "SELECT seq, id, state, ready, attempt, attempts, losses, lease, reason FROM job"
+REPLIES = "SELECT reply, id, op, body FROM reply WHERE reply > ? ORDER BY reply"
+SPEC = "SELECT command, on_lost FROM spec WHERE seq = ?"
+ENDED = "SELECT attempt, outcome, exit_code, signal FROM attempt WHERE seq = ? AND lease = ?"
+HISTORY = "SELECT seq, attempt, lease, outcome, exit_code, signal FROM attempt"
+
+EVERY = 16  # turns that wrote, between two looks at everything
+UNHEARD = frozenset({"lost", "released"})  # outcomes that no worker reported
+
+
+class Row(NamedTuple):
+    """A job as it stands in the store."""
+
+    seq: int
+    id: str
+    state: int
+    ready: int
+    attempt: int
+    attempts: int
+    losses: int
+    lease: int | None
+    reason: str | None
+
+
+def _reach() -> dict[JobState, frozenset[JobState]]:
+    """Where a job may be some moves later, without help from a person."""
+    reach = {}
+    for start in JobState:
+        seen: set[JobState] = set()
+        edge = {start}
+        while edge:
+            edge = {
+                after
+                for (before, event), after in TRANSITIONS.items()
+                if before in edge and event is not Event.REVIVE and after not in seen
+            }
+            seen |= edge
+        reach[start] = frozenset(seen)
+    return reach
+
+
+REACH = _reach()
+
+
+class Checks:
+    """Holds what was said against what is stored."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._connection = cluster.broker.connection
+        self._changes = -1
+        self._looks = 0
+        self.rows: dict[int, Row] = {}
+        self.standing: Counter[str] = Counter()  # jobs in each state
+        self._commands: dict[str, int] = {}  # each of them stands for one job
+        self._seq_of: dict[str, int] = {}
+        self._on_lost: dict[str, str] = {}
+        self._replies: dict[str, bytes] = {}  # stored
+        self._last_reply = 0
+        self._revived_ms: dict[str, int] = {}
+        self._said: list[tuple[str, Any]] = []
+        self._acknowledged: dict[str, Any] = {}  # request id → what its reply said
+        self._granted: dict[int, tuple[str, int]] = {}  # lease → job, attempt
+        self._recorded: set[int] = set()  # leases whose result a worker was told is recorded
+        self._history: dict[tuple[int, int], tuple[Any, ...]] = {}
+        self._outcomes: dict[int, str] = {}  # lease → what a worker reported of it
+
+    def fail(self, text: str) -> None:
+        """A promise was broken."""
+        self._cluster.tape.note("checks", "VIOLATION", text)
+        raise Violation(f"seed {self._cluster.plan.seed} at {self._cluster.timeline.now_ms} ms: {text}")
+
+    # --- what is said --------------------------------------------------------------------------------
+
+    def on_send(self, line: Line, body: bytes) -> None:
+        """The broker says something."""
+        if self._connection.in_transaction:
+            self.fail("something is said before the commit")
+        message = msgpack.unpackb(body)
+        if line.door == WORKERS:
+            if message[0] in ("push", "recorded"):
+                self._said.append((message[0], message[2:]))
+        elif "ok" in message:
+            self._said.append(("reply", message))
+
+    def _verify(self) -> None:
+        said, self._said = self._said, []
+        for kind, about in said:
+            _VERIFY[kind](self, about)
+
+    def _verify_push(self, about: Any) -> None:
+        for lease, job, attempt, *_ in about[1]:
+            row = self.rows.get(self._seq_of.get(job, 0))
+            if row is None or (row.lease, row.attempt, row.state) != (lease, attempt, 1):
+                self.fail(f"lease {lease} of {job}/{attempt} was pushed, the store has {row}")
+            self._granted[lease] = (job, attempt)
+
+    def _verify_recorded(self, about: Any) -> None:
+        for lease, verdict in about[0]:
+            if verdict == "recorded":
+                self._recorded.add(lease)
+                self._expect_recorded(lease)
+
+    def _expect_recorded(self, lease: int) -> None:
+        job, attempt = self._granted.get(lease, ("?", 0))
+        ended = self._connection.ask(ENDED, (self._seq_of.get(job, 0), lease))
+        if len(ended) != 1 or ended[0][0] != attempt or ended[0][1] in UNHEARD:
+            self.fail(f"the result of {job}/{attempt} was recorded, as its worker was told; the store has {ended}")
+
+    def _verify_reply(self, about: Any) -> None:
+        asked = self._cluster.asked.get(about["id"])
+        if asked is None:
+            self.fail(f"a reply to a request that nobody made: {about['id']}")
+        elif asked.op in ("enqueue", "dlq_retry", "config_set"):
+            before = self._acknowledged.setdefault(asked.id, about["ok"])
+            if before != about["ok"]:
+                self.fail(f"{asked.id} was answered in two ways: {before} and {about['ok']}")
+            self._expect_stored(asked.id)
+
+    def _expect_stored(self, request_id: str) -> None:
+        told = self._acknowledged[request_id]
+        stored = self._replies.get(request_id)
+        if stored is None or msgpack.unpackb(stored) != told:
+            self.fail(f"{request_id} was answered with {told}, and the store has {stored!r}")
+        for job in told.get("ids", ()):
+            if job is not None and job not in self._seq_of:
+                self.fail(f"{job} was acknowledged to {request_id}, and is not in the store")
+
+    # --- what is stored --------------------------------------------------------------------------------
+
+    def on_turn(self) -> None:
+        """Between two turns."""
+        if self._changes != self._connection.changes:
+            self._look()
+            self._looks += 1
+            if self._looks % EVERY == 0:
+                self.look_at_everything()
+        if self._said:
+            self._verify()
+
+    def on_down(self) -> None:
+        """The broker has died: all that it ever said is in the store."""
+        self._changes = -1
+        self._replies.clear()
+        self._last_reply = 0
+        self._look()
+        self._verify()
+        self.look_at_everything()
+
+    def _look(self) -> None:
+        self._changes = self._connection.changes
+        rows = {row[0]: Row(*row) for row in self._connection.ask(JOBS)}
+        revived = self._look_at_replies()
+        for row in rows.values():
+            before = self.rows.get(row.seq)
+            if before is None:
+                self._on_new(row)
+            elif before != row:
+                self._on_change(before, row, revived)
+        if not rows.keys() >= self.rows.keys():
+            self.fail(f"jobs are gone: {sorted(self.rows.keys() - rows.keys())}")
+        self.rows = rows
+        self.standing = Counter(STATES[row.state].value for row in rows.values())
+
+    def _look_at_replies(self) -> set[str]:
+        """The jobs that a person has revived since the last look."""
+        revived: set[str] = set()
+        for number, request_id, op, body in self._connection.ask(REPLIES, (self._last_reply,)):
+            self._last_reply = number
+            self._replies[request_id] = body
+            if op == "dlq_retry":
+                revived |= set(msgpack.unpackb(body)["ids"])
+        return revived
+
+    def _on_new(self, row: Row) -> None:
+        [(command, on_lost)] = self._connection.ask(SPEC, (row.seq,))
+        request_id, _, index = command.partition("/")
+        asked = self._cluster.asked.get(request_id)
+        if asked is None or asked.args["jobs"][int(index)].get("id", row.id) != row.id:
+            self.fail(f"{row.id} was enqueued by nobody: {command}")
+        if command in self._commands:
+            self.fail(f"{command} was asked for once and stored twice")
+        self._commands[command] = row.seq
+        self._seq_of[row.id] = row.seq
+        self._on_lost[row.id] = on_lost
+
+    def _on_change(self, before: Row, row: Row, revived: set[str]) -> None:
+        state, was = STATES[row.state], STATES[before.state]
+        if row.id in revived:
+            self._revived_ms[row.id] = self._cluster.timeline.now_ms
+            if was is JobState.DEAD:
+                was = JobState.PENDING
+        if was in TERMINAL or (state is not was and state not in REACH[was]):
+            self.fail(f"{row.id} went from {before} to {row}")
+        if before.lease is not None and row.lease != before.lease:
+            self._on_ended(before, row)
+        elif row.attempt < before.attempt:
+            self.fail(f"{row.id}: the number of attempts shrank from {before} to {row}")
+
+    def _on_ended(self, before: Row, row: Row) -> None:
+        """A lease is over, or the job has gone on without it."""
+        assert before.lease is not None
+        process = self._cluster.processes.by_lease.get(before.lease)
+        ended = self._connection.ask(ENDED, (row.seq, before.lease))
+        if not ended:
+            if process is not None:
+                self.fail(f"{row.id}/{before.attempt} had been started, and nothing is recorded of it: {row}")
+            if row.attempt not in (before.attempt, before.attempt - 1):
+                self.fail(f"{row.id}: an attempt that never started counts: {before}, {row}")
+            return
+        attempt, outcome, exit_code, number = ended[0]
+        if attempt != before.attempt or row.attempt < attempt:
+            self.fail(f"{row.id}: the lease of {before} ended attempt {attempt}, now {row}")
+        if outcome in UNHEARD:
+            return
+        self._outcomes[before.lease] = outcome
+        if outcome != "spawn_error":
+            self._hold_against_truth(row.id, before.lease, process, exit_code, number)
+
+    def _hold_against_truth(
+        self, job: str, lease: int, process: Process | None, exit_code: int | None, number: int | None
+    ) -> None:
+        if process is None or process.ended_ms is None:
+            self.fail(f"{job}: a result is recorded of lease {lease}, whose command has not ended: {process}")
+        elif (process.exit_code, process.signal) != (exit_code, number):
+            self.fail(f"{job}: recorded {exit_code}, {number} of {process}")
+
+    # --- everything, now and then ------------------------------------------------------------------------
+
+    def look_at_everything(self) -> None:
+        """What is too much for every turn."""
+        history = {(seq, attempt): tuple(rest) for seq, attempt, *rest in self._connection.ask(HISTORY)}
+        for key, ended in self._history.items():
+            if history.get(key) != ended and ended[1] != "lost":
+                self.fail(f"the history of {key} was {ended}, and is {history.get(key)}")
+        self._history = history
+        for lease in sorted(self._recorded):
+            self._expect_recorded(lease)
+        for request_id in self._acknowledged:
+            self._expect_stored(request_id)
+        core = self._cluster.broker.core
+        if core is not None and (broken := find_broken(core)):
+            self.fail("; ".join(broken))
+
+    # --- what runs ------------------------------------------------------------------------------------------
+
+    def on_start(self, process: Process) -> None:
+        """A command is about to be started."""
+        grant = process.grant
+        if grant.lease in self._cluster.processes.by_lease:
+            self.fail(f"lease {grant.lease} of {grant.job} starts a second command")
+        for earlier in self._cluster.processes.by_job.get(grant.job, ()):
+            if earlier.ended_ms is None:
+                self._on_overlap(earlier, process)
+            if earlier.grant.attempt == grant.attempt:
+                self.fail(f"{grant.job}/{grant.attempt} is started twice: {earlier}, {process}")
+            if self._on_lost.get(grant.job) == "dead":
+                self._expect_known(earlier, process)
+
+    def _expect_known(self, earlier: Process, process: Process) -> None:
+        """A job that must not run twice is started again only by a person, or when its end was recorded."""
+        revived_ms = self._revived_ms.get(process.grant.job, -1)
+        if earlier.grant.lease not in self._outcomes and revived_ms < earlier.started_ms:
+            self.fail(f"{process.grant.job} must not run twice: {earlier}, and now {process}")
+
+    def _on_overlap(self, earlier: Process, process: Process) -> None:
+        """Two commands of one job at one time: only if a fault kept the first one's worker from being heard."""
+        machine = self._cluster.machine_of(earlier.boot)
+        since_ms = earlier.started_ms - 2 * self._cluster.plan.lease_ms
+        causes = {
+            strike.kind
+            for strike in self._cluster.faults.strikes
+            if strike.at_ms >= since_ms and strike.kind in SEPARATING and strike.whom in (machine.name, "everywhere")
+        }
+        if not causes:
+            self.fail(f"two commands of one job run, and nothing explains it: {earlier}, {process}")
+        self._cluster.overlaps[max(sorted(causes), key=SEPARATING.index)] += 1
+
+
+_VERIFY = {"push": Checks._verify_push, "recorded": Checks._verify_recorded, "reply": Checks._verify_reply}
+
+# Faults that may let a lease run out, or be given to another, while its command runs; the likeliest cause last.
+SEPARATING = [
+    "message_delayed",
+    "message_doubled",
+    "message_reordered",
+    "message_dropped",
+    "clock_drifted",
+    "connection_reset",
+    "config_flood",
+    "store_full",
+    "store_full_once",
+    "store_refused",
+    "store_failed",
+    "store_failed_late",
+    "store_stalled",
+    "broker_stopped",
+    "broker_paused",
+    "broker_killed",
+    "broker_killed_before_commit",
+    "broker_killed_after_commit",
+    "broker_killed_between_sends",
+    "worker_disk_full",
+    "guardian_killed",
+    "worker_paused",
+    "worker_killed",
+    "worker_and_guardian_killed",
+    "partition_to_broker",
+    "partition_from_broker",
+    "partition",
+]

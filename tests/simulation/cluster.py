@@ -1,0 +1,175 @@
+"""One seed, one cluster: put together, let go wrong for a while, healed, and held to its promises."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path as FilePath
+from unittest.mock import patch
+
+from tests.simulation.broker import BrokerMachine
+from tests.simulation.checks import Checks
+from tests.simulation.client import Asked, Client
+from tests.simulation.clock import MachineClock, Timeline
+from tests.simulation.faults import SCHEDULED, Faults
+from tests.simulation.network import Network, Path
+from tests.simulation.plan import Plan, make_plan
+from tests.simulation.processes import Processes
+from tests.simulation.tape import Tape
+from tests.simulation.worker import WorkerMachine
+
+UNFINISHED = ("pending", "processing", "failed")
+DAY_MS = 86_400_000
+
+
+class Cluster:
+    """A broker, its workers and clients, and everything between them."""
+
+    def __init__(self, seed: int, folder: FilePath, *, is_readable: bool = False) -> None:
+        self.plan: Plan = make_plan(seed, tuple(SCHEDULED))
+        self.folder = folder
+        self.timeline = Timeline()
+        self.tape = Tape(self.timeline, is_readable=is_readable)
+        self.chance = random.Random(f"{seed}/cluster")
+        self.asked: dict[str, Asked] = {}
+        self.overlaps: Counter[str] = Counter()
+        self.machines: list[WorkerMachine] = []
+        self.clients: list[Client] = []
+        plan = self.plan
+        self.network = Network(
+            self.timeline, self.tape, random.Random(f"{seed}/network"), plan.latency_ms, lambda: self.faults.mishap()
+        )
+        self.network.queue_max = plan.queue_max
+        self.broker = BrokerMachine(self.timeline, self.tape, self.network, self._clock(), seed)
+        self.broker.messages_max, self.broker.turn_ms = plan.messages_max, plan.turn_ms
+        self.faults = Faults(self)
+        self.processes = Processes(
+            self.timeline,
+            self.tape,
+            random.Random(f"{seed}/processes"),
+            self.faults.decide,
+            lambda process: self.checks.on_start(process),
+        )
+        self.checks = Checks(self)
+        self._connect_checks()
+
+    def _connect_checks(self) -> None:
+        self.broker.on_send = self.checks.on_send
+        self.broker.on_turn = self.checks.on_turn
+        self.broker.on_down = self.checks.on_down
+        self.broker.restart_ms = lambda: 0 if self.faults.is_over else self.faults.span_ms(2)
+        self.broker.connection.on_strike = self._on_strike
+
+    def _on_strike(self, kind: str) -> None:
+        self.faults.note(kind)
+        if kind == "store_stalled":
+            self.broker.clock.lag_ms += self.faults.span_ms(2)
+        elif kind == "broker_killed_between_sends":
+            self.broker.sends_left = self.chance.randrange(3)
+
+    # --- its parts ---
+
+    def _clock(self) -> MachineClock:
+        return MachineClock(
+            self.timeline, mono_ms=self.chance.randrange(DAY_MS), ahead_ms=self.chance.randint(-2000, 2000)
+        )
+
+    def add_machine(self) -> None:
+        """One more machine with a worker."""
+        number = len(self.machines)
+        name = f"w{number}"
+        machine = WorkerMachine(
+            name,
+            self.plan.seed,
+            timeline=self.timeline,
+            tape=self.tape,
+            network=self.network,
+            processes=self.processes,
+            clock=self._clock(),
+            folder=self.folder / name,
+            slots=self.plan.slots[number],
+            queues=() if number == 0 or self.chance.random() < 0.7 else (self.chance.choice(self.plan.queues),),
+        )
+        self.machines.append(machine)
+        machine.start_in(self.chance.randrange(1000))
+
+    def clocks(self) -> list[tuple[str, MachineClock]]:
+        """The clocks of all machines."""
+        return [("everywhere", self.broker.clock), *((machine.name, machine.clock) for machine in self.machines)]
+
+    def paths(self) -> list[Path]:
+        """What lies between the broker's machine and each other one."""
+        return [machine.path for machine in self.machines] + [client.path for client in self.clients]
+
+    def machine_of(self, boot: str) -> WorkerMachine:
+        """The machine of a start of a worker."""
+        return next(machine for machine in self.machines if boot in machine.boots)
+
+    def sweep(self, boots: Collection[str], on_swept: object) -> bool:
+        """What a starting worker does about the processes of dead ones."""
+        self.processes.kill_boots(boots)
+        return True
+
+    def make_room(self) -> None:
+        """The broker's disk has room again."""
+        self.broker.connection.is_full = self.broker.disk.is_short = False
+
+    # --- a run ---
+
+    def run(self) -> None:
+        """Trouble, then peace. Raises Violation."""
+        with patch("worker.adopt.sweep", self.sweep):
+            try:
+                self._begin()
+                self.timeline.run(self.plan.trouble_ms)
+                self._heal()
+                self._expect_an_end()
+                self._expect_no_leaks()
+            finally:
+                for machine in self.machines:
+                    for worker in machine.alive():
+                        worker.kill()
+                self.broker.connection.abandon()
+
+    def _begin(self) -> None:
+        self.broker.configure({"heartbeat": self.plan.heartbeat_s, "lease": self.plan.lease_s})
+        self.broker.start()
+        for _ in range(self.plan.machines):
+            self.add_machine()
+        for number in range(self.plan.clients):
+            self.clients.append(Client(f"client{number}", self.plan, self.timeline, self.network, self.asked))
+        for client in self.clients:
+            self.timeline.after(self.chance.randrange(1000), client.work)
+        self.faults.begin()
+
+    def _heal(self) -> None:
+        self.tape.note("cluster", "healed")
+        self.faults.end()
+        self.make_room()
+        self.broker.connection.armed = None
+        self.broker.sends_left = None
+        for path in self.paths():
+            self.network.clear(path)
+        self.broker.start()
+        for client in self.clients:
+            client.may_ask = False
+        for machine in self.machines:
+            machine.is_full = False
+            machine.start_in(0)
+
+    def _expect_an_end(self) -> None:
+        limit_ms = self.timeline.now_ms + self._longest_ms()
+        while self.timeline.now_ms < limit_ms:
+            self.timeline.run(self.timeline.now_ms + self.plan.lease_ms)
+            if not any(self.checks.standing[state] for state in UNFINISHED):
+                return
+        left = [row for row in self.checks.rows.values() if row.state in (0, 1, 3)]
+        self.checks.fail(f"not over {self._longest_ms()} ms after all was well: {left}")
+
+    def _longest_ms(self) -> int:
+        return 10 * self.plan.lease_ms + 600_000
+
+    def _expect_no_leaks(self) -> None:
+        self.timeline.run(self.timeline.now_ms + 2 * self.plan.lease_ms + 30_000)
+        self.checks.look_at_everything()
