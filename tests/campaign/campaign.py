@@ -15,8 +15,8 @@ from pathlib import Path
 from queuectl.client import Client
 from tests.campaign.checker import Verdict, judge
 from tests.campaign.daemons import Broker, Machine, python
-from tests.campaign.evidence import Evidence, read_asked, read_database
-from tests.campaign.faults import FaultLog, Sort
+from tests.campaign.evidence import Evidence, read_asked, read_database, read_told
+from tests.campaign.faults import SORTS, FaultLog, Sort
 from tests.campaign.jobs import Jobs, read_journal
 from tests.campaign.nemesis import BrokerNemesis, MachineNemesis, Nemesis, Pace
 from tests.campaign.orphans import Orphans, StallWatch
@@ -35,7 +35,7 @@ class Plan:
     seconds: float
     pace: Pace
     machines: int = 4
-    slots: int = 6
+    slots: int = 12
     backlog: int = 1500
     bulk: Sequence[int] = (1, 1, 60)
     broker: Sequence[str] = PROGRAM  # the command line; another one plants a fault
@@ -187,6 +187,7 @@ class Campaign:
             faults=self._log.faults,
             lease_s=self._plan.pace.lease_s,
             booted_s=time.time() - self._orphans.now_s(),
+            told=list(read_told(self._place / "broker.log")),
             orphans=left,
             damage=damage,
         )
@@ -196,7 +197,8 @@ class Campaign:
 
     def _done(self) -> Counter[str]:
         """What was done to the processes, for the table."""
-        done = Counter(fault.kind for fault in self._log.faults)
+        kinds = Counter(fault.kind for fault in self._log.faults)
+        done = Counter({kind: kinds[kind] for kind in SORTS})
         sorts = Counter(fault.sort for fault in self._log.faults)
         done["all kills of brokers"] = done["kill_broker"] + done["kill_starting_broker"]
         done["all kills of workers"] = sorts[Sort.KILL] + sorts[Sort.KILL_WHOLE]

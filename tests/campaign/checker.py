@@ -133,6 +133,10 @@ def _doubled(case: _Case) -> Iterator[str]:
             counts["recovered: never answered, carried out"] += there > 0
             if there not in (0, len(asked.names)):
                 yield f"{asked.request} was carried out in part: {there} of {len(asked.names)}"
+        elif asked.fate is Fate.NOT_SENT:
+            counts["requests not sent"] += 1
+            if there:
+                yield f"{asked.request} was carried out, and its client was told that it was not sent"
         elif asked.unanswered:
             counts["requests answered late"] += 1
             counts["recovered: answered late, carried out before"] += asked.repeated
@@ -142,6 +146,13 @@ def _doubled(case: _Case) -> Iterator[str]:
 
 
 def _recorded_wrongly(case: _Case) -> Iterator[str]:
+    case.verdict.counts["outcomes told by the log"] = len(case.evidence.told)
+    recorded = {(job.id, run.attempt, run.lease, run.outcome) for job in case.evidence.jobs for run in job.runs}
+    for told, times in Counter(case.evidence.told).items():
+        if told not in recorded:
+            yield f"the log tells of {told}, and that is not recorded"
+        if times > 1:
+            yield f"the log tells {times} times of {told}"
     for job in case.evidence.jobs:
         for text in _wrong_in(case, job):
             yield f"{job.id} ({job.name}): {text}"

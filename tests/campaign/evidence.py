@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.store.rows import STATES
 from queuectl.jobs import JobState
 from tests.campaign.faults import Fault
-from tests.campaign.jobs import Line, kind_of, name_of, read_journal
+from tests.campaign.jobs import Line, kind_of, name_of
 from tests.campaign.load import Asked, Fate
 
 
@@ -35,6 +36,15 @@ class Run:
     outcome: str
     note: str
     exit_code: int | None
+
+
+class Told(NamedTuple):
+    """What the broker's log says was recorded."""
+
+    job: str
+    attempt: int
+    lease: int
+    outcome: str
 
 
 @dataclass(slots=True)
@@ -64,6 +74,7 @@ class Evidence:
     faults: Sequence[Fault]
     lease_s: float
     booted_s: float = 0.0
+    told: Sequence[Told] = ()
     orphans: Sequence[str] = ()
     damage: Sequence[str] = ()  # of the database and its books
 
@@ -81,6 +92,16 @@ def read_asked(paths: Sequence[Path]) -> Iterator[Asked]:
                 begun = Asked(said["request"], said["names"])
         if begun is not None:
             yield begun
+
+
+def read_told(path: Path) -> Iterator[Told]:
+    """What the log of the broker says was recorded. A line that a kill has cut off is none."""
+    with path.open(errors="replace") as file:
+        for line in file:
+            if '"event":"job_finished"' in line:
+                with suppress(ValueError):
+                    said = json.loads(line)
+                    yield Told(said["job_id"], said["attempt"], int(said["lease_id"], 16), said["outcome"])
 
 
 _JOBS = """
@@ -119,6 +140,3 @@ def _damage(db: sqlite3.Connection) -> Iterator[str]:
     [(last_seq,)] = db.execute("SELECT coalesce(max(seq), 0) FROM job")
     if facts["next_seq"] <= last_seq:
         yield f"the next number is {facts['next_seq']}, and {last_seq} is used"
-
-
-__all__ = ["Evidence", "Owner", "Run", "Stored", "read_asked", "read_database", "read_journal"]

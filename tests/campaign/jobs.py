@@ -44,8 +44,8 @@ class Kind:
 _TICKS = "while [ $D -gt 0 ]; do sleep 0.1; say t; D=$((D-1)); done"
 
 KINDS = {
-    "quick": Kind(0.948, "say s; say e"),
-    "slow": Kind(0.02, f"say s; {_TICKS}; say e", d_max=30),
+    "quick": Kind(0.958, "say s; say e"),
+    "slow": Kind(0.01, f"say s; {_TICKS}; say e", d_max=30),
     "family": Kind(0.005, f"say s; sleep 60 & setsid sh -c 'sleep 60 & sleep 60' & {_TICKS}; say e", d_max=10),
     "leaver": Kind(0.002, "say s; setsid sleep 60 & say e"),
     "flaky": Kind(

@@ -6,7 +6,6 @@ stdin does, after it knows the fate of what it had begun.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import select
@@ -24,7 +23,7 @@ from tests.campaign.jobs import Jobs
 
 NAMED = 0.2  # share of jobs with an id of their own
 LEFT = 0.05  # share of requests whose client goes away without waiting for the reply
-ABANDONED = 0.2  # share of unanswered requests that are never sent again
+ABANDONED = 0.2  # share of unanswered requests, and of those not sent, that are never sent again
 ASKED_TWICE = 0.05  # share of answered requests that are sent again all the same
 REPLY_LIMITS_S = (0.02, 1.0)
 STATUS_EVERY = 50  # requests between two looks at how much is waiting
@@ -37,6 +36,7 @@ class Fate(StrEnum):
 
     ACKNOWLEDGED = "acknowledged"
     UNKNOWN = "unknown"  # sent, not answered, never sent again
+    NOT_SENT = "not sent"  # says the client of the queue; never tried again
 
 
 @dataclass
@@ -97,20 +97,26 @@ class Load:
         if self._chance.random() < LEFT:
             self._send_and_leave(asked, jobs)
             return
+        may_be_there = False
         while asked.fate is Fate.UNKNOWN or self._chance.random() < ASKED_TWICE:
             limit_s = self._chance.uniform(*REPLY_LIMITS_S)
             try:
                 reply = self._client.exchange("enqueue", {"jobs": jobs}, request_id=asked.request, timeout=limit_s)
             except (BrokerUnreachable, ShuttingDown):  # not carried out by this try
+                if not may_be_there and self._chance.random() < ABANDONED:
+                    asked.fate = Fate.NOT_SENT
+                    return
                 self._pause.wait(LOOK_S)
                 continue
             except OutcomeUnknown:
+                may_be_there = True
                 if asked.fate is Fate.UNKNOWN:
                     asked.unanswered = True
                     if self._chance.random() < ABANDONED:
                         return
                 continue
             ids = [job_id or REFUSED for job_id in reply.value["ids"]]
+            may_be_there = True
             if asked.fate is Fate.UNKNOWN:
                 asked.fate, asked.ids, asked.repeated = Fate.ACKNOWLEDGED, ids, reply.repeated
                 asked.unanswered |= reply.tries > 1
@@ -119,8 +125,10 @@ class Load:
 
     def _send_and_leave(self, asked: Asked, jobs: list[dict[str, Any]]) -> None:
         """As a client that dies: what it has sent may arrive, or not."""
-        with contextlib.suppress(BrokerUnreachable):
+        try:
             self._client.begin("enqueue", {"jobs": jobs}, request_id=asked.request)
+        except BrokerUnreachable:
+            asked.fate = Fate.NOT_SENT
         self._pause.wait(self._chance.uniform(0, 0.01))
         self._client.close()
 

@@ -32,7 +32,6 @@ class Pace:
     worker_alive_s: tuple[float, float] = (0.2, 3.5)
     worker_away_s: tuple[float, float] = (0, 0.5)
     outlasting: float = 0.5  # share of pauses and cuts that outlast a lease
-    worker_kinds: tuple[str, ...] = tuple(kind for kind in SORTS if "broker" not in kind and kind != "stall")
 
 
 class Nemesis(ABC):
@@ -144,7 +143,7 @@ CUTS = {
     "hold": "hold",
     "reset": "reset",
 }
-_OF_KILLS = {
+_WITHOUT_WIRE = {
     "kill_worker": 0.25,
     "kill_guardian": 0.25,
     "kill_both": 0.15,
@@ -156,7 +155,7 @@ _OF_KILLS = {
     "stop_worker": 0.06,
     "stop_worker_by_force": 0.05,
 }
-MACHINE_KINDS = {**_OF_KILLS, **dict.fromkeys(CUTS, 0.06)}
+MACHINE_KINDS = {**_WITHOUT_WIRE, **dict.fromkeys(CUTS, 0.06)}
 
 
 class MachineNemesis(Nemesis):
@@ -166,8 +165,7 @@ class MachineNemesis(Nemesis):
         super().__init__(machine.name, seed, pace, log)
         self._machine = machine
         self._orphans = orphans
-        allowed = [kind for kind in pace.worker_kinds if kind not in CUTS or machine.proxy is not None]
-        self._kinds = {kind: MACHINE_KINDS[kind] for kind in allowed}
+        self._kinds = MACHINE_KINDS if machine.proxy is not None else _WITHOUT_WIRE
         self._do: dict[str, Callable[[str], None]] = {
             "kill_worker": self._kill_worker,
             "kill_guardian": self._kill_guardian,

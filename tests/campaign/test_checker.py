@@ -8,7 +8,7 @@ import pytest
 
 from queuectl.jobs import JobState
 from tests.campaign.checker import Verdict, judge
-from tests.campaign.evidence import Evidence, Owner, Run, Stored
+from tests.campaign.evidence import Evidence, Owner, Run, Stored, Told
 from tests.campaign.faults import SORTS, Fault
 from tests.campaign.jobs import Line, What
 from tests.campaign.load import Asked, Fate
@@ -29,6 +29,7 @@ class History:
     job: Stored = field(default_factory=lambda: Stored("a1", "x", "quick", JobState.COMPLETED, None, 0, 0, 0, 3))
     more_jobs: list[Stored] = field(default_factory=list)
     is_stored: bool = True
+    told: list[Told] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
@@ -70,6 +71,7 @@ class History:
                 BOOTS,
                 self.faults,
                 LEASE_S,
+                told=self.told,
                 orphans=self.orphans,
                 damage=self.damage,
             )
@@ -161,6 +163,14 @@ def test_an_unanswered_request_is_carried_out_whole_or_not_at_all(good: History)
     assert good.broken() == {"doubled"}
 
 
+def test_what_a_client_was_told_was_not_sent_is_not_there(good: History) -> None:
+    good.asked.append(Asked("request-2", ["y"], Fate.NOT_SENT))
+    assert good.broken() == set()
+
+    good.asked[0].fate = Fate.NOT_SENT
+    assert good.broken() == {"doubled"}
+
+
 # --- what was recorded -------------------------------------------------------------------------------------
 
 
@@ -188,6 +198,17 @@ def test_a_failure_that_is_not_counted_is_wrong(history: History) -> None:
 
     history.job.attempts = 0
     assert history.broken() == {"recorded wrongly"}
+
+
+def test_what_the_log_tells_was_recorded_is_there_and_told_once(good: History) -> None:
+    good.told.append(Told("a1", 1, 1, "completed"))
+    assert good.broken() == set()
+
+    good.told.append(Told("a1", 1, 1, "completed"))
+    assert good.broken() == {"recorded wrongly"}
+
+    good.told[1:] = [Told("a1", 1, 2, "exit")]
+    assert good.broken() == {"recorded wrongly"}
 
 
 def test_a_job_that_is_dead_for_no_reason_is_wrong(good: History) -> None:
