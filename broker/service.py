@@ -27,7 +27,7 @@ from broker.core import Core, Identity
 from broker.disk import Disk
 from broker.loop import Loop
 from broker.sockets import Router, client_router, worker_router
-from broker.store import Store, StoreFull, open_store
+from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store
 from queuectl import __version__
 from queuectl.clock import read_clock
 from queuectl.config import Config, tcp_pair
@@ -221,43 +221,71 @@ def _already_running(path: Path, whose: str) -> BrokerRunning:
 
 
 def _open_database(data_dir: Path, log: Log) -> Store:
-    """The database of this directory. Where one was before, a missing one is refused, never silently made anew."""
+    """The database of this directory, if it is well. What was there before is never silently made anew."""
     path = data_dir / DATABASE
-    if (data_dir / IDENTITY_FILE).exists() and not path.exists():
-        raise DatabaseRefused(
-            f"{path} is missing, but this directory had a database",
-            hint=f"put it back; or, to begin with an empty queue, delete {data_dir / IDENTITY_FILE}",
-        )
     existed = path.exists()
-    store = _open_store(path)
-    if existed and store.ledger.facts().get("clean") == 0 and (found := store.check()):
+    store = _open_store(path, data_dir / IDENTITY_FILE)
+    try:
+        _refuse_damaged(store, path)
+    except BaseException:
         store.abandon()
-        raise DatabaseRefused(f"{path} is damaged: {found[0]}", hint="restore it from a backup")
+        raise
     log.info("broker_started", database=str(path), existed=existed)
     return store
 
 
-def _open_store(path: Path) -> Store:
+def _open_store(path: Path, identity: Path) -> Store:
     try:
-        return open_store(path)
+        return open_store(path, create=not identity.exists())
+    except DatabaseMissing as error:
+        raise DatabaseRefused(
+            f"{error.message}, but this directory had a database",
+            hint=f"put it back; or, to begin with an empty queue, delete {identity}",
+        ) from None
     except StoreFull as error:
         raise DiskFull("the disk is full: the database cannot be opened", hint=f"make room for {path}") from error
 
 
+def _refuse_damaged(store: Store, path: Path) -> None:
+    """Look through a database that was not closed. Raises DatabaseRefused if it has lost something."""
+    try:
+        was_closed = store.ledger.facts().get("clean") != 0
+    except (StorageFailed, StoreRefused) as error:
+        raise _unusable(path, error) from error
+    if was_closed:
+        return
+    if found := store.check():
+        raise DatabaseRefused(f"{path} is damaged: {found[0]}", hint="restore it from a backup")
+    if (log := store.missing_log) is not None:
+        raise DatabaseRefused(
+            f"{path} was not closed, and what was written last is missing: it was in {log.name}",
+            hint=f"put it back; or, if another program opened the database and took it in: touch {log}",
+        )
+
+
+def _unusable(path: Path, error: QueuectlError) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"{path} cannot be used: {error.message}", hint="look after its disk; if that is well, restore a backup"
+    )
+
+
 def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
     """The first transaction: a new epoch. Its leases get a full lease from now on."""
-    identity = data_dir / IDENTITY_FILE
+    path, identity = data_dir / DATABASE, data_dir / IDENTITY_FILE
     if identity.exists() and identity.read_text().strip() != store.ledger.facts().get("broker"):
         raise DatabaseRefused(
-            f"{data_dir / DATABASE} is not the database that was here before",
+            f"{path} is not the database that was here before",
             hint=f"if you meant to replace it, delete {identity}",
         )
     try:
         store.begin()
         core.start(read_clock(), secrets.token_hex(16))
         store.commit()
+        store.write_through()  # from now on the file itself says that it is in use, and has a log
     except StoreFull as error:
         raise DiskFull("the disk is full: the broker cannot start", hint=f"make room in {data_dir}") from error
+    except (StorageFailed, StoreRefused) as error:
+        raise _unusable(path, error) from error
     if not identity.exists():
         _write_whole(identity, core.broker_id + "\n")
     if core.leases:

@@ -13,6 +13,7 @@ from broker.store.connection import (
     CHECKPOINT_BYTES,
     OF_THE_STORE,
     Connection,
+    DatabaseMissing,
     StoreFull,
     StoreRefused,
     open_connection,
@@ -22,7 +23,7 @@ from broker.store.jobs import Jobs
 from broker.store.ledger import Ledger
 from queuectl.errors import StorageFailed
 
-__all__ = ["OF_THE_STORE", "Store", "StoreFull", "StoreRefused", "open_store"]
+__all__ = ["OF_THE_STORE", "DatabaseMissing", "Store", "StoreFull", "StoreRefused", "open_store"]
 
 
 class Store:
@@ -50,8 +51,12 @@ class Store:
         """Between turns: copy a long write-ahead log into the database file. True if it did."""
         if self._db.wal_bytes() < CHECKPOINT_BYTES:
             return False
-        self._db.checkpoint()
+        self.write_through()
         return True
+
+    def write_through(self) -> None:
+        """Between turns: copy the write-ahead log into the database file."""
+        self._db.checkpoint()
 
     def check(self) -> list[str]:
         """What SQLite's quick check finds wrong; empty if all is well."""
@@ -60,6 +65,11 @@ class Store:
         except StorageFailed as error:  # so damaged that the check could not go on
             return [error.message]
         return [] if found == ["ok"] else found
+
+    @property
+    def missing_log(self) -> Path | None:
+        """The write-ahead log, if it was not there when the database was opened. One that was not closed has one."""
+        return self._db.missing_log
 
     def close(self) -> None:
         """Close for good."""
@@ -73,5 +83,5 @@ class Store:
 def open_store(
     path: Path | str, *, create: bool = True, connect: Callable[[Path | str], Connection] = Connection
 ) -> Store:
-    """Open the database, making it where it is new. Raises DatabaseRefused."""
+    """Open the database, making it where it is new. Raises DatabaseRefused; DatabaseMissing without `create`."""
     return Store(open_connection(path, create=create, connect=connect))

@@ -36,6 +36,10 @@ _PRAGMAS = (
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
+class DatabaseMissing(DatabaseRefused):
+    """There is no database where one is to be."""
+
+
 class StoreFull(QueuectlError):
     """The disk of the database is full."""
 
@@ -74,6 +78,7 @@ class Connection:
             lambda: sqlite3.connect(self.path, isolation_level=None, cached_statements=256, timeout=0)
         )
         self._wal = Path(self.path + "-wal") if self.path != ":memory:" else None
+        self.missing_log = self._wal if self._wal is not None and not self._wal.exists() else None
 
     def close(self) -> None:
         """Copy the WAL into the file and let go of the database."""
@@ -81,11 +86,19 @@ class Connection:
         self._db.close()
 
     def abandon(self) -> None:
-        """Let go without touching the disk again, as a crash would (before Python 3.12 SQLite empties the WAL)."""
+        """Let go without touching the disk again, as a crash would.
+
+        Before Python 3.12 SQLite empties the WAL and deletes it: an empty one takes its place, for a database that
+        was not closed and has none has lost it.
+        """
+        had_log = self.missing_log is None or self.wal_bytes() > 0
         with suppress(sqlite3.ProgrammingError):  # it is closed already
             if (configure := getattr(self._db, "setconfig", None)) is not None:
                 configure(_NO_CHECKPOINT_ON_CLOSE, True)
         self._db.close()
+        if had_log and self._wal is not None:
+            with suppress(OSError):
+                self._wal.touch()
 
     def begin(self) -> None:
         self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
@@ -152,16 +165,19 @@ def meaning(name: str, text: str) -> QueuectlError:
 def open_connection(
     path: Path | str, *, create: bool, connect: Callable[[Path | str], Connection] = Connection
 ) -> Connection:
-    """Open and, where it is new, make the database. Raises DatabaseRefused for a foreign, newer or missing one."""
+    """Open and, where it is new, make the database. Raises DatabaseRefused for a foreign, newer or damaged one.
+
+    Without `create` raises DatabaseMissing where there is none, or one with nothing in it.
+    """
     if not create and not Path(path).exists():
-        raise DatabaseRefused(f"there is no database at {path}")
+        raise DatabaseMissing(f"{path} is missing")
     try:
         connection = connect(path)
     except StorageFailed as error:
         raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
     try:
-        _prepare(connection)
-    except StorageFailed as error:
+        _prepare(connection, create=create)
+    except (StorageFailed, StoreRefused) as error:
         connection.abandon()
         raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
     except BaseException:
@@ -170,9 +186,11 @@ def open_connection(
     return connection
 
 
-def _prepare(connection: Connection) -> None:
+def _prepare(connection: Connection, *, create: bool) -> None:
     connection.query("PRAGMA locking_mode = EXCLUSIVE")  # before the first access, or SQLite makes a -shm file
     fresh = connection.query("PRAGMA schema_version") == [(0,)]
+    if fresh and not create:
+        raise DatabaseMissing(f"{connection.path} is empty")
     if fresh:
         connection.query("PRAGMA auto_vacuum = INCREMENTAL")
     else:

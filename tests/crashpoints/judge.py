@@ -116,6 +116,8 @@ class Judge:
 
 def _examine(store: Store, expected: Expected, *, thorough: bool) -> Verdict:
     faults = [f"damage: {damage}" for damage in store.check()]
+    if store.missing_log is not None and store.ledger.facts().get("clean") == 0:
+        faults.append("the broker would miss its log")
     if thorough:
         faults += [f"damage: {row[0]}" for row in store._db.query("PRAGMA integrity_check") if row[0] != "ok"]
     found, there = digest(store._db), kept(store._db)

@@ -16,11 +16,11 @@ FRESH, OLD = 1, 2  # seeds that begin with nothing, and with an old database
 def test_power_cut_at_any_moment_loses_nothing(seed: int) -> None:
     found = Found()
 
-    cut_power(seed, found, steps=25, share=0.3)
+    cut_power(seed, found, steps=25, share=0.5)
 
     assert found.faults == []
     assert found.jobs_lost == 0
-    assert found.states > 250
+    assert found.states > 500
     assert found.of_second_cuts > 5
     assert found.jobs > 10
 

@@ -169,6 +169,8 @@ class ApswConnection(Connection):
 
     def __init__(self, path: Path | str, disk: Disk, *, synchronous: str = "FULL", keeps_log: bool = True):
         self.path = str(path)
+        self.missing_log = None
+        self._log = self.path + "-wal"
         self.disk = disk
         self._vfs = DiskVfs(disk)
         self._adapted = {  # pragmas of the store that are other ones here
@@ -208,7 +210,7 @@ class ApswConnection(Connection):
         return super().query(self._adapted.get(sql, sql), parameters)
 
     def wal_bytes(self) -> int:
-        log = self.disk.files.get(self.path + "-wal")
+        log = self.disk.files.get(self._log)
         return 0 if log is None else len(log.data) * CHECKPOINT_BYTES // LOG_BYTES
 
     def close(self) -> None:
@@ -217,11 +219,15 @@ class ApswConnection(Connection):
         self._vfs.forget()
 
     def abandon(self) -> None:
+        had_log = self._log in self.disk.files
         with suppress(apsw.Error):
             if self._keeps_log:
                 self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._db.close()
         self._vfs.forget()
+        if had_log:
+            with self.disk.without_faults():
+                self.disk.sync(self.disk.open(self._log, create=True), directory=True)
 
     def _guard(self, act: Callable[[], T]) -> T:
         try:

@@ -51,6 +51,7 @@ class Broker(BrokerHarness):
         with db.disk.without_faults():
             db.disk.note(Opened(digest(db)))
         super().start(broker_id)
+        self.store.write_through()
 
     def turn(self, *what: Any, **how: Any) -> Turn:
         try:

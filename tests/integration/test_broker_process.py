@@ -19,6 +19,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from broker.store.connection import SCHEMA_VERSION
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
 from queuectl.messages import Recorded, Results, Who
 from tests.harness_process import (
@@ -118,10 +119,6 @@ def spoil_foreign(database: Path) -> None:
         db.execute("CREATE TABLE song (title TEXT)")
 
 
-def spoil_empty(database: Path) -> None:
-    database.write_bytes(b"")
-
-
 def spoil_directory(database: Path) -> None:
     database.unlink()
     database.mkdir()
@@ -130,7 +127,7 @@ def spoil_directory(database: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoil_newer, "was written by a newer queuectl (schema 99, this one knows 1)"),
+        (spoil_newer, f"was written by a newer queuectl (schema 99, this one knows {SCHEMA_VERSION})"),
         (spoil_text, "file is not a database"),
         (spoil_foreign, "is a database, but not one of queuectl"),
         (spoil_directory, "unable to open database file"),
@@ -156,21 +153,54 @@ def test_a_missing_database_is_not_made_anew(stopped: BrokerProcess) -> None:
     assert not database.exists()
 
 
-@pytest.mark.parametrize("spoil", [spoil_empty, None], ids=["empty", "another broker's"])
-def test_a_replaced_database_is_refused(
-    stopped: BrokerProcess, home: Path, spoil: Callable[[Path], None] | None
-) -> None:
+def test_an_empty_database_is_not_begun_anew(stopped: BrokerProcess) -> None:
     database = stopped.data_dir / "queue.db"
-    if spoil is not None:
-        spoil(database)
-    else:
-        with running_broker(home / "other") as other:
-            other.stop()
-        shutil.copy(home / "other" / "queue.db", database)
-        before = facts(home / "other")
+    database.write_bytes(b"")
+
+    for _ in range(2):
+        assert "is empty, but this directory had a database" in refused(stopped, 1, "database_refused")
+        assert database.read_bytes() == b""
+
+
+def test_a_replaced_database_is_refused(stopped: BrokerProcess, home: Path) -> None:
+    with running_broker(home / "other") as other:
+        other.stop()
+    shutil.copy(home / "other" / "queue.db", stopped.data_dir / "queue.db")
+    before = facts(home / "other")
 
     assert "is not the database that was here before" in refused(stopped, 1, "database_refused")
-    assert spoil is not None or facts(stopped.data_dir) == before
+    assert facts(stopped.data_dir) == before
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["first", "later"])
+def test_a_log_that_went_away_is_missed_and_taken_again(broker: BrokerProcess, home: Path, times: int) -> None:
+    for _ in range(times - 1):
+        broker.stop()
+        broker.start()
+    with RawClient(broker.endpoint) as client:
+        client.enqueue("true")
+        broker.kill()
+        log = broker.data_dir / "queue.db-wal"
+        log.rename(home / "elsewhere")
+
+        for _ in range(2):
+            assert "was not closed, and what was written last is missing" in refused(broker, 1, "database_refused")
+        (home / "elsewhere").rename(log)
+        broker.start()
+        assert client.ok("status")["jobs"]["total"] == 1
+
+
+def test_a_log_that_another_program_took_in_is_not_waited_for(broker: BrokerProcess) -> None:
+    database = broker.data_dir / "queue.db"
+    with RawClient(broker.endpoint) as client:
+        client.enqueue("true")
+        broker.kill()
+        assert facts(broker.data_dir)["clean"] == 0  # a look that takes the log in, and deletes it
+        refused(broker, 1, "database_refused")
+
+        database.with_name("queue.db-wal").touch()
+        broker.start()
+        assert client.ok("status")["jobs"]["total"] == 1
 
 
 def test_a_damaged_database_is_refused_after_a_crash(broker: BrokerProcess) -> None:
@@ -504,11 +534,12 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
         ScriptedWorker(broker.home.worker_endpoint) as worker,
     ):
         client.ok("config_set", key="min_free", value=0)
-        worker.hello()
+        worker.hello(queues=("default",))
+        client.enqueue(*["x" * 3000] * 200, queue="later")  # fills what room the log had left
         client.enqueue("true", "true")
         [grant] = worker.pushed()
         ballast = fill(small_disk, 0)
-        many = [{"command": "x" * 3000} for _ in range(500)]
+        many = [{"command": "x" * 3000, "queue": "later"} for _ in range(500)]
 
         error = client.ask("enqueue", request_id="request-1", jobs=many)["error"]
         assert (error["code"], error["retryable"]) == ("disk_full", True)
@@ -516,7 +547,7 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
         assert worker.beat().drop == [], "heartbeats are heard although results cannot be written"
         with pytest.raises(TimeoutError):
             worker.hear(Recorded, limit_s=0)
-        assert client.ok("status")["jobs"]["total"] == 2
+        assert client.ok("status")["jobs"]["total"] == 202
         assert client.ok("job", id=grant.job)["job"]["state"] == "processing"
         assert broker.logged("storage_full")
 
@@ -524,7 +555,7 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
         until(lambda: client.ok("status")["broker"]["accepting"], "room is noticed")
         worker.say(Results(worker.session, [result_of(grant)]))
         worker.hear(Who)  # what it had said was lost: it begins anew, and says it all again
-        worker.hello(done=(grant.lease,))
+        worker.hello(queues=("default",), done=(grant.lease,))
         assert worker.finish(grant) == ["recorded"]
         [following] = worker.pushed()
         reply = client.ask("enqueue", request_id="request-1", jobs=many)
@@ -534,10 +565,10 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
 
         broker.start()
         counts = client.ok("status")["jobs"]
-        assert (counts["total"], counts["completed"]) == (502, 2)
+        assert (counts["total"], counts["completed"]) == (702, 2)
         assert not broker.logged("message_failed")
         broker.stop()
-    assert facts(small_disk)["next_seq"] >= 503
+    assert facts(small_disk)["next_seq"] >= 703
 
 
 def test_a_long_log_that_cannot_be_tidied_away_does_not_end_the_broker(home: Path, small_disk: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.store import Store, StoreFull, StoreRefused, open_store
+from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store
 from broker.store.connection import (
     APPLICATION_ID,
     CHECKPOINT_BYTES,
@@ -45,7 +45,7 @@ def test_new_database_is_made_and_marked(tmp_path: Path) -> None:
 
 
 def test_missing_database_is_refused_where_it_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseRefused, match="there is no database at"):
+    with pytest.raises(DatabaseMissing, match=r"queue\.db is missing"):
         open_store(tmp_path / "queue.db", create=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -103,6 +103,16 @@ def test_empty_file_becomes_a_database(tmp_path: Path) -> None:
     (tmp_path / "queue.db").touch()
 
     open_store(tmp_path / "queue.db").close()
+
+
+def test_empty_file_is_refused_where_a_database_must_exist(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    path.touch()
+
+    with pytest.raises(DatabaseMissing, match=r"queue\.db is empty"):
+        open_store(path, create=False)
+    assert path.stat().st_size == 0
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_file_system_without_a_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +325,26 @@ def test_log_that_is_not_there_has_no_bytes(tmp_path: Path) -> None:
 
     assert store._db.wal_bytes() == 0
     store.abandon()
+
+
+def test_log_of_a_database_that_was_not_closed_stays_or_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    store = open_store(path)
+    assert store.missing_log == tmp_path / "queue.db-wal"
+    note(store, first=1)
+    store.write_through()
+    note(store, second=2)
+    store.abandon()
+
+    store = open_store(path)
+    assert store.missing_log is None
+    assert store.ledger.facts() == {"first": 1, "second": 2}
+    store.abandon()
+    (tmp_path / "queue.db-wal").unlink()
+
+    store = open_store(path)
+    assert store.missing_log == tmp_path / "queue.db-wal"
+    store.close()
 
 
 # --- what errors mean ------------------------------------------------------------------------------------------
