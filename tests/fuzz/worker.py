@@ -9,6 +9,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from queuectl.clock import Now
 from queuectl.messages import TO_BROKER, Grant, Piece, Result, Returned, ToWorker
 from queuectl.messages import TO_WORKER as KINDS
@@ -142,11 +144,11 @@ def _adopted(chance: Random) -> list[Adopted]:
     """What a dead worker left, sometimes."""
     if chance.random() < 0.7:
         return []
-    numbers = [chance.randint(1, 12) for _ in range(3)]
-    hints: dict[str, Any] = {"lease": numbers, "offset": [0, 10]}
+    hints = {"lease": [chance.randint(1, 12) for _ in range(3)]}
     broker = chance.choice((BROKER, "other"))
     results: list[tuple[str, Result]] = [(broker, convert(samples.fields_of(chance, Result, hints), Result))]
-    pieces = [(broker, convert(samples.fields_of(chance, Piece, hints), Piece))]
+    piece = convert(samples.fields_of(chance, Piece, hints), Piece)
+    pieces = [(broker, replace(piece, offset=chance.choice((0, 10, 2**40))))]  # no command writes 4 EiB
     returned = [(broker, convert(samples.fields_of(chance, Returned, hints), Returned))]
     return [Adopted(DEAD_BOOT, results, pieces, returned, is_gone=chance.random() < 0.5)]
 
