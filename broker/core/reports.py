@@ -66,7 +66,7 @@ def _late(core: State, turn: Turn, result: Result) -> str:
     """A result without a live lease: said before, or too late."""
     known = core.store.jobs.known([result.job]).get(result.job)
     ended = core.store.history.ended(known.seq, result.attempt) if known else None
-    if ended is not None and ended.lease == result.lease and ended.outcome != Outcome.LOST:
+    if ended is not None and ended.lease == result.lease and ended.outcome in REPORTABLE:
         turn.log("debug", "result_repeated", job_id=result.job, attempt=result.attempt)
         return RECORDED
     turn.log(

@@ -151,6 +151,22 @@ def test_lease_ahead_of_the_slots_is_not_charged_and_its_number_not_used_again(b
     assert [entry["outcome"] for entry in broker.history(second)] == ["released"]
 
 
+def test_late_result_of_a_lease_ahead_that_was_lost_is_not_said_to_be_recorded(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue()
+    worker.finish(worker.grant(), duration_ms=10)
+    broker.enqueue("a", "b")
+    running, ahead = worker.grants()
+    broker.after(LEASE_MS)
+    broker.outbox.clear()
+
+    worker.hello(held=[held(running, done=True), held(ahead, done=True)])
+
+    assert worker.finish(ahead) == "stale"
+    assert [entry["outcome"] for entry in broker.history(ahead.job)] == ["released"]
+
+
 def test_lease_ahead_that_moved_up_into_a_slot_is_charged(broker: BrokerHarness) -> None:
     worker = broker.worker()
     worker.hello()
