@@ -22,7 +22,8 @@ from worker.spool import holder_of, read_spool, take_lock
 
 SWEEP_S_MAX = 5.0  # a process that hangs in the kernel cannot be waited for; it runs no command any more
 _CLEAN_PASSES = 2  # one pass may overlook what forks while it looks
-_PAUSE_S = 0.005
+_UNSURE_PASSES_MAX = 30  # where others start and end processes all the time, none would ever be sure
+_PAUSE_S = 0.005  # for the killed to die; what hops on meanwhile is found all the same
 _BOOT = re.compile(r"[0-9a-f]{32}")
 
 
@@ -102,18 +103,18 @@ def sweep(dead: Collection[Dead], on_swept: Callable[[int], object]) -> bool:
     if not dead:
         return True
     deadline = time.monotonic() + SWEEP_S_MAX
-    clean = 0
+    clean, unsure = 0, 0
     told: set[int] = set()
     while clean < _CLEAN_PASSES:
-        found = [pid for pid in all_pids() if _was_started_for(pid, dead)]
-        clean = 0 if found else clean + 1
-        for pid in found:
-            stat = find_stat(pid)
-            if stat is not None:
-                send_signal(pid, signal.SIGKILL, stat.started)
-            if pid not in told:
-                told.add(pid)
-                on_swept(pid)
+        found, is_sure = _kill_each(dead)
+        unsure += not is_sure
+        if found:
+            clean = 0
+        elif is_sure or unsure > _UNSURE_PASSES_MAX:
+            clean += 1
+        for pid in found - told:
+            told.add(pid)
+            on_swept(pid)
         if found:
             if time.monotonic() > deadline:
                 return False
@@ -121,9 +122,22 @@ def sweep(dead: Collection[Dead], on_swept: Callable[[int], object]) -> bool:
     return True
 
 
+def _kill_each(dead: Collection[Dead]) -> tuple[set[int], bool]:
+    """One pass: which processes were found and killed, and whether none went away unseen, perhaps leaving a child.
+
+    The youngest come first: what hops from process to process is gone from the first of its numbers in a moment.
+    """
+    found, is_sure = set(), True
+    for pid in sorted(all_pids(), reverse=True):
+        stat = find_stat(pid)
+        if stat is None:
+            is_sure = False
+        elif not stat.is_zombie and _was_started_for(pid, dead):
+            send_signal(pid, signal.SIGKILL, stat.started)
+            found.add(pid)
+    return found, is_sure
+
+
 def _was_started_for(pid: int, dead: Collection[Dead]) -> bool:
     mark, brand = find_mark(pid, BOOT_MARK), find_brand(pid)
-    if not any(mark == worker.boot or is_of(brand, worker.brand) for worker in dead):
-        return False
-    stat = find_stat(pid)  # a zombie carries its brand until somebody reaps it
-    return stat is not None and not stat.is_zombie
+    return any(mark == worker.boot or is_of(brand, worker.brand) for worker in dead)

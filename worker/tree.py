@@ -24,6 +24,7 @@ from worker.proc import LEASE_MARK, OwnChildren, Stat, descendants_of, find_mark
 
 GRACE_MS = 2000  # between SIGTERM and SIGKILL of what a job left behind
 _AGAIN_MS = 100  # after SIGKILL: new orphans may have come up, and some need a while to die
+_LOOKS_MAX = 100  # one after the other, while new orphans come up
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,6 +50,7 @@ class Orphan:
     owners: set[int] = field(default_factory=set)
     lease: int | None = None  # the job it is known to belong to, or the last that it could belong to
     kill_at_ms: int | None = None  # set when it is being ended
+    is_condemned: bool = False  # SIGKILL was sent, and goes at once to whatever else comes up of it
     is_kept: bool = False
 
     @property
@@ -85,18 +87,25 @@ class Tree:
     # --- looking ---
 
     def look(self, now_ms: int) -> None:
-        """Take in new orphans, and reap those that have died."""
-        for pid in self._own.read():
-            if pid not in self._leaders and pid not in self._orphans:
+        """Take in new orphans, and reap those that have died.
+
+        Also those that are dead when they come, and none before its own children have been taken in: of a command
+        that hops from process to process only this chain tells to which job it belongs, and since when it is to end.
+        """
+        for _ in range(_LOOKS_MAX):
+            dead = [pid for pid in self._orphans if _is_dead(pid)]
+            new = [pid for pid in self._own.read() if pid not in self._leaders and pid not in self._orphans]
+            for pid in new:
                 self._take_in(pid, now_ms)
-        if self._orphans:
-            for pid in [pid for pid in self._orphans if _reap(pid)]:
+            for pid in dead:
+                _reap(pid)
                 del self._orphans[pid]
+            if not new:
+                break
 
     def _take_in(self, pid: int, now_ms: int) -> None:
         stat = find_stat(pid)
-        if stat is None or stat.is_zombie:
-            _reap(pid)
+        if stat is None:
             return
         brand = find_brand(pid)
         orphan = Orphan(pid, stat, find_mark(pid, LEASE_MARK), brand if is_of(brand, self._first_brand) else None)
@@ -104,11 +113,14 @@ class Tree:
         if relative is not None:
             orphan.owners = set(relative.owners)
             orphan.lease, orphan.kill_at_ms, orphan.is_kept = relative.lease, relative.kill_at_ms, relative.is_kept
+            orphan.is_condemned = relative.is_condemned
         else:
             orphan.owners = self._owners(orphan)
             orphan.is_kept = not orphan.is_known and self._may_be_of_kept(stat)
         self._orphans[pid] = orphan
-        if not orphan.owners and not orphan.is_kept:
+        if orphan.is_condemned:
+            _signal_below(orphan, signal.SIGKILL)
+        elif not orphan.owners and not orphan.is_kept:
             self._end(orphan, now_ms, orphan.kill_at_ms, is_asked=orphan.kill_at_ms is not None)
 
     def _find_relative(self, orphan: Orphan) -> Orphan | None:
@@ -184,6 +196,7 @@ class Tree:
         due = [o for o in self._orphans.values() if o.kill_at_ms is not None and o.kill_at_ms <= now_ms]
         for orphan in due:
             _signal_below(orphan, signal.SIGKILL)
+            orphan.is_condemned = True
             orphan.kill_at_ms = now_ms + _AGAIN_MS
         if due:
             self.look(now_ms)
@@ -218,9 +231,14 @@ def _signal_each(pids: Iterable[int], number: int, *, but_group: int) -> None:
             send_signal(pid, number, stat.started)
 
 
-def _reap(pid: int) -> bool:
-    """Whether this child is dead; if so it is gone now."""
+def _is_dead(pid: int) -> bool:
+    """Whether this child has ended, or is ours no more."""
     try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

@@ -22,7 +22,7 @@ from tests.harness_worker import LIMIT_S, grant, is_alive, wait_for
 from worker.brand import Brands
 from worker.children import Children
 from worker.environment import JobEnvironment
-from worker.proc import become_subreaper, children_of
+from worker.proc import all_pids, become_subreaper, children_of
 
 BOOT = secrets.token_hex(16)  # another run of the tests on this machine must not sweep ours
 BRANDS = Brands()  # of all the rooms, for a process can only go down with them
@@ -369,6 +369,28 @@ def test_orphan_without_session_and_environment_ends_with_its_job(room: Room, tm
 
     room.until(lambda: not is_alive(stray))
     assert not room.ear.ended.keys() & {2, 3}
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["ended", "killed"])
+def test_what_hops_from_process_to_process_is_caught(room: Room, tmp_path: Path, is_killed: bool) -> None:
+    hop = tmp_path / "hop"
+    hop.write_text("trap '' TERM; : > $0.began; [ $1 -gt 0 ] && env -i setsid sh $0 $(($1 - 1)) &")
+    room.start(f"sh {hop} 100000 & until [ -e {hop}.began ]; do :; done; {'sleep 1000' if is_killed else ''}")
+    wait_for(Path(f"{hop}.began").exists)
+
+    if is_killed:
+        room.kill(hard=True)
+    room.end_of()
+
+    room.quiet()
+    assert [line for line in map(_command_line, all_pids()) if os.fsencode(hop) in line] == []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_orphan_of_nobody_ends_with_the_last_job_that_it_may_belong_to(plain_room: Room, tmp_path: Path) -> None:
