@@ -217,15 +217,3 @@ def test_worker_lost_without_a_trace_costs_a_lease(q: CommandLine) -> None:
     assert [attempt["outcome"] for attempt in shown["history"]] == ["lost", "completed"]
     assert journal.lines == ["1", "2"]
     frozen.await_log("job_killed")
-
-
-def test_job_that_kills_its_worker_is_dead_as_poison(q: CommandLine) -> None:
-    poison = q.enqueue("kill -9 $PPID; sleep 600", id="poison")
-
-    for number in (1, 2, 3):
-        worker = q.start("worker", "start")
-        assert worker.wait() == 1
-        until(lambda number=number: q.client.get("poison")["losses"] == number)  # type: ignore[misc]
-
-    job = q.show(poison)
-    assert (job["state"], job["reason"], job["losses"], job["attempts"]) == ("dead", "poison", 3, 0)
