@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from queuectl.messages import Piece, Result, Returned
-from worker.adopt import Adoption
+from worker.adopt import Adoption, has_dead
 from worker.spool import LOG_NAME, SYNC_AFTER_MS, Holder, Spool, holder_of, read_spool, take_lock
 
 BOOT, OTHER = secrets.token_hex(16), secrets.token_hex(16)
@@ -298,6 +298,20 @@ def test_results_of_another_host_are_adopted_but_it_is_not_said_to_be_gone(tmp_p
 
     assert not legacy.is_gone
     adoption.close()
+
+
+def test_dead_are_seen_and_left_to_be_adopted(tmp_path: Path) -> None:
+    assert not has_dead(tmp_path / "none")
+    living = new_spool(tmp_path)
+    assert not has_dead(tmp_path)
+    abandon(new_spool(tmp_path, OTHER))
+
+    assert has_dead(tmp_path)
+
+    adoption = Adoption(tmp_path, host="here", own_boot=BOOT)
+    assert [legacy.boot for legacy in adoption.take(never)] == [OTHER]
+    adoption.close()
+    living.close(is_tidy=True, is_quiet=True)
 
 
 def test_home_without_spools_has_nothing_to_adopt(tmp_path: Path) -> None:
