@@ -102,12 +102,19 @@ def _tell_ready(core: Core, ready: Ready | None, log: Log) -> None:
 def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
     try:
         loop.run(_told_to_stop)
+        notify("STOPPING=1")
+        log.info("broker_stopping", leases=len(core.leases))
+        loop.close()
+        _end(core, store, log)
     except StorageFailed as error:
         log.error("storage_failed", error=error)  # nothing has been said of the turn: a restart reads the truth
         return EXIT_IO_ERROR
-    notify("STOPPING=1")
-    log.info("broker_stopping", leases=len(core.leases))
-    loop.close()
+    log.info("broker_stopped")
+    return EXIT_OK
+
+
+def _end(core: Core, store: Store, log: Log) -> None:
+    """The last transaction."""
     try:
         store.begin()
         core.stop()
@@ -115,8 +122,6 @@ def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
         store.close()
     except StoreFull as error:
         log.error("storage_full", error=error)  # the next start takes it for a crash, and checks the database
-    log.info("broker_stopped")
-    return EXIT_OK
 
 
 def _bind(

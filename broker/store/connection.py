@@ -174,16 +174,23 @@ def open_connection(
     try:
         connection = connect(path)
     except StorageFailed as error:
-        raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
+        raise _cannot_open(path, error) from error
     try:
         _prepare(connection, create=create)
     except (StorageFailed, StoreRefused) as error:
         connection.abandon()
-        raise DatabaseRefused(f"cannot open {path}: {error.message}") from error
+        raise _cannot_open(path, error) from error
     except BaseException:
         connection.abandon()
         raise
     return connection
+
+
+def _cannot_open(path: Path | str, error: QueuectlError) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"cannot open {path}: {error.message}",
+        hint="if no other program has it open and its disk is well, restore it from a backup",
+    )
 
 
 def _prepare(connection: Connection, *, create: bool) -> None:
