@@ -76,6 +76,8 @@ class World:
         self.core.on_exit(lease, exit_code=code, signal=signal, note=samples.text(self.chance), now=self.now)
 
     def fail_to_start(self, lease: int) -> None:
+        if lease in self.core.reports._attempts:
+            return  # it has printed something, so it was started
         del self.running[lease]
         self.chance.choice((self.core.on_spawn_error, self.core.on_worker_fault))(lease, "no", self.now)
 
@@ -133,6 +135,7 @@ class World:
         assert sorted([*used.values(), *slots._free]) == list(range(1, self.slots + 1))
         assert sorted(slots._waiting) == sorted(waiting)
         assert not (slots._returned.keys() & slots._leases.keys()) or self.core.departure.code == 1
+        assert self.core.reports._attempts.keys() <= self.running.keys(), "nothing is kept of what is over"
         output = self.core.reports.output
         assert output._in_flight == sum(attempt.sent_bytes for attempt in output._attempts.values())
 

@@ -355,6 +355,21 @@ def test_refusal_for_a_while_connects_again_after_it(desk: Desk) -> None:
     assert desk.events() == ["worker_refused"]
 
 
+def test_refusal_for_good_leaves_what_waits_for_a_slot_in_the_spool(desk: Desk) -> None:
+    desk.push(grant(1), grant(2), grant(3))
+    desk.take(effects.Start)
+    desk.take(effects.Start)
+
+    desk.tell(Refuse("not_allowed", "go away", 0))
+    for lease in (1, 2):
+        desk.end(lease)
+        desk.take(effects.Spool)
+    desk.core.tick(desk.now)
+
+    assert desk.take(effects.SpoolReturned).returned == [Returned(3, "draining")]
+    assert desk.take(effects.Leave) == effects.Leave(5, is_tidy=False)
+
+
 def test_refusal_for_good_ends_the_worker_after_its_jobs(desk: Desk) -> None:
     desk.run(1)
 
@@ -407,6 +422,17 @@ def test_heartbeat_names_what_is_held_and_what_is_done(desk: Desk) -> None:
     desk.advance(100)
 
     assert desk.take(Beat) == Beat(desk.session, 1, 3, held=[2, 3], done=[1], draining=False)
+
+
+def test_heartbeat_does_not_name_what_is_only_waited_for_until_it_is_dead(desk: Desk) -> None:
+    desk.run(1)
+    desk.run(2)
+    desk.tell(Echo(desk.session, 0, 2000, [1]))
+    desk.take(effects.Kill)
+
+    desk.advance(2000)
+
+    assert desk.take(Beat).held == [2]
 
 
 def test_echo_changes_the_pace(desk: Desk) -> None:
@@ -522,6 +548,36 @@ def test_end_of_a_command_becomes_a_result(desk: Desk, exit_code: int | None, si
     assert said == Result(1, "job-1", 1, outcome, exit_code, signal, started.wall_ms, 250, 4, 14, "last", "note")
 
 
+def test_silent_command_has_written_nothing(desk: Desk) -> None:
+    desk.run(1)
+
+    told = desk.finish(1)
+
+    assert (told.stdout_bytes, told.stderr_bytes, told.last_line) == (0, 0, "")
+
+
+def test_what_has_been_said_is_not_said_again(desk: Desk) -> None:
+    desk.run(1)
+    desk.finish(1)
+
+    assert not desk.core.outbox.is_dirty
+    desk.core.flush(desk.now)
+
+
+def test_output_that_was_taken_before_the_end_is_not_waited_for(desk: Desk) -> None:
+    desk.run(1)
+    desk.core.on_output(1, 1, b"x")
+    desk.flush()
+    desk.take(Output)
+    desk.tell(Took(desk.session, [Taken(1, 1, 1)]))
+
+    desk.finish(1)
+    desk.settle(1)
+    desk.take(effects.Settle)
+
+    assert not desk.core.reports.is_owing
+
+
 def test_output_is_sent_before_the_result(desk: Desk) -> None:
     desk.run(1)
     desk.core.on_output(1, 1, b"hello")
@@ -554,6 +610,16 @@ def test_plenty_is_one_lease_waiting_for_every_slot(desk: Desk) -> None:
     desk.push(grant(4))
 
     assert desk.core.slots.has_plenty
+
+
+def test_plenty_begins_at_one_lease_for_one_slot_and_is_never_there_without_slots() -> None:
+    desk = new_desk(slots=1)
+    desk.connect()
+    desk.push(grant(1), grant(2))
+    none = new_desk(slots=0)
+
+    assert desk.core.slots.has_plenty
+    assert not none.core.slots.has_plenty
 
 
 def test_results_of_one_turn_share_a_message(desk: Desk) -> None:
@@ -608,6 +674,19 @@ def test_spawn_error_is_a_failed_attempt(desk: Desk) -> None:
     said = desk.take(Results).results[0]
     assert (said.outcome, said.exit_code, said.note) == ("spawn_error", None, "no such directory")
     assert desk.events() == ["spawn_failed", "job_finished"]
+
+
+def test_spawn_error_frees_its_slot_for_the_next(desk: Desk) -> None:
+    desk.push(grant(1), grant(2), grant(3))
+    desk.take(effects.Start)
+    desk.take(effects.Start)
+
+    desk.core.on_spawn_error(1, "cwd: no such directory", desk.now)
+    desk.take(effects.Spool)
+
+    assert desk.take(effects.Start).grant.lease == 3
+    desk.flush()
+    desk.take(Results)
 
 
 def test_fault_of_the_worker_gives_everything_back_for_a_growing_while(desk: Desk) -> None:
@@ -689,6 +768,18 @@ def test_unanswered_result_is_sent_again_with_growing_pauses(desk: Desk) -> None
     assert desk.core.reports.results.leases() == [first.lease]
 
 
+def test_verdict_that_comes_when_the_result_is_about_to_go_again_is_in_time(desk: Desk) -> None:
+    desk.run(1)
+    desk.finish(1)
+    desk.now = Now(desk.now.wall_ms + 1000, desk.now.mono_ms + 1000)
+    desk.core.tick(desk.now)
+    assert desk.core.outbox.is_dirty
+
+    desk.settle(1)
+    desk.take(effects.Settle)
+    desk.flush()
+
+
 def test_stale_verdict_settles_the_result_and_forgets_its_output(desk: Desk) -> None:
     desk.run(1)
     desk.core.on_output(1, 1, b"x")
@@ -761,6 +852,7 @@ def test_timeout_of_a_job_that_has_ended_does_nothing(desk: Desk) -> None:
 
 
 def test_timeouts_of_jobs_that_have_ended_do_not_pile_up(desk: Desk) -> None:
+    desk.run(9000, timeout_ms=5000)
     for lease in range(1, 3001):
         desk.run(lease, timeout_ms=3_600_000)
         desk.finish(lease)
@@ -768,6 +860,10 @@ def test_timeouts_of_jobs_that_have_ended_do_not_pile_up(desk: Desk) -> None:
         desk.take(effects.Settle)
 
     assert len(desk.core.slots._timeouts) < 2000
+    desk.advance(5000)
+    assert desk.take(effects.Kill).lease == 9000, "the one that runs has kept its timeout"
+    desk.take(Beat)
+    desk.take(Beat)
 
 
 def test_cancel_kills_and_is_reported(desk: Desk) -> None:
@@ -795,6 +891,10 @@ def test_cancel_of_a_waiting_lease_is_reported_at_once(desk: Desk) -> None:
     said = desk.take(Results).results[0]
     desk.take(effects.Spool)
     assert (said.lease, said.outcome, said.duration_ms) == (3, "cancelled", 0)
+    desk.end(1)
+    desk.take(effects.Spool)
+    desk.flush()
+    desk.take(Results)
 
 
 def test_dropped_lease_is_killed_and_forgotten_but_keeps_its_slot_until_it_is_dead(desk: Desk) -> None:
@@ -1113,6 +1213,22 @@ def test_what_a_dead_boot_had_given_back_is_told_before_it_is_said_to_be_gone(is
 
     assert desk.take(effects.Forget).boots == [DEAD_BOOT]
     desk.assert_quiet()
+
+
+def test_dead_boot_is_reported_while_own_output_is_on_its_way() -> None:
+    desk = heir(Adopted(DEAD_BOOT))
+    desk.run(1)
+    desk.core.on_output(1, 1, b"x")
+    desk.end(1)
+    desk.take(effects.Spool)
+    desk.flush()
+    desk.take(Output)
+    desk.take(Results)
+
+    desk.core.tick(desk.now)
+
+    assert desk.take(Gone) == Gone(desk.session, [DEAD_BOOT])
+    desk.take(Beat)
 
 
 def test_what_a_dead_boot_had_given_back_to_another_broker_is_kept() -> None:

@@ -100,6 +100,26 @@ def test_limits_of_a_few_bytes_hold(limit: int, expected: list[tuple[int, int]])
     assert spans(drain(book)) == expected
 
 
+@pytest.mark.parametrize("limit", range(12))
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_what_is_kept_does_not_depend_on_how_a_command_splits_its_writes(limit: int, size: int) -> None:
+    book, out = new_book(window_bytes=0), attempt(limit=limit)
+    for start in range(0, 10, size):
+        book.write(out, 1, b"0123456789"[start : start + size])
+    out.is_finished = True
+    book.restart(WINDOW)
+
+    pieces = drain(book)
+
+    assert all(piece.data == b"0123456789"[piece.offset :][: len(piece.data)] for piece in pieces)
+    assert all(piece.data for piece in pieces), "nothing is not sent"
+    assert spans(pieces) == [span for span in _halves(limit) if span[0] < span[1]]
+
+
+def _halves(limit: int) -> list[tuple[int, int]]:
+    return [(0, 10)] if limit >= 10 else [(0, (limit + 1) // 2), (10 - limit // 2, 10)]
+
+
 def test_what_arrives_is_what_was_written_whatever_the_sizes() -> None:
     chance = random.Random(7)
     for _ in range(50):
@@ -140,6 +160,13 @@ def test_credit_of_the_session_bounds_what_is_on_its_way() -> None:
     book.acknowledge(1, 1, 80)
 
     assert spans(collect(book)) == [(20, 80)]
+
+
+def test_credit_of_one_byte_sends_one_byte() -> None:
+    book, out = new_book(window_bytes=1), attempt()
+    book.write(out, 1, b"ab")
+
+    assert [piece.data for piece in drain(book)] == [b"a", b"b"]
 
 
 def test_one_job_cannot_use_up_the_credit() -> None:
@@ -190,6 +217,28 @@ def test_what_was_not_taken_goes_again_in_a_new_session() -> None:
     assert [(piece.offset, piece.data) for piece in collect(book)] == [(3, b"two")]
 
 
+def test_one_job_has_its_whole_credit_again_in_a_new_session() -> None:
+    book, out = new_book(), attempt()
+    book.write(out, 1, bytes(LEASE_WINDOW_BYTES))
+    collect(book)
+
+    book.restart(WINDOW)
+
+    assert spans(collect(book)) == [(0, LEASE_WINDOW_BYTES)]
+
+
+def test_end_that_goes_again_makes_room_for_the_newer_end() -> None:
+    book, out = new_book(), attempt(limit=8)
+    book.write(out, 1, b"headtail")
+    collect(book)
+
+    book.restart(WINDOW)
+    book.write(out, 1, b"last")
+
+    assert spans(collect(book)) == [(0, 4), (8, 12)]
+    assert out.dropped() == 4
+
+
 def test_what_is_taken_in_the_meantime_does_not_go_again() -> None:
     book, out = new_book(), attempt(limit=8)
     book.write(out, 1, b"head")
@@ -231,6 +280,15 @@ def test_many_pieces_take_many_messages() -> None:
         book.write(attempt(lease), 1, b"x")
 
     assert [len(book.collect(0)) for _ in range(3)] == [1000, 500, 0]
+
+
+def test_message_has_no_more_pieces_than_the_broker_takes() -> None:
+    book = OutputBook()
+    for offset in range(0, 4000, 2):
+        book.adopt(Piece(1, "job-1", 1, 1 + offset % 4 // 2, offset, b"x"))
+    book.restart(WINDOW)
+
+    assert [len(book.collect(0)) for _ in range(3)] == [1000, 1000, 0]
 
 
 def test_pieces_of_a_dead_worker_keep_their_offsets() -> None:
