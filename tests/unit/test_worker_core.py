@@ -1017,6 +1017,79 @@ def test_second_request_kills_and_gives_back_at_no_cost_and_third_kills_hard(des
     assert leave(desk) == effects.Leave(0, is_tidy=True)
 
 
+def stop_by_force(desk: Desk) -> None:
+    """A lease that ran was given back, and the broker was told."""
+    desk.run(1)
+    desk.core.stop(desk.now, hard=True)
+    desk.take(effects.Kill)
+    desk.take(Beat)
+    desk.end(1, None, 15)
+    desk.flush()
+    assert desk.take(Release).leases == [Returned(1, "stopped")]
+
+
+def test_what_was_given_back_after_a_run_is_said_again_where_nobody_knows_whether_it_arrived(desk: Desk) -> None:
+    stop_by_force(desk)
+
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_writable(desk.now)
+    assert [held.lease for held in desk.take(Hello).held] == [1]
+    desk.session += 1
+    desk.welcome(keep=[1])
+    desk.flush()
+
+    assert desk.take(Release) == Release(desk.session, [Returned(1, "stopped")])
+    assert leave(desk).is_tidy
+
+
+def test_what_was_given_back_after_a_run_has_arrived_when_a_later_heartbeat_is_answered(desk: Desk) -> None:
+    desk.run(1)
+    desk.run(2)
+    desk.core.on_signal(desk.now)
+    before = desk.take(Beat).n
+    desk.core.on_signal(desk.now)
+    desk.take(effects.Kill)
+    desk.take(effects.Kill)
+    desk.end(1, None, 15)
+    desk.flush()
+    desk.take(Release)
+    desk.tell(Echo(desk.session, before, 2000, []))
+    assert 1 in desk.core.slots
+
+    desk.advance(2000)
+    desk.tell(Echo(desk.session, desk.take(Beat).n, 2000, []))
+
+    assert 1 not in desk.core.slots
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_writable(desk.now)
+    assert [held.lease for held in desk.take(Hello).held] == [2]
+
+
+def test_what_was_given_back_after_a_run_stays_on_disk_where_nobody_answers_the_bye(desk: Desk) -> None:
+    stop_by_force(desk)
+    desk.core.tick(desk.now)
+    desk.take(Bye)
+
+    desk.advance(2000)
+
+    desk.take(Beat)
+    assert desk.take(effects.SpoolReturned) == effects.SpoolReturned([Returned(1, "stopped")], BROKER)
+    assert desk.take(effects.Leave) == effects.Leave(0, is_tidy=False)
+
+
+def test_what_was_given_back_after_a_run_and_dropped_is_not_said_again(desk: Desk) -> None:
+    stop_by_force(desk)
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_writable(desk.now)
+    desk.take(Hello)
+    desk.session += 1
+
+    desk.welcome(drop=[1])
+    desk.flush()
+
+    assert leave(desk).is_tidy
+
+
 def test_stop_now_keeps_the_outcome_of_a_job_that_was_being_ended(desk: Desk) -> None:
     desk.run(1)
     desk.tell(Cancel(desk.session, [1], 10_000))

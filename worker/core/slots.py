@@ -36,6 +36,7 @@ class Slots:
         self._changed_ms = 0
         self._timeouts: list[tuple[int, int]] = []  # (when, lease); those of leases that are over stay until due
         self._returned: dict[int, tuple[Lease, str]] = {}
+        self._told: dict[int, tuple[Lease, str, int]] = {}  # given back after a run, and the heartbeat that proves it
         self._fault_pause_ms = 0
         self._fault_until_ms = 0
         self.is_draining = False
@@ -47,7 +48,7 @@ class Slots:
         return len(self._leases)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._leases or number in self._returned
+        return number in self._leases or number in self._returned or number in self._told
 
     def held(self) -> Iterable[Held]:
         """The leases as HELLO names them; one given back is held until the broker was told so."""
@@ -67,11 +68,34 @@ class Slots:
     def has_returned(self) -> bool:
         return bool(self._returned)
 
-    def take_returned(self) -> list[Returned]:
-        """The leases given back since the last time, to be told to the broker."""
+    @property
+    def is_owing(self) -> bool:
+        """Whether a lease was given back and the broker may not know."""
+        return bool(self._returned or self._told)
+
+    def take_returned(self, next_beat: int) -> list[Returned]:
+        """The leases given back since the last time, to be told to the broker before this heartbeat.
+
+        Those that had run are kept until its echo: if nobody names it any more, the broker takes a lease for one
+        that never arrived, and would not count its run, nor know that it must not be repeated.
+        """
         returned = [Returned(number, reason) for number, (_, reason) in self._returned.items()]
+        for number, (lease, reason) in self._returned.items():
+            if lease.ending is not None:
+                self._told[number] = (lease, reason, next_beat)
         self._returned.clear()
         return returned
+
+    def on_echo(self, beat: int) -> None:
+        """What was said before this heartbeat has arrived."""
+        self._told = {number: told for number, told in self._told.items() if told[2] > beat}
+
+    def untell(self) -> None:
+        """The connection is lost: whether what was said last has arrived, nobody knows, so it will be said again."""
+        if self._told:
+            self._returned = {number: told[:2] for number, told in self._told.items()} | self._returned
+            self._told = {}
+            self._outbox.is_dirty = True
 
     # --- in ---
 
@@ -166,6 +190,7 @@ class Slots:
         """These are not ours any more: kill and forget. A result that waits still goes out, for its verdict."""
         for number in numbers:
             self._returned.pop(number, None)
+            self._told.pop(number, None)
             lease = self._leases.get(number)
             if lease is None:
                 self._reports.forget(number)

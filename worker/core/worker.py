@@ -79,6 +79,7 @@ class WorkerCore:
         self.session.lost(now.mono_ms)
         self.departure.reconsider()
         self.reports.suspend()
+        self.slots.untell()
         self.outbox.tell("warning", "worker_disconnected", reason=reason, leases=len(self.slots))
 
     def _hello(self, now: Now) -> None:
@@ -120,7 +121,7 @@ class WorkerCore:
         if session is not None:
             self.reports.flush(session, now)
             if self.slots.has_returned:
-                self.outbox.say(Release(session, self.slots.take_returned()))
+                self.outbox.say(Release(session, self.slots.take_returned(self.session.beats + 1)))
 
     # --- messages ---
 
@@ -147,6 +148,7 @@ class WorkerCore:
             case Echo():
                 self.session.retime(message.heartbeat_ms, now.mono_ms)
                 self.slots.drop(message.drop)
+                self.slots.on_echo(message.n)
                 self.reports.on_echo(message.n)
             case Recorded():
                 self.reports.on_verdicts(message.verdicts)
@@ -260,8 +262,10 @@ class WorkerCore:
 
     def _leave(self, *, is_tidy: bool) -> None:
         self.reports.spool_output()
-        if self.slots.has_returned and not is_tidy:
-            self.outbox.do(SpoolReturned(self.slots.take_returned(), self._broker))
+        if not is_tidy:
+            self.slots.untell()
+            if self.slots.has_returned:
+                self.outbox.do(SpoolReturned(self.slots.take_returned(self.session.beats + 1), self._broker))
         self.departure.stage = Stage.GONE
         self.outbox.do(Leave(self.departure.code, is_tidy and not len(self.reports.results)))
 
@@ -278,7 +282,7 @@ class WorkerCore:
             case Stage.DRAINING if not len(self.slots):
                 self._try_to_leave(now)
             case Stage.LEAVING if self.departure.is_bye_overdue(now.mono_ms):
-                self._leave(is_tidy=not self.slots.has_returned)
+                self._leave(is_tidy=not self.slots.is_owing)
             case _:
                 pass
 
