@@ -22,7 +22,7 @@ from worker.spool import holder_of, read_spool, take_lock
 
 SWEEP_S_MAX = 5.0  # a process that hangs in the kernel cannot be waited for; it runs no command any more
 _CLEAN_PASSES = 2  # one pass may overlook what forks while it looks
-_UNSURE_PASSES_MAX = 30  # where others start and end processes all the time, none would ever be sure
+_DOUBT_S_MAX = 1.0  # where others start and end processes all the time, no pass would ever be sure
 _PAUSE_S = 0.005  # for the killed to die; what hops on meanwhile is found all the same
 _BOOT = re.compile(r"[0-9a-f]{32}")
 
@@ -102,23 +102,22 @@ def sweep(dead: Collection[Dead], on_swept: Callable[[int], object]) -> bool:
     """Kill every process that was started for these dead workers. Whether none is left."""
     if not dead:
         return True
-    deadline = time.monotonic() + SWEEP_S_MAX
-    clean, unsure = 0, 0
+    began = found_at = time.monotonic()
+    clean = 0
     told: set[int] = set()
     while clean < _CLEAN_PASSES:
         found, is_sure = _kill_each(dead)
-        unsure += not is_sure
-        if found:
-            clean = 0
-        elif is_sure or unsure > _UNSURE_PASSES_MAX:
-            clean += 1
         for pid in found - told:
             told.add(pid)
             on_swept(pid)
+        now = time.monotonic()
         if found:
-            if time.monotonic() > deadline:
+            clean, found_at = 0, now
+            if now > began + SWEEP_S_MAX:
                 return False
             time.sleep(_PAUSE_S)
+        elif is_sure or now > found_at + _DOUBT_S_MAX:
+            clean += 1
     return True
 
 

@@ -18,6 +18,7 @@ from worker.proc import rename, retitle
 
 NAME = "last-guard"  # as short as the kernel keeps names; without the words by which people kill workers
 _DONE = b"."
+_FAREWELL_S_MAX = 5.0  # it may have been stopped, and then goes when it is continued
 
 
 class LastGuard:
@@ -40,6 +41,7 @@ class LastGuard:
 
     def dismiss(self) -> None:
         """Everything is in order: let it go, and wait until it has gone."""
+        self._socket.settimeout(_FAREWELL_S_MAX)
         with contextlib.suppress(OSError):  # somebody has killed it
             self._socket.send(_DONE)
             self._socket.recv(1)

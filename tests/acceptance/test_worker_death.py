@@ -91,6 +91,20 @@ def test_loss_is_told_at_once_by_the_next_worker_where_none_lives(q: CommandLine
     assert [attempt["outcome"] for attempt in q.show(job)["history"]] == ["lost", "completed"]
 
 
+def test_processes_are_ended_though_no_broker_hears_of_it(q: CommandLine) -> None:
+    worker = q.worker()
+    job = hanging(q)
+    q.kill_broker()
+
+    kill(worker, "worker", "guardian")
+
+    until(lambda: not is_alive(leader_of(q, job)), "the end of the job")
+    q.ok("broker", "start", "--detach")
+    q.worker()
+    q.await_state("completed", job)
+    assert [attempt["outcome"] for attempt in q.show(job)["history"]] == ["lost", "completed"]
+
+
 # --- who is left alone -------------------------------------------------------------------------------------
 
 
