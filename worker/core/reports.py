@@ -94,9 +94,7 @@ class Reports:
         self._outbox.do(Spool(result, self._broker))
         self.results.add(result, self._broker)
         self._outbox.is_dirty = True
-        if attempt is not None:
-            attempt.is_finished = True
-            self.output.finish(attempt.lease)
+        self.output.finish(grant.lease)
         self._tell_finished(lease, result, attempt)
 
     def _tell_finished(self, lease: Lease, result: Result, attempt: Attempt | None) -> None:
