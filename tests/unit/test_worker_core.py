@@ -383,6 +383,47 @@ def test_refusal_for_good_ends_the_worker_after_its_jobs(desk: Desk) -> None:
     assert desk.take(effects.Leave) == effects.Leave(5, is_tidy=False)
 
 
+def test_session_keeps_the_pace_that_welcome_names() -> None:
+    desk = new_desk()
+    desk.core.start(desk.now)
+    desk.core.on_writable(desk.now)
+    desk.welcome(heartbeat_ms=500, silence_ms=1800)
+    desk.collect()
+    desk.said.clear()
+    desk.done.clear()
+
+    desk.advance(1799)
+    assert [desk.take(Beat).n for _ in range(3)] == [1, 2, 3]
+    desk.assert_quiet()
+    desk.advance(1)
+    assert "worker_disconnected" in desk.events()
+
+
+def test_new_session_counts_from_the_beginning(desk: Desk) -> None:
+    desk.run(1)
+    desk.advance(2000)
+    assert (desk.take(Beat).received, desk.pushes) == (1, 1)
+
+    desk.session = 101
+    desk.welcome(session=101)
+    desk.advance(2000)
+
+    beat = desk.take(Beat)
+    assert (beat.n, beat.received) == (1, 0)
+
+
+@pytest.mark.parametrize("retry_ms", [0, 5000])
+def test_refusal_ends_the_session(desk: Desk, retry_ms: int) -> None:
+    desk.run(1)
+
+    desk.tell(Refuse("other_broker", "not now", retry_ms))
+
+    assert not desk.core.session.is_open
+    desk.end(1)
+    desk.take(effects.Spool)
+    desk.flush()
+
+
 # --- heartbeats --------------------------------------------------------------------------------
 
 
@@ -441,6 +482,27 @@ def test_echo_changes_the_pace(desk: Desk) -> None:
     desk.advance(1000)
 
     assert [desk.take(Beat).n for _ in range(2)] == [1, 2]
+
+
+def test_pace_of_nothing_is_a_hundred_beats_a_second(desk: Desk) -> None:
+    desk.tell(Echo(desk.session, 0, 0, []))
+
+    desk.advance(100)
+    desk.collect()
+
+    assert len(desk.said) == 10
+    desk.said.clear()
+
+
+def test_slower_pace_is_not_taken_for_silence(desk: Desk) -> None:
+    desk.tell(Echo(desk.session, 0, 60_000, []))
+    desk.advance(2000)
+    desk.take(Beat)
+
+    desk.advance(60_000)
+
+    desk.take(Beat)
+    assert desk.core.session.is_open
 
 
 def test_what_was_finished_or_given_back_is_said_before_the_heartbeat(desk: Desk) -> None:
@@ -768,6 +830,23 @@ def test_unanswered_result_is_sent_again_with_growing_pauses(desk: Desk) -> None
     assert desk.core.reports.results.leases() == [first.lease]
 
 
+def test_result_goes_again_though_another_was_settled(desk: Desk) -> None:
+    desk.run(1)
+    desk.run(2)
+    desk.finish(1)
+    desk.finish(2)
+    desk.settle(1)
+    desk.take(effects.Settle)
+
+    desk.advance(1000)
+
+    assert [each.lease for each in desk.take(Results).results] == [2]
+    desk.settle(2)
+    desk.take(effects.Settle)
+    desk.flush()
+    assert desk.core.reports.next_deadline() is None
+
+
 def test_verdict_that_comes_when_the_result_is_about_to_go_again_is_in_time(desk: Desk) -> None:
     desk.run(1)
     desk.finish(1)
@@ -852,7 +931,7 @@ def test_timeout_of_a_job_that_has_ended_does_nothing(desk: Desk) -> None:
 
 
 def test_timeouts_of_jobs_that_have_ended_do_not_pile_up(desk: Desk) -> None:
-    desk.run(9000, timeout_ms=5000)
+    desk.run(10**9, timeout_ms=5000)
     for lease in range(1, 3001):
         desk.run(lease, timeout_ms=3_600_000)
         desk.finish(lease)
@@ -861,7 +940,7 @@ def test_timeouts_of_jobs_that_have_ended_do_not_pile_up(desk: Desk) -> None:
 
     assert len(desk.core.slots._timeouts) < 2000
     desk.advance(5000)
-    assert desk.take(effects.Kill).lease == 9000, "the one that runs has kept its timeout"
+    assert desk.take(effects.Kill).lease == 10**9, "the one that runs has kept its timeout"
     desk.take(Beat)
     desk.take(Beat)
 
@@ -1121,6 +1200,26 @@ def test_result_that_is_never_recorded_does_not_hold_the_worker_for_ever(desk: D
     assert desk.take(effects.Leave) == effects.Leave(0, is_tidy=False)
 
 
+def test_patience_begins_anew_when_the_connection_breaks(desk: Desk) -> None:
+    desk.run(1)
+    desk.finish(1)
+    desk.core.stop(desk.now)
+    desk.core.tick(desk.now)
+    desk.take(Beat)
+    desk.advance(8000)
+    desk.collect()
+    desk.said.clear()
+
+    desk.core.on_disconnected(desk.now)
+    desk.advance(1900)
+    desk.collect()
+    assert desk.done == [], "it waits as long for the broker as if it had just begun"
+    desk.said.clear()
+
+    desk.advance(100)
+    assert desk.take(effects.Leave) == effects.Leave(0, is_tidy=False)
+
+
 def test_bye_that_is_not_answered_is_waited_for_two_seconds(desk: Desk) -> None:
     desk.core.stop(desk.now)
     desk.take(Beat)
@@ -1350,6 +1449,15 @@ def test_results_for_another_broker_are_neither_sent_nor_forgotten() -> None:
     desk.take(Beat)
 
     assert leave(desk) == effects.Leave(0, is_tidy=False)
+
+
+def test_output_for_another_broker_is_not_sent() -> None:
+    desk = heir(Adopted(DEAD_BOOT, [], [("other", Piece(7, "job-7", 1, 1, 0, b"x"))]))
+
+    desk.flush()
+    desk.core.tick(desk.now)
+
+    desk.assert_quiet()
 
 
 def test_own_results_for_another_broker_are_kept() -> None:

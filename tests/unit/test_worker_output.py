@@ -217,14 +217,45 @@ def test_what_was_not_taken_goes_again_in_a_new_session() -> None:
     assert [(piece.offset, piece.data) for piece in collect(book)] == [(3, b"two")]
 
 
-def test_one_job_has_its_whole_credit_again_in_a_new_session() -> None:
-    book, out = new_book(), attempt()
+def test_credit_is_whole_again_in_a_new_session() -> None:
+    book, out = new_book(LEASE_WINDOW_BYTES), attempt()
     book.write(out, 1, bytes(LEASE_WINDOW_BYTES))
     collect(book)
 
+    book.restart(LEASE_WINDOW_BYTES)
+
+    assert spans(out.rest()) == [(0, LEASE_WINDOW_BYTES)]
+    assert spans(collect(book)) == [(0, LEASE_WINDOW_BYTES)]
+    assert spans(out.rest()) == [(0, LEASE_WINDOW_BYTES)]
+
+
+def test_attempt_of_which_all_was_taken_has_nothing_to_send_in_a_new_session() -> None:
+    book, out = new_book(), attempt()
+    book.write(out, 1, b"x")
+    take_all(book, collect(book))
+
     book.restart(WINDOW)
 
-    assert spans(collect(book)) == [(0, LEASE_WINDOW_BYTES)]
+    assert not book.is_waiting
+
+
+def test_credit_comes_back_piece_by_piece() -> None:
+    book, out = new_book(window_bytes=4), attempt()
+    for data in (b"ab", b"cd", b"ef", b"gh"):
+        book.write(out, 1, data)
+        collect(book)
+
+    book.acknowledge(1, 1, 2)
+
+    assert spans(collect(book)) == [(4, 6)]
+
+
+def test_jobs_take_turns() -> None:
+    book = new_book(window_bytes=1)
+    book.write(attempt(1), 1, b"aa")
+    book.write(attempt(2), 1, b"bb")
+
+    assert [piece.data for piece in drain(book)] == [b"a", b"b", b"a", b"b"]
 
 
 def test_end_that_goes_again_makes_room_for_the_newer_end() -> None:
