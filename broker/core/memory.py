@@ -102,6 +102,7 @@ class Holder:
     session: Session | None = None
     stop: bool | None = None  # it was told to stop; True: at once
     hello: int = 0  # number of its latest HELLO
+    route: bytes = b""  # of its latest session
     patience_ms: int = 0  # the lease it may still count on, until it beats at a new pace
     patience_beats: int = 0
 

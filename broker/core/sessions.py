@@ -93,9 +93,10 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
         return  # held up on the way: its worker has said a later one
     holder = _holder(core, turn, hello)
     known = core.sessions.get(route)
+    is_same_line = holder.route == route
     session = known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder)
     session.draining = hello.draining
-    keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known)
+    keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known, is_same_line=is_same_line)
     turn.send(route, _welcome(core, session, keep, drop))
     if holder.stop is not None and session is not known and not hello.draining:
         turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
@@ -131,15 +132,19 @@ def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: H
     number = core.epoch * _EPOCH_SHIFT + core.sessions_opened
     session = Session(number, route, holder, hello.slots, frozenset(hello.queues))
     core.sessions[route] = session
-    holder.session = session
+    holder.session, holder.route = session, route
     turn.log("info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held))
     return session
 
 
 def _compare(
-    core: State, turn: Turn, session: Session, named: list[Held], *, is_new: bool
+    core: State, turn: Turn, session: Session, named: list[Held], *, is_new: bool, is_same_line: bool
 ) -> tuple[list[int], list[int]]:
-    """What the worker may keep and what it must drop; what it has lost goes back to the queue."""
+    """What the worker may keep and what it must drop; what it has lost goes back to the queue.
+
+    On the same line as its last session, WELCOME and pushes of that may still be on their way, and be obeyed when
+    they arrive: only a heartbeat of the new session tells what has been lost.
+    """
     keep: list[int] = []
     drop: list[int] = []
     for held in named:
@@ -151,10 +156,10 @@ def _compare(
     if is_new:
         names = {held.lease for held in named}
         for lease in list(session.holder.leases.values()):
-            if lease.lease not in names:
-                reports.give_back(core, turn, lease, "undelivered")
-            else:
+            if lease.lease in names or is_same_line:
                 lease.session, lease.push = session.number, 0
+            else:
+                reports.give_back(core, turn, lease, "undelivered")
     return keep, drop
 
 

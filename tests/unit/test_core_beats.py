@@ -99,6 +99,7 @@ def test_worker_that_hears_nothing_for_three_beats_is_asked_who(broker: BrokerHa
     assert broker.events("session_closed")[-1]["reason"] == "hears nothing"
     assert broker.state(job) == "processing"
     worker.hello()
+    beat_and_echo(worker)
     assert worker.grant().job == job
 
 

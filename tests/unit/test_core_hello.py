@@ -55,6 +55,36 @@ def test_repeated_hello_does_not_take_back_what_is_on_its_way(broker: BrokerHarn
     assert worker.grant().job == job
 
 
+def test_new_session_on_the_same_line_does_not_take_back_what_is_on_its_way(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    [job] = broker.enqueue(on_lost="dead")
+    worker.hello()
+    broker.turn(gone=[worker.route])  # a message to it did not go out
+    grant = worker.grant()
+
+    worker.hello()  # said before any of that arrived
+
+    assert broker.state(job) == "processing"
+    worker.beat(grant)
+    assert worker.take(Echo).drop == []
+    assert worker.finish(grant) == "recorded"
+
+
+def test_what_was_lost_on_the_same_line_goes_back_at_the_first_heartbeat(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    [job] = broker.enqueue()
+    worker.hello()
+    broker.turn(gone=[worker.route])
+    broker.outbox.clear()
+    worker.hello()
+
+    worker.beat()
+
+    worker.take(Echo)
+    again = worker.grant()
+    assert (again.job, again.attempt) == (job, 1)
+
+
 def test_repeated_hello_may_say_that_the_worker_drains(broker: BrokerHarness) -> None:
     worker = broker.worker()
     worker.hello()
