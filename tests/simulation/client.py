@@ -149,7 +149,6 @@ class Client:
 SETTINGS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("max_retries", (1, 2, 3, 4)),
     ("backoff_base", (0.5, 1, 2)),
-    ("max_losses", (1, 2, 3, 5)),
     ("output_total", (0, 1000, 2**30)),
     ("heartbeat", ()),
     ("lease", ()),

@@ -38,7 +38,11 @@ class Cluster:
         self.clients: list[Client] = []
         plan = self.plan
         self.network = Network(
-            self.timeline, self.tape, random.Random(f"{seed}/network"), plan.latency_ms, lambda: self.faults.mishap()
+            self.timeline,
+            self.tape,
+            random.Random(f"{seed}/network"),
+            plan.latency_ms,
+            lambda path: self.faults.mishap(path),
         )
         self.network.queue_max = plan.queue_max
         self.broker = BrokerMachine(self.timeline, self.tape, self.network, self._clock(), seed)
@@ -75,8 +79,8 @@ class Cluster:
             self.timeline, mono_ms=self.chance.randrange(DAY_MS), ahead_ms=self.chance.randint(-2000, 2000)
         )
 
-    def add_machine(self) -> None:
-        """One more machine with a worker."""
+    def add_machine(self, *, is_picky: bool) -> None:
+        """One more machine with a worker, for some queues only if it is picky."""
         number = len(self.machines)
         name = f"w{number}"
         machine = WorkerMachine(
@@ -89,7 +93,7 @@ class Cluster:
             clock=self._clock(),
             folder=self.folder / name,
             slots=self.plan.slots[number],
-            queues=() if number == 0 or self.chance.random() < 0.7 else (self.chance.choice(self.plan.queues),),
+            queues=(self.chance.choice(self.plan.queues),) if is_picky else (),
         )
         self.machines.append(machine)
         machine.start_in(self.chance.randrange(1000))
@@ -133,10 +137,10 @@ class Cluster:
                 self.broker.connection.abandon()
 
     def _begin(self) -> None:
-        self.broker.configure({"heartbeat": self.plan.heartbeat_s, "lease": self.plan.lease_s})
+        self.broker.configure(self.plan.settings)
         self.broker.start()
-        for _ in range(self.plan.machines):
-            self.add_machine()
+        for number in range(self.plan.machines):
+            self.add_machine(is_picky=number > 0 and self.chance.random() < 0.3)
         for number in range(self.plan.clients):
             self.clients.append(Client(f"client{number}", self.plan, self.timeline, self.network, self.asked))
         for client in self.clients:
@@ -149,6 +153,8 @@ class Cluster:
         self.make_room()
         self.broker.connection.armed = None
         self.broker.sends_left = None
+        self.broker.make_fast()
+        self.network.queue_max = 1000
         for path in self.paths():
             self.network.clear(path)
         self.broker.start()
@@ -157,6 +163,7 @@ class Cluster:
         for machine in self.machines:
             machine.is_full = False
             machine.start_in(0)
+        self.add_machine(is_picky=False)
 
     def _expect_an_end(self) -> None:
         limit_ms = self.timeline.now_ms + self._longest_ms()

@@ -49,7 +49,7 @@ class SimulatedConnection(Connection):
         self._is_turning = False
         self._written = 0
         super().__init__(":memory:")
-        _prepare(self)
+        _prepare(self, create=True)
 
     def begin(self) -> None:
         super().begin()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.worker import Worker, WorkerMachine
 
 EVERYWHERE = "everywhere"
+BURST, BURST_MS = 0.3, 60  # how often a fault is followed by another, and how soon
 
 
 class Strike(NamedTuple):
@@ -65,9 +66,17 @@ class Faults:
         self._cluster.timeline.after(int(self._chance.expovariate(1 / mean_ms)) + 1, self._strike, kind)
 
     def _strike(self, kind: str) -> None:
+        self._act(kind)
+        if not self.is_over:
+            self._next(kind)
+
+    def _act(self, kind: str) -> None:
+        """Troubles seldom come alone."""
         if not self.is_over:
             SCHEDULED[kind](self, self._cluster, self._chance, kind)
-            self._next(kind)
+            if self._chance.random() < BURST:
+                another = self._chance.choice(list(self._plan.strikes))
+                self._cluster.timeline.after(self._chance.randrange(BURST_MS), self._act, another)
 
     def span_ms(self, leases: float) -> int:
         """A random time of up to so many leases, yet not too long: a worker without a broker looks every second."""
@@ -81,8 +90,8 @@ class Faults:
 
     # --- messages and commands ---
 
-    def mishap(self) -> str | None:
-        """What befalls the next message."""
+    def mishap(self, path: str) -> str | None:
+        """What befalls the next message on a path."""
         if not self._message_chance:
             return None
         drawn = self._chance.random()
@@ -91,7 +100,7 @@ class Faults:
         for kind, odds in self._message_chances:
             drawn -= odds
             if drawn < 0:
-                self.note(kind)
+                self.note(kind, path)
                 return kind
         return None
 
@@ -215,9 +224,9 @@ def _lose_power(faults: Faults, cluster: Cluster, chance: random.Random, kind: s
 
 
 def _arrive(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
-    if len(cluster.machines) < len(cluster.plan.slots):
+    if len(cluster.machines) < len(cluster.plan.slots) - 1:
         faults.note(kind)
-        cluster.add_machine()
+        cluster.add_machine(is_picky=False)
 
 
 def _fill_worker(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:

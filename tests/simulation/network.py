@@ -23,7 +23,7 @@ WORKERS, CLIENTS = "workers", "clients"
 REAPED_MS = 75_000  # when ZMTP's heartbeats give up a peer that vanished without a word
 RECONNECT_MS = 300
 
-Mishap = Callable[[], str | None]
+Mishap = Callable[[str], str | None]
 
 
 class Peer(Protocol):
@@ -64,7 +64,7 @@ class Line:
 
 
 class Network:
-    """All lines. `mishap` says what befalls the next message."""
+    """All lines. `mishap` says what befalls the next message on a path."""
 
     def __init__(self, timeline: Timeline, tape: Tape, chance: random.Random, latency_ms: int, mishap: Mishap) -> None:
         self._timeline, self._tape, self._chance = timeline, tape, chance
@@ -162,7 +162,7 @@ class Network:
     def send(self, line: Line, direction: int, body: bytes, lag_ms: int = 0) -> None:
         """Hand over a message; `lag_ms` from now, for a sender that was held up."""
         transit_ms = lag_ms + self._transit_ms()
-        mishap = self._mishap()
+        mishap = self._mishap(line.path.name)
         if mishap == "message_dropped":
             return
         if direction == TO_PEER:

@@ -38,9 +38,15 @@ class Plan:
     turn_ms: int
     messages_max: int
     queue_max: int
+    max_losses: int
     requests: int
     strikes: dict[str, float] = field(default_factory=dict)  # scheduled faults: how many to expect
     chances: dict[str, float] = field(default_factory=dict)  # of messages and commands
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Of the database, before the first start."""
+        return {"heartbeat": self.heartbeat_s, "lease": self.lease_s, "max_losses": self.max_losses}
 
     @property
     def trouble_ms(self) -> int:
@@ -70,6 +76,7 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         turn_ms=chance.choice((0, 1, 5, 50)),
         messages_max=chance.choice((1, 3, 1000, 1000)),
         queue_max=chance.choice((2, 8, 1000, 1000)),
+        max_losses=chance.choice((1, 3, 3, 5)),
         requests=chance.randint(15, 40),
         strikes={kind: chance.choice(_STRIKES) for kind in scheduled if chance.random() < share},
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}
