@@ -163,7 +163,6 @@ def evict(core: State, turn: Turn) -> None:
     assert isinstance(limit, int)
     if core.output_bytes <= limit:
         return
-    writing.flush(core, turn)
     evicted = core.store.history.evict(core.evicted_upto, core.output_bytes - limit, EVICTED_PER_TURN)
     core.evicted_upto = evicted.after_chunk
     core.output_bytes -= evicted.freed
