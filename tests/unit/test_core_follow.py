@@ -57,6 +57,16 @@ def test_follower_is_answered_at_the_end(broker: BrokerHarness) -> None:
     assert (answer["segments"], answer["finished"], answer["totals"]) == ([], True, {"1": 6, "2": 0})
 
 
+def test_output_is_not_finished_while_its_only_byte_is_on_its_way(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+    worker.finish(grant, stdout_bytes=1)
+
+    assert broker.ask("output", id=grant.job)["finished"] is False
+    write(worker, grant, b"x")
+
+    assert broker.ask("output", id=grant.job)["finished"] is True
+
+
 def test_output_is_not_finished_while_some_of_it_is_on_its_way(broker: BrokerHarness) -> None:
     worker, grant, cursor = with_output(broker)
 

@@ -403,6 +403,24 @@ def test_worker_that_gives_back_as_busy_gets_nothing_ahead_for_a_while(broker: B
     assert worker.grant().job == ahead.job
 
 
+def test_worker_that_gave_back_as_busy_gets_nothing_ahead_though_its_jobs_are_short_again(
+    broker: BrokerHarness,
+) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue()
+    worker.finish(worker.grant(), duration_ms=10)
+    broker.enqueue("a", "b", "c", "d")
+    running, *ahead = worker.grants()
+    worker.release(*ahead, reason="busy")
+
+    worker.finish(running, duration_ms=10)
+    assert worker.grant().job == ahead[0].job
+
+    broker.after(NO_AHEAD_MS)
+    assert len(worker.grants()) == 2
+
+
 def test_lease_of_another_cannot_be_given_back(broker: BrokerHarness) -> None:
     _, grant = working(broker)
     other = broker.worker("o")

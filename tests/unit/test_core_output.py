@@ -165,6 +165,16 @@ def test_tail_lacks_at_most_an_eighth_whatever_the_pieces(broker: BrokerHarness,
     assert 0 <= lacking <= max(1, limit // 16)
 
 
+def test_piece_that_grows_and_goes_in_one_turn_is_gone(broker: BrokerHarness) -> None:
+    worker, grant = working(broker, output_limit=64)
+    write(worker, grant, b"h" * 32 + b"a")
+
+    worker.tell(Output(worker.session, [piece(grant, b"b", offset=33), piece(grant, b"c" * 40, offset=34)]))
+    worker.take(Took)
+
+    assert kept(broker, grant.job) == {1: [(0, b"h" * 32), (42, b"c" * 32)]}
+
+
 def test_limit_holds_for_each_stream_apart(broker: BrokerHarness) -> None:
     worker, grant = working(broker, output_limit=10)
     write(worker, grant, b"a" * 100, stream=1)

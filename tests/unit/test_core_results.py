@@ -62,6 +62,18 @@ def test_failed_attempt_waits_for_its_retry(
     assert broker.history(grant.job)[0]["outcome"] == outcome
 
 
+@pytest.mark.parametrize(("outcome", "line"), [("spawn_error", "no such directory"), ("exit", "")])
+def test_note_stands_for_the_output_of_what_could_not_be_started(
+    broker: BrokerHarness, outcome: str, line: str
+) -> None:
+    worker, grant = working(broker)
+
+    worker.finish(grant, 1, outcome=outcome, note="no such directory")
+
+    assert broker.history(grant.job)[0]["last_line"] == line
+    assert broker.job(grant.job)["last_line"] == line
+
+
 def test_cancelled_attempt_cancels_the_job(broker: BrokerHarness) -> None:
     worker, grant = working(broker)
 
