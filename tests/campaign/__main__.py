@@ -46,7 +46,7 @@ def main() -> int:
     verdict = campaign.run()
     print(verdict.table())
     for what, seconds in campaign.seconds.items():
-        print(f"{'seconds ' + what:42}{seconds:>10.0f}")
+        print(f"{'seconds ' + what:46}{seconds:>10.0f}")
     if not verdict.is_good:
         print(f"FAILED; everything is in {place}")
         return 1

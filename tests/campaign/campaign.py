@@ -192,7 +192,7 @@ class Campaign:
             damage=damage,
         )
         verdict = judge(evidence)
-        verdict.counts.update(self._done())
+        verdict.done = self._done()
         return verdict
 
     def _done(self) -> Counter[str]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from queuectl.jobs import TERMINAL, JobState, Outcome
 from tests.campaign.evidence import Evidence, Run, Stored
-from tests.campaign.explain import OUTLIVING, Explainer
+from tests.campaign.explain import Explainer
 from tests.campaign.faults import Fault
 from tests.campaign.jobs import FAILED_CODE, Line, What
 from tests.campaign.load import Asked, Fate
@@ -28,6 +28,7 @@ class Verdict:
     """What was counted, and what was broken, by promise."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)  # to the processes, by the campaign
     causes: Counter[str] = field(default_factory=Counter)  # faults that explain runs given up
     broken: dict[str, list[str]] = field(default_factory=dict)
 
@@ -38,9 +39,15 @@ class Verdict:
 
     def table(self) -> str:
         """All of it, for people."""
-        rows = [*self.counts.items(), *((f"  by {cause}", count) for cause, count in self.causes.most_common())]
-        rows += [(promise.upper(), len(texts)) for promise, texts in self.broken.items()]
-        lines = [f"{name:42}{count:>10}" for name, count in rows]
+        parts = {
+            "what happened": self.counts,
+            "what was done": self.done,
+            "runs given up, by the fault that explains it": dict(self.causes.most_common()),
+            "broken promises": {promise: len(texts) for promise, texts in self.broken.items()},
+        }
+        lines = []
+        for title, rows in parts.items():
+            lines += [f"--- {title}", *(f"{name:46}{count:>10}" for name, count in rows.items())]
         lines += [f"{promise}: {text}" for promise, texts in self.broken.items() for text in texts[:SHOWN_MAX]]
         return "\n".join(lines)
 
@@ -76,13 +83,16 @@ class _Case:
     def starts(self, name: str) -> list[Line]:
         return [line for _, line in self.lines.get(name, ()) if line.what is What.START]
 
-    def faults_of(self, name: str, lease: int) -> list[Fault]:
-        """What explains that the run of this lease was given up; nothing if it was not."""
+    def may_outlive(self, name: str, lease: int) -> bool:
+        """Whether the run of this lease may go on beside its successor."""
         for run in (run for job in self.by_name.get(name, ()) for run in job.runs):
             if run.lease == lease:
-                return self.explainer.of_run(run) if run.outcome in _GIVEN_UP else []
-        at = next(line for line in self.starts(name) if line.lease == lease)
-        return self.explainer.of_start(self.evidence.owners[at.boot], self.evidence.booted_s + at.at_s)
+                return run.outcome in _GIVEN_UP and self.explainer.may_outlive(run)
+        return any(self.of_start(line) for line in self.starts(name) if line.lease == lease)
+
+    def of_start(self, line: Line) -> list[Fault]:
+        """What explains that the broker does not know of this run."""
+        return self.explainer.of_start(self.evidence.owners[line.boot], self.evidence.booted_s + line.at_s)
 
 
 # --- what clients were told --------------------------------------------------------------------------------------
@@ -211,14 +221,14 @@ def _unexplained(case: _Case) -> Iterator[str]:
         counts["duplicate runs"] += max(0, sum(line.lease not in reported for line in starts) + bool(reported) - 1)
         yield from _run_twice(job, starts)
         for run in given_up:
-            if faults := case.explainer.of_run(run):
+            if faults := case.explainer.of_run(run, has_started=case.has_line(What.START, job, run)):
                 causes[faults[-1].kind] += 1
             else:
                 yield f"{job.id} ({job.name}), attempt {run.attempt} of {run.owner}: {run.outcome}, {run.note}"
         for line in starts:
             if line.lease not in recorded:
                 counts["runs the broker does not know of"] += 1
-                if not case.faults_of(job.name, line.lease):
+                if not case.of_start(line):
                     yield f"{job.id} ({job.name}) ran as attempt {line.attempt}, {line.lease:x}, and nobody knows"
 
 
@@ -238,9 +248,8 @@ def _overlapping(case: _Case) -> Iterator[str]:
         for first, second in pairwise(leases):
             if spans[first][1] > spans[second][0]:
                 case.verdict.counts["overlapping runs"] += 1
-                faults = [*case.faults_of(name, first), *case.faults_of(name, second)]
-                if not any(fault.sort in OUTLIVING for fault in faults):
-                    yield f"{name}: leases {first:x} and {second:x}; {[fault.kind for fault in faults]}"
+                if not (case.may_outlive(name, first) or case.may_outlive(name, second)):
+                    yield f"{name}: leases {first:x} and {second:x}"
 
 
 def _repeated_though_forbidden(case: _Case) -> Iterator[str]:

@@ -17,11 +17,11 @@ class Sort(StrEnum):
 
     BROKER_AWAY = "broker_away"  # costs no lease
     BROKER_FROZEN = "broker_frozen"  # its workers may turn away, and come back too late
-    KILL = "kill"  # of a worker, one who cleans up is left
-    KILL_WHOLE = "kill_whole"  # nobody cleans up until somebody comes back
+    KILL = "kill"  # of a worker; one of its processes is left, which cleans up at once
+    KILL_WHOLE = "kill_whole"  # who cleans up has to come first
     SILENCE = "silence"  # a worker is not heard, or does not hear, and runs on
     FORCED_STOP = "forced_stop"  # a worker gives back what runs
-    HARMLESS = "harmless"
+    STOP = "stop"  # a worker finishes what runs
     STALL = "stall"  # nobody did it: the machine stood still
 
 
@@ -32,7 +32,7 @@ SORTS: dict[str, Sort] = {
     "pause_broker": Sort.BROKER_FROZEN,
     "kill_worker": Sort.KILL,
     "kill_guardian": Sort.KILL,
-    "kill_both": Sort.KILL,
+    "kill_both": Sort.KILL_WHOLE,
     "kill_all_three": Sort.KILL_WHOLE,
     "kill_beside_frozen_guardian": Sort.KILL_WHOLE,
     "pause_worker": Sort.SILENCE,
@@ -42,12 +42,13 @@ SORTS: dict[str, Sort] = {
     "cut_both": Sort.SILENCE,
     "hold": Sort.SILENCE,
     "reset": Sort.SILENCE,
-    "kill_last_guard": Sort.HARMLESS,
-    "stop_worker": Sort.HARMLESS,
+    "kill_last_guard": Sort.STOP,
+    "stop_worker": Sort.STOP,
     "stop_worker_by_force": Sort.FORCED_STOP,
     "stall": Sort.STALL,
 }
 KILLS = frozenset({Sort.KILL, Sort.KILL_WHOLE})
+STOPS = frozenset({Sort.STOP, Sort.FORCED_STOP})
 
 
 @dataclass(slots=True)
