@@ -45,14 +45,15 @@ def on_results(core: State, turn: Turn, session: Session, message: Results) -> N
 
 
 def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
+    outcome = REPORTABLE.get(result.outcome)
     lease = core.leases.get(result.lease)
     if lease is None:
         if result.lease in turn.settled:
             return RECORDED
-        lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt)
+        if outcome is not None:  # or the lease would live again, and nothing would ever end it
+            lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt)
         if lease is None:
             return _late(core, turn, result)
-    outcome = REPORTABLE.get(result.outcome)
     if outcome is None or (lease.job, lease.attempt) != (result.job, result.attempt):
         core.malformed += 1
         turn.log("warning", "message_malformed", reason="the result does not fit its lease", count=core.malformed)

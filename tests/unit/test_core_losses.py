@@ -151,6 +151,19 @@ def test_lease_ahead_of_the_slots_is_not_charged_and_its_number_not_used_again(b
     assert [entry["outcome"] for entry in broker.history(second)] == ["released"]
 
 
+@pytest.mark.parametrize("outcome", ["lost", "released", "an outcome of the future"])
+def test_late_result_that_says_nothing_brings_no_lost_lease_back(broker: BrokerHarness, outcome: str) -> None:
+    _, grant = working(broker)
+    broker.after(30_000)
+    assert broker.state(grant.job) == "pending"
+    teller = broker.worker("teller", slots=0)
+    teller.hello()
+
+    assert teller.finish(grant, outcome=outcome) == "stale"
+
+    assert broker.state(grant.job) == "pending"
+
+
 def test_late_result_of_a_lease_ahead_that_was_lost_is_not_said_to_be_recorded(broker: BrokerHarness) -> None:
     worker = broker.worker()
     worker.hello()
