@@ -34,7 +34,8 @@ class Brands:
         """Brand this process, and so the command that it starts next. None where that cannot be done."""
         if self.first is None:
             return None
-        soft = self._next if self._soft == resource.RLIM_INFINITY else self._soft
+        is_meant = self._soft != resource.RLIM_INFINITY and self._soft < self._next
+        soft = self._soft if is_meant else self._next
         try:
             resource.setrlimit(resource.RLIMIT_RTTIME, (soft, self._next))
         except (ValueError, OSError):

@@ -20,7 +20,14 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The limits that were set, the first one as it was found; those of the test's own process stay as they are."""
     limits = [(resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
+
+    def set_limit(which: int, pair: tuple[int, int]) -> None:
+        soft, hard = (limit % (1 << 64) for limit in pair)
+        if soft > hard or hard > limits[-1][1] % (1 << 64):
+            raise ValueError("not allowed to raise maximum limit")
+        limits.append(pair)
+
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
     return limits
 
 
@@ -45,7 +52,7 @@ def test_worker_below_a_worker_has_brands_of_its_own_below_those(limit: list[tup
 
     inner = Brands()
 
-    assert inner.first is not None
+    assert inner.put_on() == inner.first is not None
     assert outer.first is not None
     assert worn is not None
     assert inner.first <= worn - COMMANDS_MAX
