@@ -70,8 +70,13 @@ def processes_with(mark: str, *, in_file: str = "environ") -> dict[int, str]:
 
 def last_guard_of(worker: int) -> int:
     """The process that acts when this worker and its child are both dead."""
-    [pid] = processes_with(f"last-guard of worker {worker}\0", in_file="cmdline")
+    [pid] = until(lambda: last_guards_of(worker), f"a last guard of {worker}")
     return pid
+
+
+def last_guards_of(worker: int) -> list[int]:
+    """The same, as it is now: none before it has its name, and none when it has gone."""
+    return list(processes_with(f"last-guard of worker {worker}\0", in_file="cmdline"))
 
 
 # --- commands ----------------------------------------------------------------------------------------------

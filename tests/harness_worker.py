@@ -45,6 +45,7 @@ from queuectl.messages import (
     Welcome,
     Who,
 )
+from tests.harness_cli import last_guard_of, last_guards_of
 
 LIMIT_S = 20.0
 BROKER_ID = "broker-1"
@@ -286,10 +287,7 @@ class WorkerProcess:
 
     def last_guard(self) -> int:
         """The process id of the one that acts when both others are dead."""
-        title = f"last-guard of worker {self.pid}".encode()
-        lines = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
-        [found] = [path for path, line in lines.items() if line.rstrip(b"\0") == title]
-        return int(found.parent.name)
+        return last_guard_of(self.pid)
 
     def kill_whole(self) -> None:
         """Kill all three at once, so that nobody is left to clean up."""
@@ -312,7 +310,7 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Leave nothing behind, however the test went."""
-        left = [self.last_guard(), self.pid, *below(self.pid)] if self.process.poll() is None else []
+        left = [*last_guards_of(self.pid), self.pid, *below(self.pid)] if self.process.poll() is None else []
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

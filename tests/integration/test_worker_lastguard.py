@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness_cli import last_guard_of, last_guards_of
 from tests.harness_worker import LIMIT_S, children, is_alive, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -63,14 +64,8 @@ def family() -> Iterator[Family]:
     assert os.read(hear, 5) == b"ready"
     os.close(hear)
     [worker] = children(process.pid)
-    title = b"last-guard of worker %d" % process.pid
-    [last] = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists() and path.read_bytes().rstrip(b"\0") == title
-    ]
-    yield Family(process, worker, last)
-    for pid in (last, worker, process.pid):
+    yield Family(process, worker, last_guard_of(process.pid))
+    for pid in (*last_guards_of(process.pid), worker, process.pid):
         if is_alive(pid):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
