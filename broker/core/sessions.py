@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import outputs, reports, writing
+from broker.core import outputs, reports
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
 from broker.core.state import State
@@ -205,7 +205,6 @@ def _on_beat(core: State, turn: Turn, session: Session, beat: Beat) -> None:
 
 def _on_gone(core: State, turn: Turn, session: Session, gone: Gone) -> None:
     """Dead boots of the same home: their processes are gone, so their jobs may run again now."""
-    writing.flush(core, turn)
     teller = session.holder.worker
     for boot in gone.boots:
         holder = core.holders.get(boot)
