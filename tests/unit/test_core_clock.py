@@ -47,3 +47,17 @@ def test_clock_that_goes_ahead_does_not_forget_replies(broker: BrokerHarness) ->
     broker.after(120_000)
 
     assert broker.ask("enqueue", request_id="request-1", jobs=[{"command": "true"}]) == first
+
+
+def test_reply_is_as_old_as_it_is_though_the_machine_was_started_anew_meanwhile(broker: BrokerHarness) -> None:
+    count = "SELECT count(*) FROM reply"
+    broker.enqueue()
+    broker.clock.advance(23 * HOUR_MS)
+    broker.clock.mono_ms = 5000  # counts from when the machine was started
+    broker.start()
+
+    broker.after(HOUR_MS // 2)
+    assert broker.store._db.query(count) == [(1,)]
+
+    broker.after(HOUR_MS)
+    assert broker.store._db.query(count) == [(0,)]

@@ -254,6 +254,7 @@ def test_output_of_an_attempt_that_was_given_back_is_kept(broker: BrokerHarness)
     write(worker, grant, b"last words")
 
     assert kept(broker, grant.job, attempt=1) == {1: [(0, b"last words")]}
+    assert broker.ask("output", id=grant.job, attempt=1)["finished"] is True, "nobody has told how much there is"
 
 
 @pytest.mark.parametrize("changes", [{"job": "nobody"}, {"attempt": 9}, {"lease": 1}])

@@ -260,6 +260,23 @@ def test_old_replies_go_in_batches(broker: BrokerHarness, monkeypatch: pytest.Mo
     assert broker.store._db.query(count) == [(0,)]
 
 
+def test_old_replies_are_looked_for_once_a_minute(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def forget(before_ms: int, limit: int) -> int:
+        asked.append(before_ms)
+        return 0
+
+    monkeypatch.setattr(broker.store.ledger, "forget_replies", forget)
+    broker.after(60_000)
+    asked.clear()
+
+    for _ in range(4):
+        broker.after(30_000)
+
+    assert len(asked) == 2
+
+
 # --- a broker that stops, a store that fails -------------------------------------------------------------------
 
 
