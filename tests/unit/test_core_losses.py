@@ -546,6 +546,21 @@ def test_running_lease_is_adopted_after_it_expired(broker: BrokerHarness) -> Non
     assert worker.finish(grant) == "recorded"
 
 
+def test_late_result_of_a_lost_lease_is_that_of_the_worker_that_had_it(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+    others = [broker.worker(name, slots=0) for name in ("first", "second")]
+    broker.after(30_000)
+    others[0].hello()
+    worker.slots = 0
+    worker.hello(draining=True)
+    others[1].hello()
+
+    assert others[0].finish(grant) == "recorded"
+
+    [attempt] = broker.history(grant.job)
+    assert (attempt["outcome"], attempt["worker"]) == ("completed", "host-w-770000")
+
+
 def test_lease_that_another_has_taken_is_not_adopted(broker: BrokerHarness) -> None:
     worker, grant = working(broker)
     broker.after(LEASE_MS)

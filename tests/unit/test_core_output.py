@@ -416,6 +416,13 @@ def test_tail_of_each_stream(broker: BrokerHarness, tail_bytes: int, expected: b
     assert (2 in found) == (tail_bytes > 0)
 
 
+def test_tail_of_a_stream_that_the_command_did_not_use_is_empty(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+    write(worker, grant, b"abcde")
+
+    assert kept(broker, grant.job, tail_bytes=2) == {1: [(3, b"de")]}
+
+
 def test_long_output_comes_in_slices(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.core.reading.OUTPUT_BYTES_PER_REPLY", 10_000)
     worker, grant = working(broker)
