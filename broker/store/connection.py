@@ -53,18 +53,18 @@ class StoreRefused(QueuectlError):
     code = "store_refused"
 
 
-# Errors of one statement, not of the disk; every other one may mean anything. The last three are the driver's own.
-_OF_A_STATEMENT = (
-    "SQLITE_ERROR",
-    "SQLITE_CONSTRAINT",
-    "SQLITE_MISMATCH",
-    "SQLITE_TOOBIG",
-    "SQLITE_RANGE",
-    "SQLITE_MISUSE",
-    "ProgrammingError",
-    "InterfaceError",
-    "DataError",
+# Errors of one statement, by SQLite's code and by the driver's class; every other one may mean anything of the disk.
+_OF_A_STATEMENT = frozenset(
+    {
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_RANGE,
+        sqlite3.SQLITE_MISUSE,
+    }
 )
+_OF_THE_DRIVER = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
 OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)  # the turn is void: never the fault of one request
 
@@ -149,15 +149,17 @@ class Connection:
 
 
 def _meaning(error: sqlite3.Error) -> QueuectlError:
-    return meaning(getattr(error, "sqlite_errorname", "") or type(error).__name__, str(error))
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    own = sqlite3.SQLITE_MISUSE if isinstance(error, _OF_THE_DRIVER) else sqlite3.SQLITE_INTERNAL
+    return meaning(getattr(error, "sqlite_errorcode", own), f"{name}: {error}")
 
 
-def meaning(name: str, text: str) -> QueuectlError:
-    """What an error of this name, as SQLite or its driver has it, means for the turn."""
-    said = f"{name}: {text}"
-    if name == "SQLITE_FULL":
+def meaning(code: int, said: str) -> QueuectlError:
+    """What an error with this code of SQLite, plain or extended, means for the turn."""
+    primary = code & 0xFF
+    if primary == sqlite3.SQLITE_FULL:
         return StoreFull(said)
-    if name.startswith(_OF_A_STATEMENT):
+    if primary in _OF_A_STATEMENT:
         return StoreRefused(said)
     return StorageFailed(said)
 

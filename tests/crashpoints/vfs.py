@@ -20,10 +20,8 @@ T = TypeVar("T")
 
 LOG_BYTES = 48 * 1024  # where the store's log is long: in proportion to a database of a few jobs
 
-
 _SYNCS_DIRECTORY = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL  # as SQLite does it, with the first sync
 _names = itertools.count(1)
-
 
 # What SQLite's own file system for Unix answers when an operation fails so.
 _CODES = {
@@ -218,7 +216,7 @@ class ApswConnection(Connection):
             super().close()
         self._vfs.forget()
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # the log stays, or is emptied, as with the standard library's SQLite
         had_log = self._log in self.disk.files
         with suppress(apsw.Error):
             if self._keeps_log:
@@ -233,13 +231,8 @@ class ApswConnection(Connection):
         try:
             return act()
         except apsw.Error as error:
-            meant = meaning(_name(error), str(error))
+            code = getattr(error, "extendedresult", apsw.SQLITE_ERROR)
+            meant = meaning(code, f"{type(error).__name__} {code}: {error}")
             if isinstance(meant, StorageFailed):
                 self.disk.note(Failed(meant.message))
             raise meant from error
-
-
-def _name(error: apsw.Error) -> str:
-    code = getattr(error, "extendedresult", 0)
-    names = apsw.mapping_extended_result_codes if code > 0xFF else apsw.mapping_result_codes
-    return str(names[code]) if code in names else type(error).__name__

@@ -406,9 +406,19 @@ def test_statement_that_makes_no_sense_is_refused() -> None:
 )
 def test_meaning_of_an_error(error: sqlite3.Error, name: str, kind: type[Exception]) -> None:
     if name:
-        error.sqlite_errorname = name
+        error.sqlite_errorname, error.sqlite_errorcode = name, getattr(sqlite3, name)
 
-    assert type(_meaning(error)) is kind
+    meant = _meaning(error)
+
+    assert type(meant) is kind
+    assert meant.message == f"{name or type(error).__name__}: {error}"
+
+
+def test_meaning_does_not_hang_on_a_name_that_the_driver_does_not_know() -> None:
+    error = sqlite3.IntegrityError("cannot store TEXT value in INTEGER column")
+    error.sqlite_errorname, error.sqlite_errorcode = "unknown", 3091  # SQLITE_CONSTRAINT_DATATYPE
+
+    assert type(_meaning(error)) is StoreRefused
 
 
 def test_damage_that_stops_the_check_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
