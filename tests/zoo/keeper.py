@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -261,7 +261,7 @@ def open_zoo(home: Path, seed: int) -> Iterator[Zoo]:
     """A zoo in a home that is empty; everything has ended when the block has."""
     folder = Path(mkdtemp(prefix="q-zoo-"))
     try:
-        with CommandLine(home, folder) as q:
+        with closing(CommandLine(home, folder)) as q:
             yield Zoo(q, folder, random.Random(seed))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
