@@ -139,7 +139,7 @@ class Slots:
 
     def on_exit(self, number: int, exit_code: int | None, signal: int | None, note: str, now: Now) -> None:
         """The leader of a command has ended, and with it the attempt."""
-        lease = self._free_slot(number, now)
+        lease = self._free_slot(number)
         self._fault_pause_ms = 0
         outcome = _outcome(exit_code) if lease.ending is None else _OUTCOMES.get(lease.ending)
         if outcome is not None:
@@ -152,24 +152,23 @@ class Slots:
 
     def on_spawn_error(self, number: int, note: str, now: Now) -> None:
         """The command cannot be started, here or anywhere: a failed attempt."""
-        lease = self._free_slot(number, now)
+        lease = self._free_slot(number)
         self._outbox.tell("warning", "spawn_failed", **lease.keys(), detail=note)
         self._reports.finish(lease, Outcome.SPAWN_ERROR, now, exit_code=None, signal=None, note=note)
         self._fill(now)
 
     def on_worker_fault(self, number: int, note: str, now: Now) -> None:
         """This machine cannot start commands now: no attempt was made. Take nothing for a growing while."""
-        lease = self._free_slot(number, now)
+        lease = self._free_slot(number)
         self._fault_pause_ms = min(max(FAULT_PAUSE_MS, 2 * self._fault_pause_ms), FAULT_PAUSE_MAX_MS)
         self._fault_until_ms = now.mono_ms + self._fault_pause_ms
         self._outbox.tell("error", "spawn_failed", **lease.keys(), detail=note, retry_ms=self._fault_pause_ms)
         self._return(lease, "worker_fault")
         self.return_waiting("worker_fault")
 
-    def _free_slot(self, number: int, now: Now) -> Lease:
+    def _free_slot(self, number: int) -> Lease:
         lease = self._leases.pop(number)
         heappush(self._free, lease.slot)
-        self._changed_ms = now.mono_ms
         return lease
 
     # --- back ---
