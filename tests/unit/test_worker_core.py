@@ -843,7 +843,7 @@ def test_result_goes_again_though_another_was_settled(desk: Desk) -> None:
     assert [each.lease for each in desk.take(Results).results] == [2]
     desk.settle(2)
     desk.take(effects.Settle)
-    desk.flush()
+    desk.core.flush(desk.now)
     assert desk.core.reports.next_deadline() is None
 
 
@@ -857,6 +857,22 @@ def test_verdict_that_comes_when_the_result_is_about_to_go_again_is_in_time(desk
     desk.settle(1)
     desk.take(effects.Settle)
     desk.flush()
+
+
+def test_pauses_begin_anew_after_an_answer(desk: Desk) -> None:
+    desk.run(1)
+    desk.finish(1)
+    desk.advance(1000)
+    assert desk.core.reports.next_deadline() == desk.now.mono_ms + 2000
+    desk.settle(1)
+    desk.collect()
+    desk.said.clear()
+    desk.done.clear()
+
+    desk.run(2)
+    desk.finish(2)
+
+    assert desk.core.reports.next_deadline() == desk.now.mono_ms + 1000
 
 
 def test_stale_verdict_settles_the_result_and_forgets_its_output(desk: Desk) -> None:

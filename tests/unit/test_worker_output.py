@@ -100,7 +100,7 @@ def test_limits_of_a_few_bytes_hold(limit: int, expected: list[tuple[int, int]])
     assert spans(drain(book)) == expected
 
 
-@pytest.mark.parametrize("limit", range(12))
+@pytest.mark.parametrize("limit", [*range(12), 19, 20])
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
 def test_what_is_kept_does_not_depend_on_how_a_command_splits_its_writes(limit: int, size: int) -> None:
     book, out = new_book(window_bytes=0), attempt(limit=limit)
@@ -167,6 +167,16 @@ def test_credit_of_one_byte_sends_one_byte() -> None:
     book.write(out, 1, b"ab")
 
     assert [piece.data for piece in drain(book)] == [b"a", b"b"]
+
+
+def test_full_head_that_was_sent_sends_no_empty_piece() -> None:
+    book, out = new_book(), attempt(limit=8)
+    book.write(out, 1, b"head")
+    drain(book)
+
+    book.write(out, 1, b"tail")
+
+    assert [(piece.offset, piece.data) for piece in drain(book)] == [(4, b"tail")]
 
 
 def test_one_job_cannot_use_up_the_credit() -> None:
