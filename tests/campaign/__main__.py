@@ -12,17 +12,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from queuectl.settings import DEFAULTS
+from queuectl.settings import DEFAULTS, SETTINGS
 from tests.campaign.campaign import Campaign, Plan
 from tests.campaign.nemesis import Pace
 
-LEASE_S, HEARTBEATS = 1.0, 10  # heartbeats in a lease
+LEASE_S, HEARTBEATS = 1.0, 10  # heartbeats in a lease, where the shortest that may be set allows it
+HEARTBEAT_S_MIN = SETTINGS["heartbeat"].low
 
 
 def pace_of(*, defaults: bool, lease_s: float) -> Pace:
     """Fast with a short lease; at the defaults, a few of the outages outlast one."""
     if not defaults:
-        return Pace(lease_s=lease_s, heartbeat_s=lease_s / HEARTBEATS)
+        return Pace(lease_s=lease_s, heartbeat_s=max(HEARTBEAT_S_MIN, lease_s / HEARTBEATS))
     lease, heartbeat = DEFAULTS["lease"], DEFAULTS["heartbeat"]
     assert isinstance(lease, int | float)
     assert isinstance(heartbeat, int | float)

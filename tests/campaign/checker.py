@@ -19,6 +19,22 @@ from tests.campaign.jobs import FAILED_CODE, Line, What
 from tests.campaign.load import Asked, Fate
 
 SHOWN_MAX = 10  # violations of one promise that are spelled out
+COUNTED = (
+    "attempted",
+    "acknowledged",
+    *JobState,
+    "requests answered late",
+    "recovered: answered late, carried out before",
+    "requests never answered",
+    "recovered: never answered, carried out",
+    "requests not sent",
+    "outcomes told by the log",
+    "runs",
+    "runs given up",
+    "runs the broker does not know of",
+    "duplicate runs",
+    "overlapping runs",
+)
 _REPORTED = {Outcome.COMPLETED: (What.END, 0), Outcome.EXIT: (What.FAIL, FAILED_CODE)}
 _GIVEN_UP = frozenset({Outcome.LOST, Outcome.RELEASED})
 
@@ -27,7 +43,7 @@ _GIVEN_UP = frozenset({Outcome.LOST, Outcome.RELEASED})
 class Verdict:
     """What was counted, and what was broken, by promise."""
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTED, 0)))
     done: Counter[str] = field(default_factory=Counter)  # to the processes, by the campaign
     causes: Counter[str] = field(default_factory=Counter)  # faults that explain runs given up
     broken: dict[str, list[str]] = field(default_factory=dict)

@@ -23,25 +23,22 @@ def forget_replies() -> None:
 
 def speak_first() -> None:
     """What a turn has decided is said before it is committed: at the beginning of the next one."""
-    begin, commit, close = Store.begin, Store.commit, Store.close
+    commit = Store.commit
     uncommitted: list[Store] = []
-
-    def catch_up() -> None:
-        while uncommitted:
-            commit(uncommitted.pop())
-
-    def begin_late(store: Store) -> None:
-        catch_up()
-        begin(store)
-
-    def close_late(store: Store) -> None:
-        catch_up()
-        close(store)
 
     def commit_later(store: Store) -> None:
         uncommitted.append(store)
 
-    _replace(Store, {"begin": begin_late, "commit": commit_later, "close": close_late, "tidy": lambda _: False})
+    def after_commit(deed: Callable[[Store], None]) -> Callable[[Store], None]:
+        def late(store: Store) -> None:
+            while uncommitted:
+                commit(uncommitted.pop())
+            deed(store)
+
+        return late
+
+    others = {name: after_commit(getattr(Store, name)) for name in ("begin", "write_through", "close")}
+    _replace(Store, {**others, "commit": commit_later, "tidy": lambda _: False})
 
 
 def _replace(owner: type, deeds: Deeds) -> None:
