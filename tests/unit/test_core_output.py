@@ -211,6 +211,20 @@ def test_output_may_come_after_the_result_and_a_crash(broker_on_disk: BrokerHarn
     assert kept(broker, grant.job) == {1: [(0, b"0123456789"), (16, b"ghijklmnop")]}
 
 
+def test_output_is_not_finished_after_a_crash_while_the_rest_is_on_its_way(broker_on_disk: BrokerHarness) -> None:
+    broker = broker_on_disk
+    worker, grant = working(broker)
+    worker.finish(grant, stdout_bytes=4)
+    broker.crash()
+    worker.hello()
+
+    assert write(worker, grant, b"ab") == 2
+    assert broker.ask("output", id=grant.job)["finished"] is False
+    assert write(worker, grant, b"cd", offset=2) == 4
+
+    assert broker.ask("output", id=grant.job)["finished"] is True
+
+
 def test_output_of_a_running_job_goes_on_after_a_crash(broker_on_disk: BrokerHarness) -> None:
     broker = broker_on_disk
     worker, grant = working(broker, output_limit=20)
