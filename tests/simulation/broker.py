@@ -90,11 +90,14 @@ class BrokerMachine:
         self._network.open_doors(self.routers)
         self.on_turn()
 
-    def make_fast(self) -> None:
-        """It is not overburdened any more."""
+    def recover(self) -> None:
+        """Nothing holds it up any more."""
         self.turn_ms, self.messages_max = 1, 1000
         for router in self.routers.values():
             router.messages_max = 1000
+        self.paused_until_ms = self._busy_until_ms = 0
+        self._wake_at_ms = 2**62
+        self.wake()
 
     def kill(self) -> None:
         """SIGKILL: memory is gone, and what was not committed."""

@@ -102,12 +102,15 @@ class Checks:
         self._cluster.tape.note("checks", "VIOLATION", text)
         raise Violation(f"seed {self._cluster.plan.seed} at {self._cluster.timeline.now_ms} ms: {text}")
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a job has still to come to its end."""
+        return any(self.standing[state.value] for state in JobState if state not in TERMINAL)
+
     # --- what is said --------------------------------------------------------------------------------
 
     def on_send(self, line: Line, body: bytes) -> None:
         """The broker says something."""
-        if self._connection.in_transaction:
-            self.fail("something is said before the commit")
         message = msgpack.unpackb(body)
         if line.door == WORKERS:
             if message[0] in ("push", "recorded"):
@@ -331,8 +334,8 @@ class Checks:
 
 _VERIFY = {"push": Checks._verify_push, "recorded": Checks._verify_recorded, "reply": Checks._verify_reply}
 
-# Faults that may cost a worker its leases, or their command its life, the likeliest cause last. None of the broker's own
-# is among them: however it dies, hangs or runs out of disk, that alone kills no job and hands none to a second worker.
+# Faults that may cost a worker its leases, or their commands their lives, the likeliest cause last. None of the
+# broker's own is among them: however it dies, hangs or runs out of disk, that alone costs no job anything.
 SEPARATING = [
     "message_delayed",
     "message_doubled",
@@ -342,6 +345,7 @@ SEPARATING = [
     "guardian_killed",
     "worker_paused",
     "worker_killed",
+    "worker_stopped",  # two requests are one to stop at once
     "worker_stopped_now",
     "workers_told_to_stop",
     "worker_and_guardian_killed",

@@ -19,7 +19,15 @@ from tests.simulation.processes import Processes
 from tests.simulation.tape import Tape
 from tests.simulation.worker import WorkerMachine
 
-UNFINISHED = ("pending", "processing", "failed")
+UNFINISHED = (0, 1, 3)  # codes of pending, processing, failed
+RUN_MS = 3000  # of one attempt in peace, and its way there and back
+RECOVERY_MS = 120_000  # for starts, pauses after faults, and the grace of what does not heed SIGTERM
+ARRIVED_MS = 8000  # by when all that clients have sent has arrived
+QUIET_MS = 20_000
+MAX_LEASES = 2  # how much longer clients may have made the lease
+_POLICIES = """
+SELECT run_at_ms, attempts, max_retries, backoff_base, backoff_max FROM job JOIN spec USING (seq)
+WHERE state IN (0, 1, 3)"""
 DAY_MS = 86_400_000
 
 
@@ -104,7 +112,7 @@ class Cluster:
 
     def paths(self) -> list[Path]:
         """What lies between the broker's machine and each other one."""
-        return [machine.path for machine in self.machines] + [client.path for client in self.clients]
+        return [*(machine.path for machine in self.machines), *(client.path for client in self.clients)]
 
     def machine_of(self, boot: str) -> WorkerMachine:
         """The machine of a start of a worker."""
@@ -153,7 +161,7 @@ class Cluster:
         self.make_room()
         self.broker.connection.armed = None
         self.broker.sends_left = None
-        self.broker.make_fast()
+        self.broker.recover()
         self.network.queue_max = 1000
         for path in self.paths():
             self.network.clear(path)
@@ -163,20 +171,44 @@ class Cluster:
         for machine in self.machines:
             machine.is_full = False
             machine.start_in(0)
+            for worker in machine.alive():
+                worker.resume()
         self.add_machine(is_picky=False)
 
     def _expect_an_end(self) -> None:
-        limit_ms = self.timeline.now_ms + self._longest_ms()
-        while self.timeline.now_ms < limit_ms:
-            self.timeline.run(self.timeline.now_ms + self.plan.lease_ms)
-            if not any(self.checks.standing[state] for state in UNFINISHED):
-                return
-        left = [row for row in self.checks.rows.values() if row.state in (0, 1, 3)]
-        self.checks.fail(f"not over {self._longest_ms()} ms after all was well: {left}")
+        """Every job comes to its end within the time that its policy, its delay and the leases allow."""
+        self.timeline.run(self.timeline.now_ms + ARRIVED_MS)
+        limit_ms = self._longest_ms()
+        end_ms = self.timeline.now_ms + limit_ms
+        while self.checks.is_unfinished and self.timeline.now_ms < end_ms:
+            self.timeline.run(min(end_ms, self.timeline.now_ms + self.plan.lease_ms))
+        if self.checks.is_unfinished:
+            left = [row for row in self.checks.rows.values() if row.state in UNFINISHED]
+            self.checks.fail(f"not over {limit_ms} ms after all was well: {left}")
 
     def _longest_ms(self) -> int:
-        return 10 * self.plan.lease_ms + 600_000
+        now_ms, wall_ms = self.timeline.now_ms, self.broker.clock().wall_ms
+        lives_ms = [p.started_ms + p.fate.duration_ms - now_ms for p in self.processes.running()]
+        limit_ms = max(lives_ms, default=0) + 4 * MAX_LEASES * self.plan.lease_ms + RECOVERY_MS
+        delays_ms = [0]
+        for run_at_ms, attempts, retries, base, longest in self.broker.connection.ask(_POLICIES):
+            delays_ms.append(run_at_ms - wall_ms)
+            for number in range(attempts, retries):
+                limit_ms += RUN_MS + int(1000 * min(base ** (number + 1), longest))
+        return limit_ms + max(delays_ms)
 
     def _expect_no_leaks(self) -> None:
-        self.timeline.run(self.timeline.now_ms + 2 * self.plan.lease_ms + 30_000)
+        """When all is over, nobody remembers anything that is."""
+        self.timeline.run(self.timeline.now_ms + 2 * self.plan.lease_ms + QUIET_MS)
         self.checks.look_at_everything()
+        core = self.broker.core
+        workers = [worker for machine in self.machines for worker in machine.alive()]
+        left: dict[str, object] = {"running commands": self.processes.running()}
+        if core is not None:
+            left |= {"leases": core.leases, "waiters": core.waiters}
+            left["holders without a worker"] = core.holders.keys() - {worker.boot for worker in workers}
+            left["workers without a session"] = {worker.boot for worker in workers} - core.holders.keys()
+        for worker in workers:
+            left[worker.name] = [*worker.core.slots.held(), *worker.core.reports.results.leases()]
+        if found := {what: things for what, things in left.items() if things}:
+            self.checks.fail(f"left over when all was done: {found}")

@@ -115,8 +115,10 @@ class Faults:
             if kind in drawn:
                 return Fate(0, None, fault=kind)
         duration_ms = int(1000 * chance.random() ** 3) + 1
-        if "command_slow" in drawn:
+        if chance.random() < self._plan.long_jobs and not self.is_over:
             duration_ms = int(2 * self._plan.lease_ms * chance.random()) + 1
+        if "command_slow" in drawn:
+            duration_ms = int(5 * self._plan.lease_ms * chance.random()) + 1
         exit_code, number = (1, None) if "command_failed" in drawn else (0, None)
         if "command_signalled" in drawn:
             return Fate(duration_ms, None, 11, output_bytes=40)
@@ -172,6 +174,16 @@ def _kill_broker(faults: Faults, cluster: Cluster, chance: random.Random, kind: 
 def _pause_broker(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
     faults.note(kind)
     cluster.broker.pause(faults.span_ms(3))
+
+
+def _pause_all(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
+    """As when one machine with all of it is suspended."""
+    faults.note(kind)
+    pause_ms = faults.span_ms(3)
+    cluster.broker.pause(pause_ms)
+    for machine in cluster.machines:
+        for worker in machine.alive():
+            worker.pause(pause_ms)
 
 
 def _arm(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
@@ -275,6 +287,7 @@ SCHEDULED: dict[str, Deed] = {
     "connection_reset": _reset,
     "broker_killed": _kill_broker,
     "broker_paused": _pause_broker,
+    "all_paused": _pause_all,
     "broker_stopped": _stop_broker,
     **dict.fromkeys((*BEFORE_COMMIT, *AFTER_COMMIT), _arm),
     "store_full": _fill,

@@ -39,6 +39,7 @@ class Plan:
     messages_max: int
     queue_max: int
     max_losses: int
+    long_jobs: float  # the share of those that may outlast a lease
     requests: int
     strikes: dict[str, float] = field(default_factory=dict)  # scheduled faults: how many to expect
     chances: dict[str, float] = field(default_factory=dict)  # of messages and commands
@@ -69,7 +70,7 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         heartbeat_s=heartbeat_s,
         lease_s=max(0.25, heartbeat_s * chance.choice((5, 6, 8, 15))),
         machines=machines,
-        slots=tuple(chance.choice((1, 1, 2, 3)) for _ in range(machines + 8)),
+        slots=tuple(chance.choice((1, 1, 2, 3)) for _ in range(machines + 3)),
         clients=chance.randint(1, 2),
         queues=("default", "a")[: chance.randint(1, 2)],
         latency_ms=chance.choice((0, 1, 3, 20)),
@@ -77,6 +78,7 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         messages_max=chance.choice((1, 3, 1000, 1000)),
         queue_max=chance.choice((2, 8, 1000, 1000)),
         max_losses=chance.choice((1, 3, 3, 5)),
+        long_jobs=chance.choice((0.0, 0.3, 0.8)),
         requests=chance.randint(15, 40),
         strikes={kind: chance.choice(_STRIKES) for kind in scheduled if chance.random() < share},
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}

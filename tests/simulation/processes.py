@@ -85,9 +85,9 @@ class Processes:
             if process.boot in boots and process.ended_ms is None:
                 self._end(process, None, SIGKILL)
 
-    def of(self, boot: str) -> list[Process]:
-        """What runs for a start of a worker."""
-        return [p for p in self.by_lease.values() if p.boot == boot and p.ended_ms is None]
+    def running(self) -> list[Process]:
+        """What runs now."""
+        return [process for process in self.by_lease.values() if process.ended_ms is None]
 
 
 class _Tree:

@@ -162,6 +162,12 @@ class Worker:
         self.paused_until_ms = max(self.paused_until_ms, self._timeline.now_ms + ms)
         self._timeline.after(ms, self.wake)
 
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.paused_until_ms = 0
+        self._wake_at_ms = 2**62
+        self.wake()
+
     def lose_guardian(self) -> None:
         """The process that watches over it is killed."""
         self.has_guardian = False
