@@ -49,7 +49,7 @@ class Campaign:
         self._place = place
         self._log = FaultLog(place / "faults.jsonl")
         self._jobs = Jobs(place / "jobs")
-        self._orphans = Orphans(place, self._log)
+        self._orphans = Orphans(place)
         self._stalls = StallWatch(place, self._log, max(0.2, plan.pace.lease_s / 4))
         self._left: dict[int, str] = {}  # processes that outlived all of it
         self.seconds: dict[str, float] = {}

@@ -54,9 +54,8 @@ class Orphans:
 
     limit_s = 60.0
 
-    def __init__(self, place: Path, log: FaultLog):
+    def __init__(self, place: Path):
         self._place = place
-        self._log = log
         self._expected: list[tuple[str, float, float]] = []  # home, those started before, and since when
         self._lock = threading.Lock()
         self._end = threading.Event()
