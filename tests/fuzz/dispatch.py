@@ -47,6 +47,7 @@ class Place:
         """Jobs come and some end: there is something in every state."""
         broker = self.broker
         broker.core.waiters = []  # held replies would come among those that are looked for here
+        broker.outbox.clear()
         for worker in (*self.workers, self.liar):
             if worker.route not in broker.core.sessions:  # its boot may have been taken by a message
                 worker.boot = f"{self.chance.getrandbits(128):032x}"
