@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help setup test check format coverage demo bench simulate crashpoints campaign zoo fuzz kills lock clean
+.PHONY: help setup test check format coverage demo bench simulate crashpoints campaign zoo fuzz lock clean
 
 # A name on PATH may be a shim that does not run, so each candidate is tried.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -80,9 +80,6 @@ zoo: setup ## Run the nastiest commands, each way of ending them, TIMES over
 
 fuzz: setup ## Feed INPUTS pieces of nonsense to decoder, dispatch and renderer, from SEED on
 	@$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),1) $(ARGS)
-
-kills: setup ## Kill brokers 200 times under load and look for a lost job (long)
-	@$(BIN)/python -m tests.campaign.kills $(ARGS)
 
 lock: setup ## Write the lock files again from pyproject.toml
 	@test -x $(BIN)/uv || $(PIP) install uv
