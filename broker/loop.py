@@ -237,7 +237,8 @@ class Loop:
             except StorageFailed:
                 raise
             except Exception as error:  # noqa: BLE001  the offender
-                self._renew[message[0]] = now.mono_ms + RENEW_MS
+                self.core.miss(message[0])
+                self._renew.setdefault(message[0], now.mono_ms + RENEW_MS)
                 if not isinstance(error, StoreFull):
                     self._log.error("message_failed", error=error, digest=_digest(message[1]))
         for envelope, body in clients:

@@ -109,6 +109,11 @@ class Core(State):
             waits_ms += [pause for pause in pauses if pause is not None]
         return max(0, min(waits_ms)) if waits_ms else None
 
+    def miss(self, route: bytes) -> None:
+        """A message from there could not be taken. Nothing else of its session is, until HELLO makes up for it."""
+        if (session := self.sessions.get(route)) is not None:
+            session.incomplete = True
+
     def forgive(self, stall_ms: int) -> None:
         """The loop was away: nobody could be heard meanwhile, so nobody is blamed for silence."""
         for holder in self.holders.values():

@@ -132,6 +132,7 @@ class Session:
     deaf_beats: int = 0  # heartbeats in a row that missed a push and had seen none since the one before
     draining: bool = False
     silent: bool = False  # not heard of for some heartbeats: nothing new for it
+    incomplete: bool = False  # a message of it could not be taken: those after it may rest on that
     paused_until_ms: int = 0  # its last lease came back through its own fault
     no_ahead_until_ms: int = 0  # a lease granted ahead came back unused
     run_ms: float | None = None  # moving average of its jobs' durations

@@ -64,6 +64,9 @@ def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
         return
     session.holder.heard_ms = turn.now.mono_ms
     session.silent = False
+    if session.incomplete:  # it is heard, no more: an echo of a heartbeat would say that what came before has arrived
+        turn.send(route, Echo(session.number, 0, core.heartbeat_ms, []))
+        return
     _HANDLERS[type(message)](core, turn, session, message)
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from broker.store.connection import SCHEMA_VERSION
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
-from queuectl.messages import Recorded, Results, Who
+from queuectl.messages import Beat, Echo, Recorded, Results, Who
 from tests.harness_process import (
     BrokerProcess,
     RawClient,
@@ -544,7 +544,9 @@ def test_a_write_that_finds_no_room_leaves_nothing_half_done(home: Path, small_d
         error = client.ask("enqueue", request_id="request-1", jobs=many)["error"]
         assert (error["code"], error["retryable"]) == ("disk_full", True)
         worker.say(Results(worker.session, [result_of(grant)]))
-        assert worker.beat().drop == [], "heartbeats are heard although results cannot be written"
+        worker.say(Beat(worker.session, 1, worker.received, [grant.lease], [], draining=False))
+        echo = worker.hear(Echo)
+        assert (echo.n, echo.drop) == (0, []), "the worker is heard, but not told that its result has arrived"
         with pytest.raises(TimeoutError):
             worker.hear(Recorded, limit_s=0)
         assert client.ok("status")["jobs"]["total"] == 202

@@ -135,6 +135,39 @@ def test_lease_whose_return_failed_heals_with_the_next_beat(broker: BrokerHarnes
     assert worker.grant().job == job
 
 
+def test_what_rests_on_a_message_that_could_not_be_taken_is_not_acted_on(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    [job] = broker.enqueue(on_lost="dead")
+    grant = worker.grant()
+    fails(broker, lambda: worker.release(grant, reason="stopped"))
+    broker.core.miss(worker.route)
+
+    worker.beat()
+    worker.bye()
+
+    assert [echo.n for echo in broker.take_all(worker.route, Echo)] == [0, 0]
+    assert broker.state(job) == "processing"
+    broker.turn(gone=[worker.route])
+    worker.hello(held=[held(grant)])
+    worker.release(grant, reason="stopped")
+    assert broker.state(job) == "dead"
+
+
+def test_worker_whose_message_could_not_be_taken_lives_all_the_same(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    [job] = broker.enqueue()
+    grant = worker.grant()
+    broker.core.miss(worker.route)
+    broker.core.miss(b"unknown")
+    broker.after(20_000)
+    worker.beat(grant)
+    worker.take(Echo)
+
+    broker.after(20_000)
+
+    assert broker.state(job) == "processing"
+
+
 def test_push_before_a_failed_turn_is_still_on_its_way(broker: BrokerHarness) -> None:
     worker = connected(broker, slots=2)
     [job] = broker.enqueue()
