@@ -55,6 +55,7 @@ KEYS: dict[str, Key] = {
     "before": Key(SCALAR, "the value until now", 3),
     "boots": Key(int, "process starts of a worker that are over", 1),
     "bytes": Key(int, "size", 65536),
+    "boot": Key(str, "one start of a worker", "0f3c9a12b7d84e5f8a1b2c3d4e5f6071"),
     "child_pid": Key(int, "process id of the command's leader, or of the process found", 3120),
     "code": Key(str, "code of the error, as in docs/protocol.md", "bad_job"),
     "command": Key(str, "the command of the job", "make nightly"),
@@ -194,6 +195,7 @@ _WORKER = (
     ("lease_returned", "debug", f"{_JOB} queue reason", "A lease was given back; it costs the job nothing."),
     # what others left behind
     ("orphan_swept", "warning", "child_pid", "A process of a dead worker's job was killed."),
+    ("spool_torn", "warning", "boot bytes", "The end of what a dead worker left cannot be read; jobs that ended there count as lost."),
     ("boot_adopted", "info", "boots", "What dead processes of this worker left to be told was taken over."),
     ("result_spooled", "warning", "count reason", "Results wait on disk for another broker than this."),
     ("spool_failed", "error", "", "The disk refused what waits to be told; it waits in memory."),

@@ -42,6 +42,7 @@ class Adoption:
         self._locks: dict[str, int] = {}
         self._host = host
         self._own_boot = own_boot
+        self.torn: dict[str, int] = {}  # boots whose spool ends in so many bytes that are no record
 
     def take(self, on_swept: Callable[[int], object]) -> list[Adopted]:
         """Lock and read what dead workers left, after ending what still runs of them. Call it before HELLO."""
@@ -52,6 +53,7 @@ class Adoption:
                 self._locks[folder.name] = lock
                 holder = holder_of(lock)
                 found.append((Dead(folder.name, holder.brand), holder.host == self._host, read_spool(folder)))
+        self.torn = {dead.boot: legacy.torn_bytes for dead, _, legacy in found if legacy.torn_bytes}
         is_gone = sweep([dead for dead, is_local, legacy in found if is_local and not legacy.has_ended], on_swept)
         return [
             Adopted(

@@ -145,6 +145,8 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     spool = Spool(home.spool, boot, host=host, brand=brands.first)
     adoption = Adoption(home.spool, host=host, own_boot=boot)
     adopted = adoption.take(lambda pid: log.warning("orphan_swept", child_pid=pid))
+    for torn, bytes_lost in adoption.torn.items():
+        log.warning("spool_torn", boot=torn, bytes=bytes_lost)
     identity = Identity(
         boot=boot,
         home=str(home.path)[-_TEXT_MAX:],

@@ -131,6 +131,7 @@ class Legacy:
     pieces: list[tuple[str, Piece]] = field(default_factory=list)
     returned: list[tuple[str, Returned]] = field(default_factory=list)
     has_ended: bool = False
+    torn_bytes: int = 0  # at the end of the file, from the first record that is not whole
 
 
 def take_lock(folder: Path, *, create: bool = False) -> int | None:
@@ -176,23 +177,26 @@ def read_spool(folder: Path) -> Legacy:
         content = (folder / LOG_NAME).read_bytes()
     except FileNotFoundError:
         return legacy
-    for record in _records(content):
+    read = 0
+    for record, read in _records(content):
         _take_in(legacy, record)
+    legacy.torn_bytes = len(content) - read
     return legacy
 
 
-def _records(content: bytes) -> Iterator[list[Any]]:
+def _records(content: bytes) -> Iterator[tuple[list[Any], int]]:
+    """The whole records, each with where it ends."""
     start = 0
     while start + _FRAME.size <= len(content):
         length, checksum = _FRAME.unpack_from(content, start)
         body = content[start + _FRAME.size : start + _FRAME.size + length]
         if len(body) < length or zlib.crc32(body) != checksum:
             return
+        start += _FRAME.size + length
         try:
-            yield wire.unpack(body, bytes_max=_RECORD_BYTES_MAX)
+            yield wire.unpack(body, bytes_max=_RECORD_BYTES_MAX), start
         except BadRequest:  # zeros are a frame of nothing that fits its checksum: so a file may end after a power cut
             return
-        start += _FRAME.size + length
 
 
 def _take_in(legacy: Legacy, record: Iterable[Any]) -> None:

@@ -48,6 +48,7 @@ def test_what_was_not_settled_is_read_again(tmp_path: Path) -> None:
     legacy = read_spool(tmp_path / BOOT)
 
     assert legacy.results == {2: ("broker-2", result(2))}
+    assert legacy.torn_bytes == 0
     assert legacy.pieces == [("broker-2", PIECE)]
     assert legacy.returned == [("broker-2", Returned(3, "stopped")), ("broker-2", Returned(4, "lost"))]
     assert not legacy.has_ended
@@ -60,9 +61,16 @@ def test_torn_end_is_ignored(tmp_path: Path, cut: int) -> None:
     spool.add_result(result(2), "broker-1", 0)
     abandon(spool)
     log = tmp_path / BOOT / LOG_NAME
+    whole = log.stat().st_size // 2
     log.write_bytes(log.read_bytes()[:-cut])
 
-    assert list(read_spool(tmp_path / BOOT).results) == [1]
+    legacy = read_spool(tmp_path / BOOT)
+
+    assert (list(legacy.results), legacy.torn_bytes) == ([1], whole - cut)
+    adoption = Adoption(tmp_path, host="elsewhere", own_boot="0" * 32)
+    adoption.take(never)
+    assert adoption.torn == {BOOT: whole - cut}
+    adoption.close()
 
 
 def test_damaged_record_ends_the_file(tmp_path: Path) -> None:
@@ -97,7 +105,9 @@ def test_file_that_ends_in_zeros_is_read_up_to_them(tmp_path: Path) -> None:
     log = tmp_path / BOOT / LOG_NAME
     log.write_bytes(log.read_bytes() + bytes(100))
 
-    assert list(read_spool(tmp_path / BOOT).results) == [1]
+    legacy = read_spool(tmp_path / BOOT)
+
+    assert (list(legacy.results), legacy.torn_bytes) == ([1], 100)
 
 
 @pytest.mark.parametrize("record", [["settled", [[1]]], ["settled", [None]], ["settled", "1"], ["result"], {}, 7])
