@@ -195,7 +195,8 @@ _WORKER = (
     ("lease_returned", "debug", f"{_JOB} queue reason", "A lease was given back; it costs the job nothing."),
     # what others left behind
     ("orphan_swept", "warning", "child_pid", "A process of a dead worker's job was killed."),
-    ("spool_torn", "warning", "boot bytes", "The end of what a dead worker left cannot be read; jobs that ended there count as lost."),
+    ("spool_torn", "warning", "boot bytes",
+     "The end of what a dead worker left cannot be read; jobs whose ends it told count as lost."),
     ("boot_adopted", "info", "boots", "What dead processes of this worker left to be told was taken over."),
     ("result_spooled", "warning", "count reason", "Results wait on disk for another broker than this."),
     ("spool_failed", "error", "", "The disk refused what waits to be told; it waits in memory."),

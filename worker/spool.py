@@ -177,10 +177,10 @@ def read_spool(folder: Path) -> Legacy:
         content = (folder / LOG_NAME).read_bytes()
     except FileNotFoundError:
         return legacy
-    read = 0
-    for record, read in _records(content):
+    legacy.torn_bytes = len(content)
+    for record, end in _records(content):
         _take_in(legacy, record)
-    legacy.torn_bytes = len(content) - read
+        legacy.torn_bytes = len(content) - end
     return legacy
 
 

@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -98,11 +99,11 @@ def _torn_spool(chance: Random) -> None:
     whole = b"".join(frames)
     place = chance.randrange(len(whole) + 1)
     damaged = chance.choice(_DAMAGES)(chance, whole, place)
-    kept, reached = 0, 0
-    for frame in frames:
-        reached += len(frame)
-        kept += damaged.startswith(whole[:reached])
-    assert read_spool(_spool(damaged)) == _expected(records[:kept])
+    ends = list(accumulate(map(len, frames)))
+    kept = [end for end in ends if damaged.startswith(whole[:end])]
+    expected = _expected(records[: len(kept)])
+    expected.torn_bytes = len(damaged) - max(kept, default=0)
+    assert read_spool(_spool(damaged)) == expected
 
 
 _DAMAGES: tuple[Callable[[Random, bytes, int], bytes], ...] = (
