@@ -348,7 +348,7 @@ SEPARATING = [
     "worker_stopped",  # two requests are one to stop at once
     "worker_stopped_now",
     "workers_told_to_stop",
-    "worker_and_guardian_killed",
+    "worker_and_guards_killed",
     "power_lost",
     "partition_to_broker",
     "partition_from_broker",

@@ -18,6 +18,7 @@ from tests.simulation.plan import Plan, make_plan
 from tests.simulation.processes import Processes
 from tests.simulation.tape import Tape
 from tests.simulation.worker import WorkerMachine
+from worker.adopt import Dead
 
 UNFINISHED = (0, 1, 3)  # codes of pending, processing, failed
 RUN_MS = 3000  # of one attempt in peace, and its way there and back
@@ -118,9 +119,9 @@ class Cluster:
         """The machine of a start of a worker."""
         return next(machine for machine in self.machines if boot in machine.boots)
 
-    def sweep(self, boots: Collection[str], on_swept: object) -> bool:
+    def sweep(self, dead: Collection[Dead], on_swept: object) -> bool:
         """What a starting worker does about the processes of dead ones."""
-        self.processes.kill_boots(boots)
+        self.processes.kill_boots([worker.boot for worker in dead])
         return True
 
     def make_room(self) -> None:
@@ -170,7 +171,7 @@ class Cluster:
             client.may_ask = False
         for machine in self.machines:
             machine.is_full = False
-            machine.start_in(0)
+            machine.start()
             for worker in machine.alive():
                 worker.resume()
         self.add_machine(is_picky=False)

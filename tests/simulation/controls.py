@@ -16,6 +16,7 @@ from broker.loop import Loop
 from broker.store.ledger import Ledger
 from queuectl.clock import Now
 from queuectl.messages import Beat, Result
+from worker.core.slots import Slots
 
 
 class Control(NamedTuple):
@@ -78,25 +79,31 @@ def _compare_as_if_elsewhere(*arguments: Any, is_new: bool, is_same_line: bool) 
 
 CONTROLS: dict[str, Control] = {
     "a stale result is taken for the run of the moment": Control(
-        range(1, 100), lambda: patch.object(reports, "_settle", _settle_by_job)
+        range(1, 50), lambda: patch.object(reports, "_settle", _settle_by_job)
     ),
     "the reply leaves before the commit": Control(
-        range(1, 100), lambda: patch.object(Loop, "_commit", _send_then_commit)
+        range(1, 50), lambda: patch.object(Loop, "_commit", _send_then_commit)
     ),
     "a lease that is on its way is granted again": Control(
-        range(1, 100), lambda: patch.dict(sessions._HANDLERS, {Beat: _on_beat_at_once})
+        range(1, 50), lambda: patch.dict(sessions._HANDLERS, {Beat: _on_beat_at_once})
     ),
     "a request is carried out as often as it is sent": Control(
-        range(1, 100),
+        range(1, 50),
         lambda: patch.multiple(Ledger, replies=lambda self, request_ids: {}, keep_replies=_keep_new_replies),
     ),
     "a stall of the broker is blamed on its workers": Control(
-        range(1, 100), lambda: patch.object(Core, "forgive", lambda self, stall_ms: None)
+        range(150, 200), lambda: patch.object(Core, "forgive", lambda self, stall_ms: None)
     ),
     "what is on its way on the same line is taken back": Control(
         range(1, 1000), lambda: patch.object(sessions, "_compare", _compare_as_if_elsewhere)
     ),
+    "what was said after a message that could not be taken is believed": Control(
+        range(250, 300), lambda: patch.object(Core, "miss", lambda self, route: None)
+    ),
+    "what was given back is not said again": Control(
+        range(1, 1000), lambda: patch.object(Slots, "untell", lambda self: self._told.clear())
+    ),
     "a turn that failed stays in memory": Control(
-        range(1, 100), lambda: patch.object(Loop, "_undo", lambda self, now: self._store.rollback())
+        range(1, 50), lambda: patch.object(Loop, "_undo", lambda self, now: self._store.rollback())
     ),
 }

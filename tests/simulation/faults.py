@@ -80,7 +80,7 @@ class Faults:
 
     def span_ms(self, leases: float) -> int:
         """A random time of up to so many leases, yet not too long: a worker without a broker looks every second."""
-        longest_ms = min(int(leases * self._plan.lease_ms), 200_000)
+        longest_ms = min(int(leases * self._plan.lease_ms), 900_000)
         return int(longest_ms * self._chance.random() ** 2) + 1
 
     def end(self) -> None:
@@ -293,7 +293,7 @@ SCHEDULED: dict[str, Deed] = {
     "store_full": _fill,
     "disk_low": _run_short,
     "worker_killed": _on_worker(lambda faults, worker: worker.machine.kill_worker()),
-    "worker_and_guardian_killed": _on_worker(lambda faults, worker: worker.machine.kill_both()),
+    "worker_and_guards_killed": _on_worker(lambda faults, worker: worker.machine.kill_all_three()),
     "guardian_killed": _on_worker(lambda faults, worker: worker.lose_guardian()),
     "worker_paused": _on_worker(lambda faults, worker: worker.pause(faults.span_ms(3))),
     "worker_stopped": _on_worker(lambda faults, worker: worker.stop()),

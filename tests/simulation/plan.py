@@ -16,7 +16,7 @@ COMMAND_FAULTS = (
     "worker_fault",
 )
 BEATS = 90  # heartbeats of trouble in a run
-_HEARTBEATS_S = (0.2, 0.5, 1, 2, 2, 5, 10, 30, 60)
+_HEARTBEATS_S = (0.2, 0.5, 1, 2, 5, 10, 30, 60, 60)
 _SHARE_OF_KINDS = (0.15, 0.35, 0.6)  # few kinds of trouble with much of each, or many
 _STRIKES = (1, 3, 6)
 _CHANCES = (0.002, 0.01, 0.04)

@@ -58,7 +58,6 @@ class Worker:
         self.machine, self.boot, self.slots, self.is_errand = machine, boot, slots, is_errand
         self.name = f"{machine.name}/{boot[:4]}"
         self.is_alive = True
-        self.has_guardian = not is_errand
         self.paused_until_ms = 0
         self.signals = Signals()
         self._is_guardian_lost = False
@@ -170,7 +169,6 @@ class Worker:
 
     def lose_guardian(self) -> None:
         """The process that watches over it is killed."""
-        self.has_guardian = False
         self._is_guardian_lost = True
         self.wake()
 
@@ -248,27 +246,24 @@ class WorkerMachine:
     # --- what befalls it ---
 
     def kill_worker(self) -> None:
-        """SIGKILL of the worker: its guardian ends the commands, and has the broker told."""
-        if (worker := self.worker) is None:
-            return
-        worker.kill()
-        self.timeline.after(self.chance.randrange(30), self._clean_up, worker)
-        self.start_in(self.chance.randrange(10, 30_000))
+        """SIGKILL, of a guardian, too, perhaps: who is left of the three ends the commands and has the broker told."""
+        if (worker := self.worker) is not None:
+            worker.kill()
+            self.timeline.after(self.chance.randrange(30), self._clean_up, worker)
+            self.start_in(self.chance.randrange(10, 30_000))
 
     def _clean_up(self, worker: Worker) -> None:
-        if worker.has_guardian:
-            self.processes.kill_boots([worker.boot])
-            self.timeline.after(self.chance.randrange(1, 300), self._boot_errand)
+        self.processes.kill_boots([worker.boot])
+        self.timeline.after(self.chance.randrange(1, 300), self._boot_errand)
 
     def _boot_errand(self) -> None:
         self._boot(is_errand=True)
 
-    def kill_both(self) -> None:
-        """SIGKILL of worker and guardian: nobody ends the commands before the next start here."""
-        if (worker := self.worker) is None:
-            return
-        worker.kill()
-        self.start_in(self.chance.randrange(10, 60_000))
+    def kill_all_three(self) -> None:
+        """SIGKILL of worker, guardian and last guard: nobody ends the commands before the next start here."""
+        if (worker := self.worker) is not None:
+            worker.kill()
+            self.start_in(self.chance.randrange(10, 60_000))
 
     def lose_power(self, back_in_ms: int | None) -> None:
         """Everything here ends without a word; None: for good."""
