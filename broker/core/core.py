@@ -40,6 +40,7 @@ class Core(State):
         `drained`: no worker has said anything that is not in here. Without duties only the messages are applied.
         """
         self.before = Before(dict(self.sessions), dict(self.holders), list(self.waiters), self.stopping)
+        self.moved = {}
         turn = Turn(now)
         self._mind_the_clock(turn)
         for route in gone:

@@ -253,6 +253,7 @@ def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: i
         )
     )
     core.tally.move(lease.bucket, _PROCESSING, CODES[state])
+    core.move(lease)
     del core.leases[lease.lease]
     lease.holder.leases.pop(lease.lease, None)
     turn.written.add(lease.seq)

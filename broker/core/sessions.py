@@ -160,6 +160,7 @@ def _compare(
         names = {held.lease for held in named}
         for lease in list(session.holder.leases.values()):
             if lease.lease in names or is_same_line:
+                core.move(lease)
                 lease.session, lease.push = session.number, 0
             else:
                 reports.give_back(core, turn, lease, "undelivered")

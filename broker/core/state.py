@@ -90,6 +90,7 @@ class State:
         self.asked_who: dict[bytes, int] = {}
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.before = Before({}, {}, [], stopping=False)
+        self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
         self.next_sweep_ms = 0
@@ -147,7 +148,9 @@ class State:
             by_number[worker.worker] = holder
         for row in rows:
             lease = lease_from_row(row, by_number[row.worker])
-            if old := before.get(row.lease):
+            if row.lease in self.moved:
+                lease.session, lease.push = self.moved[row.lease]
+            elif old := before.get(row.lease):
                 lease.session, lease.push = old.session, old.push
             self.leases[row.lease] = lease
             lease.holder.leases[row.lease] = lease
@@ -191,6 +194,10 @@ class State:
             self.buckets[queue] = bucket
             self.queues[bucket] = queue
         return bucket
+
+    def move(self, lease: Lease) -> None:
+        """Before this turn changes when a lease was pushed, or forgets it: the turn may fail yet."""
+        self.moved.setdefault(lease.lease, (lease.session, lease.push))
 
     def wait_until(self, due_ms: int) -> None:
         """A job has become due later."""

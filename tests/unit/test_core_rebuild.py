@@ -183,6 +183,33 @@ def test_push_before_a_failed_turn_is_still_on_its_way(broker: BrokerHarness) ->
     worker.take(Echo)
 
 
+def test_push_before_a_failed_turn_that_ended_its_lease_is_still_on_its_way(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    [job] = broker.enqueue()
+    grant = worker.grant()
+    fails(broker, lambda: worker.finish(grant))
+
+    worker.tell(Beat(worker.session, 1, 0, [], [], draining=False))  # said before the push had arrived
+
+    worker.take(Echo)
+    assert broker.state(job) == "processing"
+    assert worker.finish(grant) == "recorded"
+
+
+def test_push_before_a_failed_turn_that_began_a_session_is_still_on_its_way(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    [job] = broker.enqueue()
+    grant = worker.grant()
+    again = broker.worker()
+    again.route = b"elsewhere"
+    fails(broker, lambda: again.hello(held=[held(grant)], n=2))
+
+    worker.tell(Beat(worker.session, 1, 0, [], [], draining=False))
+
+    worker.take(Echo)
+    assert broker.state(job) == "processing"
+
+
 def test_output_of_a_failed_turn_is_taken_when_it_comes_again(broker: BrokerHarness) -> None:
     worker = connected(broker)
     [job] = broker.enqueue()
