@@ -89,6 +89,7 @@ class Loop:
     def turns(self, read_signals: Callable[[], bool]) -> Generator[int, Mapping[object, int], None]:
         """The loop but for its waiting: it yields for how many ms at most, and is sent what has become readable."""
         before = self._clock()
+        self._forgive(0, before.mono_ms - self.core.started_ms)
         while not self.core.stopping:
             asleep = self._clock()
             timeout_ms = self._timeout_ms(asleep)
