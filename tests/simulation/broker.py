@@ -86,7 +86,9 @@ class BrokerMachine:
             clock=self.clock,
         )
         self._steps = loop.turns(lambda: False)
-        self._wait(next(self._steps))
+        timeout_ms = next(self._steps)
+        self._rest()
+        self._wait(timeout_ms)
         self._network.open_doors(self.routers)
         self.on_turn()
 
@@ -171,10 +173,14 @@ class BrokerMachine:
                 raise
             self.kill()  # by its own decision: duties that fail would fail for ever
             return
-        self._busy_until_ms = self._timeline.now_ms + self.clock.lag_ms + self._chance.randrange(self.turn_ms + 1)
-        self.clock.lag_ms = 0
+        self._rest()
         self.on_turn()
         self._wait(timeout_ms)
+
+    def _rest(self) -> None:
+        """What it did has taken its time."""
+        self._busy_until_ms = self._timeline.now_ms + self.clock.lag_ms + self._chance.randrange(self.turn_ms + 1)
+        self.clock.lag_ms = 0
 
     def _on_send(self, line: Line, body: bytes) -> int:
         """Something is about to leave. How long after the time of this event that is, in ms."""
