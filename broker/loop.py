@@ -238,7 +238,7 @@ class Loop:
             except StorageFailed:
                 raise
             except Exception as error:  # noqa: BLE001  the offender
-                self.core.miss(message[0])
+                self.core.miss(message[0], now, is_its_fault=not isinstance(error, StoreFull))
                 self._renew.setdefault(message[0], now.mono_ms + RENEW_MS)
                 if not isinstance(error, StoreFull):
                     self._log.error("message_failed", error=error, digest=_digest(message[1]))

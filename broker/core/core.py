@@ -15,6 +15,8 @@ from broker.lifecycle import ALONE_FROM_LOSSES
 from queuectl.clock import Now
 
 REPLIES_KEPT_MS = 24 * 3600 * 1000
+MISSES_MAX = 3  # sessions in a row that end so
+MISSES_IN_A_ROW_MS = 10_000  # from one to the next: sessions begin anew in a second
 PROMOTED_PER_TURN = 1000
 CLOCK_STEP_MS = 2000  # a clock that is being slewed does not make such steps in one turn
 TIDY_ROWS = 500
@@ -110,10 +112,27 @@ class Core(State):
             waits_ms += [pause for pause in pauses if pause is not None]
         return max(0, min(waits_ms)) if waits_ms else None
 
-    def miss(self, route: bytes) -> None:
-        """A message from there could not be taken. Nothing else of its session is, until HELLO makes up for it."""
-        if (session := self.sessions.get(route)) is not None:
-            session.incomplete = True
+    def miss(self, route: bytes, now: Now, *, is_its_fault: bool) -> None:
+        """A message from there could not be taken. Nothing else of its session is, until HELLO makes up for it.
+
+        One that fails in every session, by a fault of its own or of ours, must not silence its worker for ever:
+        after some sessions in a row what follows it is taken.
+        """
+        session = self.sessions.get(route)
+        if session is None or session.incomplete:
+            return
+        session.incomplete = not (is_its_fault and self._misses(session.holder.worker.boot, now) > MISSES_MAX)
+
+    def _misses(self, boot: str, now: Now) -> int:
+        """One more session of this boot has missed a message; how many did in a row."""
+        self.missed = {
+            other: (count, at_ms)
+            for other, (count, at_ms) in self.missed.items()
+            if now.mono_ms - at_ms < MISSES_IN_A_ROW_MS
+        }
+        count = self.missed.get(boot, (0, 0))[0] + 1
+        self.missed[boot] = (count, now.mono_ms)
+        return count
 
     def forgive(self, stall_ms: int) -> None:
         """The loop was away: nobody could be heard meanwhile, so nobody is blamed for silence."""

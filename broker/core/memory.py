@@ -144,7 +144,7 @@ class Session:
 
     def room(self, mono_ms: int) -> int:
         """How many more leases it may have now: credit is absolute, so lost messages cannot leak it."""
-        if not self.is_working or self.silent or mono_ms < self.paused_until_ms:
+        if not self.is_working or self.silent or self.incomplete or mono_ms < self.paused_until_ms:
             return 0
         ahead = self._ahead() if mono_ms >= self.no_ahead_until_ms else 0
         return self.slots + ahead - len(self.holder.leases)

@@ -88,6 +88,7 @@ class State:
         self.malformed = 0
         self.evicted_upto = 0  # the piece of output up to which eviction has looked
         self.asked_who: dict[bytes, int] = {}
+        self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.before = Before({}, {}, [], stopping=False)
         self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew

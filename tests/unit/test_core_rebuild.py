@@ -135,12 +135,57 @@ def test_lease_whose_return_failed_heals_with_the_next_beat(broker: BrokerHarnes
     assert worker.grant().job == job
 
 
+def miss(broker: BrokerHarness, worker: FakeWorker, *, is_its_fault: bool = True) -> None:
+    broker.core.miss(worker.route, broker.clock.now, is_its_fault=is_its_fault)
+
+
+def miss_in_sessions(broker: BrokerHarness, worker: FakeWorker, count: int, *, is_its_fault: bool = True) -> None:
+    """A message that fails in each of so many sessions, a second apart; the last one goes on."""
+    for number in range(count):
+        if number:
+            broker.turn(gone=[worker.route])
+            broker.clock.advance(1000)
+            worker.hello()
+        miss(broker, worker, is_its_fault=is_its_fault)
+        miss(broker, worker, is_its_fault=is_its_fault)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "is_its_fault", "is_heard"), [(3, True, False), (4, True, True), (9, True, True), (9, False, False)]
+)
+def test_message_that_fails_in_every_session_does_not_silence_its_worker(
+    broker: BrokerHarness, sessions: int, is_its_fault: bool, is_heard: bool
+) -> None:
+    worker = connected(broker)
+
+    miss_in_sessions(broker, worker, sessions, is_its_fault=is_its_fault)
+
+    [job] = broker.enqueue()
+    assert len(worker.grants()) == is_heard
+    worker.beat(draining=True)
+    assert worker.take(Echo).n == (worker.beats if is_heard else 0)
+    assert broker.state(job) == "pending"
+
+
+def test_misses_long_apart_are_not_in_a_row(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    miss_in_sessions(broker, worker, 3)
+    broker.turn(gone=[worker.route])
+    broker.clock.advance(10_000)
+    worker.hello()
+
+    miss(broker, worker)
+
+    worker.beat()
+    assert worker.take(Echo).n == 0
+
+
 def test_what_rests_on_a_message_that_could_not_be_taken_is_not_acted_on(broker: BrokerHarness) -> None:
     worker = connected(broker)
     [job] = broker.enqueue(on_lost="dead")
     grant = worker.grant()
     fails(broker, lambda: worker.release(grant, reason="stopped"))
-    broker.core.miss(worker.route)
+    miss(broker, worker)
 
     worker.beat()
     worker.bye()
@@ -157,8 +202,8 @@ def test_worker_whose_message_could_not_be_taken_lives_all_the_same(broker: Brok
     worker = connected(broker)
     [job] = broker.enqueue()
     grant = worker.grant()
-    broker.core.miss(worker.route)
-    broker.core.miss(b"unknown")
+    miss(broker, worker)
+    broker.core.miss(b"unknown", broker.clock.now, is_its_fault=True)
     broker.after(20_000)
     worker.beat(grant)
     worker.take(Echo)
