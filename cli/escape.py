@@ -10,8 +10,12 @@ import re
 import unicodedata
 
 # C0, DEL, C1; line separators; marks and overrides of direction; what takes no room, and so hides that two names
-# differ (the joiners stay: scripts and emoji need them); halves of surrogate pairs.
-_UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u200b\u2060-\u206f\ufeff\ud800-\udfff"
+# differ (joiners and variation selectors stay: scripts and emoji need them); halves of surrogate pairs.
+_UNSAFE = (
+    "\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e"
+    "\xad\u034f\u115f\u1160\u180e\u200b\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f"
+    "\ud800-\udfff"
+)
 _ALL = re.compile(f"[{_UNSAFE}]")
 _BUT_LINES = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -54,4 +58,6 @@ def shortened(text: str, columns: int) -> str:
 def _escape(match: re.Match[str]) -> str:
     letter = match[0]
     code = ord(letter)
-    return _SHORT.get(letter) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+    return _SHORT.get(letter) or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )

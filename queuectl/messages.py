@@ -116,7 +116,7 @@ class Output(_Message, frozen=True, tag="output"):
 
 
 class Returned(_Message, frozen=True):
-    """A lease given back before the job had run to an end; costs the job nothing unless `lost`."""
+    """A lease given back before the job had run to an end; costs nothing unless `lost`, or `on_lost` is dead."""
 
     lease: LeaseId
     reason: Text  # draining | busy | stopped | worker_fault | lost

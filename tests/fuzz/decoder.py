@@ -21,7 +21,7 @@ MEASURED = 1 / 50  # share of the inputs whose memory is measured, which takes a
 # An empty list of one byte takes 64 bytes and its place in another, a map within a map 200 bytes for two: this is
 # what Python's objects cost. No byte of the input may cost more, whatever it promises.
 MEMORY_PER_BYTE = 128
-MEMORY_FREE = 64 * 1024
+MEMORY_FREE = 64 * 1024 + 8 * 20_000 * 8  # eight arrays are given the memory for what they promise
 CPU_S_PER_BYTE, CPU_S_FREE = 20e-6, 0.5  # a hundred times what it takes: for what grows faster than its input
 
 

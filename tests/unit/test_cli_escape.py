@@ -18,6 +18,7 @@ from cli.escape import shortened, visible, visible_lines, width
         ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("\u2066x\u2069\u202a\u2028", "\\u2066x\\u2069\\u202a\\u2028"),
+        ("a\xadb\u034f\u180e\u3164\ufff9\U000e0041", "a\\xadb\\u034f\\u180e\\u3164\\ufff9\\U000e0041"),
         ("job\u200b-1\u2060\ufeff", "job\\u200b-1\\u2060\\ufeff"),
         ("\U0001f469\u200d\U0001f52c", "\U0001f469\u200d\U0001f52c"),
         ("\ud800", "\\ud800"),
