@@ -28,6 +28,7 @@ def test_kills_pauses_and_cuts_lose_nothing_and_repeat_nothing_without_a_cause(h
     assert verdict.counts["runs given up"] > 0, "no fault hit a job: the campaign proves nothing"
 
 
+ROUNDS = 8
 PLANTED = {
     "forget_replies": "doubled",
     "speak_first": "repeated without a cause",  # a lease that was granted is forgotten by a kill
@@ -40,6 +41,11 @@ def test_a_fault_that_was_planted_in_the_broker_is_found(home: Path, fault: str)
     pace = replace(PACE, broker_calm_s=(0, 0.5), worker_alive_s=(5, 10))
     plan = replace(SHORT, seconds=6, pace=pace, machines=1, broker=python("tests.campaign.planted", fault))
 
-    verdict = Campaign(plan, home).run()
+    for number in range(ROUNDS):  # on a busy machine few kills fall into a round
+        place = home / str(number)
+        place.mkdir(mode=0o700)
+        verdict = Campaign(replace(plan, seed=f"{plan.seed}-{number}"), place).run()
+        if verdict.broken[PLANTED[fault]]:
+            return
 
-    assert verdict.broken[PLANTED[fault]], verdict.table()
+    pytest.fail(f"not found in {ROUNDS} rounds; the last one:\n{verdict.table()}")

@@ -41,7 +41,7 @@ def test_seed_means_the_same_in_every_process_whoever_reads_along() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}
     command = [sys.executable, "-c", _DIGESTS, *map(str, TWICE)]
 
-    other = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    other = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=600, check=True)
 
     assert other.stdout.split() == [run_seed(seed, is_readable=True).digest for seed in TWICE]
 
