@@ -10,6 +10,15 @@ import pytest
 from queuectl import __version__
 from tests.harness import BrokerHarness
 
+FIRST = {
+    "completed": "completed",
+    "dead": "dead",
+    "failed": "failed",
+    "processing": "processing",
+    "delayed": "pending",
+    "pending": "pending",
+}
+SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}}  # jobs that a version's database has beside those
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
 
 
@@ -19,6 +28,7 @@ def test_there_is_a_database_of_this_version() -> None:
 
 @pytest.mark.parametrize("path", FIXTURES, ids=[path.stem for path in FIXTURES])
 def test_database_of_an_earlier_version_goes_on(path: Path, tmp_path: Path) -> None:
+    version = path.stem.removeprefix("queue-")
     copy = tmp_path / "queue.db"
     shutil.copyfile(path, copy)
     broker = BrokerHarness(copy)
@@ -26,27 +36,22 @@ def test_database_of_an_earlier_version_goes_on(path: Path, tmp_path: Path) -> N
     states = {job["id"]: job["state"] for job in broker.ask("list")["jobs"]}
     kept = [[segment[1], bytes(segment[2])] for segment in broker.ask("output", id="completed")["segments"]]
 
-    assert states == {
-        "completed": "completed",
-        "dead": "dead",
-        "failed": "failed",
-        "processing": "processing",
-        "delayed": "pending",
-        "pending": "pending",
-    }
+    assert states == FIRST | SINCE[version]
     assert kept == [[0, b"done\n"], [1000, b"after a gap"]]
     assert broker.ask("config_show")["settings"]["max_retries"] == 2
     assert broker.store.check() == []
-    _works_on(broker)
+    assert {job["id"] for job in broker.ask("list")["jobs"] if job["on_lost"] == "dead"} == set(SINCE[version])
+    _works_on(broker, *SINCE[version])
     broker.close()
 
 
-def _works_on(broker: BrokerHarness) -> None:
+def _works_on(broker: BrokerHarness, *more: str) -> None:
     broker.ask("dlq_retry", ids=["dead"])
     worker = broker.worker("new", slots=8)
     worker.hello()
     grants = {grant.job: grant for grant in worker.grants()}
-    assert grants.keys() == {"dead", "pending"}
+    assert grants.keys() == {"dead", "pending", *more}
     assert (grants["dead"].attempt, worker.finish(grants["dead"])) == (2, "recorded")
-    worker.finish(grants["pending"])
+    for job in ("pending", *more):
+        worker.finish(grants[job])
     broker.check_invariants()
