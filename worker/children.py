@@ -27,7 +27,7 @@ class Listener(Protocol):
     def on_output(self, lease: int, stream: int, data: bytes) -> None: ...
     def on_exit(self, lease: int, *, exit_code: int | None, signal: int | None, note: str, now: Now) -> None: ...
     def on_spawn_error(self, lease: int, note: str, now: Now) -> None: ...
-    def on_worker_fault(self, lease: int, note: str, now: Now) -> None: ...
+    def on_worker_fault(self, lease: int, note: str, now: Now, *, has_started: bool = False) -> None: ...
 
 
 class Running:
@@ -75,7 +75,7 @@ class Children:
             listener.on_spawn_error(grant.lease, error.message, now)
             return
         except WorkerFault as error:
-            listener.on_worker_fault(grant.lease, error.message, now)
+            listener.on_worker_fault(grant.lease, error.message, now, has_started=error.has_started)
             return
         running = Running(grant.lease, child, keep_children=grant.keep_children)
         self._by_lease[grant.lease] = running

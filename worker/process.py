@@ -47,6 +47,11 @@ class WorkerFault(QueuectlError):
 
     code = "worker_fault"
 
+    def __init__(self, message: str, *, has_started: bool = False):
+        """`has_started`: it ran for a moment, and was killed."""
+        super().__init__(message)
+        self.has_started = has_started
+
 
 class Spawner:
     """Starts commands. Keeps what every start needs: /dev/null, and the directory to come back to."""
@@ -68,14 +73,11 @@ class Spawner:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             fds += os.pipe2(os.O_CLOEXEC)
+            fds.append(os.pidfd_open(os.getpid()))  # there is room for the handle; once the command runs it is too late
             brand = None if self._brands is None else self._brands.put_on()
             pid = self._spawn(command, environment, cwd, fds[1], fds[3])
-            try:
-                handle = os.pidfd_open(pid)
-            except OSError:
-                os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
+            os.close(fds.pop())
+            handle = _open_handle(pid)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -100,6 +102,7 @@ class Spawner:
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ]
         if cwd is not None:
+            os.fchdir(self._directory)  # if there is no way back, it must not even begin
             self._enter(cwd)
         try:
             # Every signal starts out as the system has it, whatever the worker or its starter ignores.
@@ -114,7 +117,7 @@ class Spawner:
             )
         finally:
             if cwd is not None:
-                os.fchdir(self._directory)
+                self._come_back()
 
     def _enter(self, cwd: str) -> None:
         try:
@@ -122,6 +125,22 @@ class Spawner:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise SpawnError(f"cannot enter the directory {cwd}: {reason}") from None
+
+    def _come_back(self) -> None:
+        try:
+            os.fchdir(self._directory)
+        except OSError as error:  # of no single job: this worker cannot go on, and what it has started ends with it
+            raise RuntimeError(f"cannot come back to the worker's own directory: {error.strerror}") from error
+
+
+def _open_handle(pid: int) -> int:
+    """A handle on a command that runs; without one it is killed, and the tree reaps it. Raises WorkerFault."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:  # somebody else took the room that there was
+        with contextlib.suppress(PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        raise WorkerFault(f"cannot watch over a command: {error.strerror}", has_started=True) from None
 
 
 def _fault_of(error: OSError) -> QueuectlError:

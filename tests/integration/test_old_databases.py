@@ -18,7 +18,8 @@ FIRST = {
     "delayed": "pending",
     "pending": "pending",
 }
-SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}}  # jobs that a version's database has beside those
+# Jobs that the database of a version has beside those.
+SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}}
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import secrets
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Ear:
     ended: dict[int, Ended] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
 
     def on_output(self, lease: int, stream: int, data: bytes) -> None:
         self.output[lease, stream] = self.output.get((lease, stream), b"") + data
@@ -53,8 +54,8 @@ class Ear:
     def on_spawn_error(self, lease: int, note: str, now: Now) -> None:
         self.refused[lease] = note
 
-    def on_worker_fault(self, lease: int, note: str, now: Now) -> None:
-        self.faults[lease] = note
+    def on_worker_fault(self, lease: int, note: str, now: Now, *, has_started: bool = False) -> None:
+        (self.lost if has_started else self.faults)[lease] = note
 
 
 class Room:
@@ -225,21 +226,103 @@ def test_shell_that_is_missing_is_the_workers_fault(room: Room, monkeypatch: pyt
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
-def test_no_descriptor_left_is_the_workers_fault() -> None:
-    program = """
-import os, resource, sys
-from queuectl.clock import read_clock
-from tests.harness_worker import grant
-from tests.integration.test_worker_children import Room
-room = Room()
-resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + {}, 4096))
-room.start("true")
-sys.exit(0 if "Too many open files" in room.ear.faults.get(1, "") else 1)
-"""
-    root = Path(__file__).parents[2]
-    for spare in range(4):
-        done = subprocess.run([sys.executable, "-c", program.format(spare)], cwd=root, check=False)
-        assert done.returncode == 0, spare
+@contextmanager
+def free_descriptors(count: int) -> Iterator[None]:
+    """This process may open so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    end = 1 + max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+    fillers = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (end, before[1]))
+        with suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (end + count, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in fillers:
+            os.close(fd)
+
+
+OpenHandle = Callable[[int], int]
+
+
+def after(done: Path, open_handle: OpenHandle) -> OpenHandle:
+    """What opens handles on commands only when this file is there: the fastest command before the slowest worker."""
+    own, really = os.getpid(), os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        if pid == own:
+            return really(pid)
+        wait_for(done.exists)
+        return open_handle(pid)
+
+    return open_late
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_no_descriptor_left_is_the_workers_fault_and_the_command_has_not_run(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    done = tmp_path / "done"
+    with monkeypatch.context() as patch, free_descriptors(count):
+        patch.setattr(os, "pidfd_open", after(done, os.pidfd_open))
+        room.start(f": > {done}")
+
+    if count < 5:
+        assert "Too many open files" in room.ear.faults[1]
+        assert not done.exists()
+    else:
+        assert room.end_of() == Ended(0, None, "")
+
+
+def test_command_that_cannot_be_watched_over_is_killed_and_lost(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    done = tmp_path / "done"
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", after(done, refuse))
+        room.start(f"echo $$ > {tmp_path}/pid; : > {done}; exec sleep 1000")
+    pid = pid_in(tmp_path / "pid")
+
+    assert "Too many open files" in room.ear.lost[1]
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+    room.until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_worker_with_no_way_back_into_its_directory_does_not_start_in_another(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path.cwd()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchdir", refuse_to_enter)
+        room.start(": > done", cwd=str(tmp_path))
+
+    assert "Permission denied" in room.ear.faults[1]
+    assert not (tmp_path / "done").exists()
+    assert Path.cwd() == own
+
+
+def test_worker_that_finds_itself_in_another_directory_does_not_go_on(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path.cwd())
+    ways = iter([os.fchdir, refuse_to_enter])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchdir", lambda fd: next(ways)(fd))
+        with pytest.raises(RuntimeError, match="Permission denied"):
+            room.start("true", cwd=str(tmp_path))
+
+    assert room.ear.faults == {}
+
+
+def refuse_to_enter(fd: int) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_term_ends_the_whole_tree(room: Room, tmp_path: Path) -> None:

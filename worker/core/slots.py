@@ -157,13 +157,18 @@ class Slots:
         self._reports.finish(lease, Outcome.SPAWN_ERROR, now, exit_code=None, signal=None, note=note)
         self._fill(now)
 
-    def on_worker_fault(self, number: int, note: str, now: Now) -> None:
-        """This machine cannot start commands now: no attempt was made. Take nothing for a growing while."""
+    def on_worker_fault(self, number: int, note: str, now: Now, *, has_started: bool) -> None:
+        """This machine cannot start commands now: take nothing for a growing while.
+
+        No attempt was made, unless the command had started: then it was killed, and is lost.
+        """
         lease = self._free_slot(number)
         self._fault_pause_ms = min(max(FAULT_PAUSE_MS, 2 * self._fault_pause_ms), FAULT_PAUSE_MAX_MS)
         self._fault_until_ms = now.mono_ms + self._fault_pause_ms
         self._outbox.tell("error", "spawn_failed", **lease.keys(), detail=note, retry_ms=self._fault_pause_ms)
-        self._return(lease, "worker_fault")
+        if has_started:
+            lease.ending = Ending.LOST
+        self._return(lease, "lost" if has_started else "worker_fault")
         self.return_waiting("worker_fault")
 
     def _free_slot(self, number: int) -> Lease:
