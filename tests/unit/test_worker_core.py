@@ -1137,6 +1137,34 @@ def test_what_was_given_back_after_a_run_is_said_again_where_nobody_knows_whethe
     assert leave(desk).is_tidy
 
 
+@pytest.mark.parametrize("end", [None, Refuse("other_broker", "not now", 500)], ids=["unnoticed", "refused"])
+def test_what_was_given_back_after_a_run_is_said_again_after_a_session_that_just_ended(
+    desk: Desk, end: Refuse | None
+) -> None:
+    desk.advance(6000)
+    beats = [desk.take(Beat).n for _ in range(3)]
+    stop_by_force(desk)
+    if end is not None:
+        desk.tell(end)
+        desk.advance(500)
+        desk.take(effects.Connect)
+        assert [held.lease for held in desk.take(Hello).held] == [1]
+
+    desk.session += 1
+    desk.welcome(keep=[1])
+    desk.flush()
+
+    assert desk.take(Release) == Release(desk.session, [Returned(1, "stopped")])
+    desk.tell(Echo(desk.session, 0, 2000, []))
+    assert 1 in desk.core.slots, "no heartbeat of this session has been answered yet"
+    desk.advance(2000)
+    first = desk.take(Beat).n
+    assert first < beats[-1]
+    desk.tell(Echo(desk.session, first, 2000, []))
+    assert 1 not in desk.core.slots
+    desk.take(Bye)
+
+
 def test_what_was_given_back_after_a_run_has_arrived_when_a_later_heartbeat_is_answered(desk: Desk) -> None:
     desk.run(1)
     desk.run(2)

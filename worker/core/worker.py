@@ -168,6 +168,7 @@ class WorkerCore:
     def _on_welcome(self, message: Welcome, now: Now) -> None:
         if message.session == self.session.number:
             return  # the answer to a repeated HELLO
+        self.slots.untell()  # of the session before this one, where nobody had noticed its end
         self.session.begun(message, now.mono_ms)
         self._broker = message.broker
         self.slots.drop(message.drop)
@@ -184,6 +185,7 @@ class WorkerCore:
         level = "warning" if message.retry_ms else "error"
         self.outbox.tell(level, "worker_refused", code=message.code, detail=message.text, retry_ms=message.retry_ms)
         self.reports.suspend()
+        self.slots.untell()
         if message.retry_ms:
             self.session.pause(now.mono_ms, is_holding=len(self.slots) > 0, least_ms=message.retry_ms)
         else:
