@@ -793,6 +793,20 @@ def test_fault_of_the_worker_gives_back_what_waits(desk: Desk) -> None:
     assert desk.take(Release).leases == [Returned(2, "worker_fault"), Returned(3, "worker_fault")]
 
 
+def test_command_that_ran_before_the_fault_is_lost_and_named_until_the_broker_knows(desk: Desk) -> None:
+    desk.push(grant(1), grant(2), grant(3))
+    desk.take(effects.Start)
+    desk.take(effects.Start)
+
+    desk.core.on_worker_fault(2, "no memory", desk.now, has_started=True)
+    desk.flush()
+
+    assert desk.take(Release).leases == [Returned(2, "lost"), Returned(3, "worker_fault")]
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_writable(desk.now)
+    assert [held.lease for held in desk.take(Hello).held] == [1, 2]
+
+
 # --- verdicts ----------------------------------------------------------------------------------
 
 
