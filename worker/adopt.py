@@ -82,14 +82,15 @@ class Adoption:
         self._locks.clear()
 
 
-def has_dead(root: Path) -> bool:
-    """Whether a worker that is dead has left something below this folder."""
-    for folder in _folders(root):
-        lock = take_lock(folder)
-        if lock is not None:
-            os.close(lock)
-            return True
-    return False
+def end_dead(root: Path, *, host: str, on_swept: Callable[[int], object]) -> bool:
+    """End what still runs of dead workers, and leave the rest to an adoption. Whether there is anything to adopt."""
+    adoption = Adoption(root, host=host, own_boot="")
+    try:
+        return bool(adoption.take(on_swept))
+    except OSError:  # whoever adopts it will see it too, and tell of it
+        return True
+    finally:
+        adoption.close()
 
 
 def _folders(root: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from queuectl.config import Config
 from queuectl.home import Home
 from queuectl.logs import Log, open_log
 from queuectl.pidfiles import LocalWorker, PidFile
+from worker.adopt import Adoption, end_dead
 from worker.guardian import CRASHED, READY, guard
 from worker.lastguard import LastGuard
 
@@ -82,10 +84,12 @@ def _work(order: Order, guardian: int, ready: OnReady | None) -> int:
 
 
 def _after_both(order: Order) -> None:
-    """In the last guard: worker and guardian are dead. Mostly the one has seen to what the other has left."""
-    from worker.adopt import has_dead
+    """In the last guard: worker and guardian are dead. Mostly the one has seen to what the other has left.
 
-    if has_dead(order.home.spool):
+    The processes first: the lease may be short, and all that it takes to speak to a broker is not even loaded.
+    """
+    log = _open_log(order, secrets.token_hex(16))
+    if end_dead(order.home.spool, host=platform.node(), on_swept=partial(_tell_swept, log)):
         _after_death(replace(order, pid=os.getpid()), "the worker and the process that watches it were killed")
 
 
@@ -128,7 +132,6 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     # zmq is loaded only here, in the process that needs it.
     import zmq
 
-    from worker.adopt import Adoption
     from worker.brand import Brands
     from worker.children import Children
     from worker.core import Identity, WorkerCore
@@ -144,7 +147,7 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     brands = Brands()
     spool = Spool(home.spool, boot, host=host, brand=brands.first)
     adoption = Adoption(home.spool, host=host, own_boot=boot)
-    adopted = adoption.take(lambda pid: log.warning("orphan_swept", child_pid=pid))
+    adopted = adoption.take(partial(_tell_swept, log))
     for torn, bytes_lost in adoption.torn.items():
         log.warning("spool_torn", boot=torn, bytes=bytes_lost)
     identity = Identity(
@@ -184,6 +187,10 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
             ready({**told, "endpoint": endpoint})
 
     return WorkerLoop(core, rooms, on_ready)
+
+
+def _tell_swept(log: Log, pid: int) -> None:
+    log.warning("orphan_swept", child_pid=pid)
 
 
 def _set_descriptors_right() -> None:

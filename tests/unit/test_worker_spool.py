@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from queuectl.messages import Piece, Result, Returned
-from worker.adopt import Adoption, has_dead
+from worker.adopt import Adoption, end_dead
 from worker.spool import LOG_NAME, SYNC_AFTER_MS, Holder, Spool, holder_of, read_spool, take_lock
 
 BOOT, OTHER = secrets.token_hex(16), secrets.token_hex(16)
@@ -311,12 +311,15 @@ def test_results_of_another_host_are_adopted_but_it_is_not_said_to_be_gone(tmp_p
 
 
 def test_dead_are_seen_and_left_to_be_adopted(tmp_path: Path) -> None:
-    assert not has_dead(tmp_path / "none")
+    def is_any_dead(root: Path) -> bool:
+        return end_dead(root, host="here", on_swept=never)
+
+    assert not is_any_dead(tmp_path / "none")
     living = new_spool(tmp_path)
-    assert not has_dead(tmp_path)
+    assert not is_any_dead(tmp_path)
     abandon(new_spool(tmp_path, OTHER))
 
-    assert has_dead(tmp_path)
+    assert is_any_dead(tmp_path)
 
     adoption = Adoption(tmp_path, host="here", own_boot=BOOT)
     assert [legacy.boot for legacy in adoption.take(never)] == [OTHER]
