@@ -17,7 +17,7 @@ class Disk:
         self._identity = _identity(database)
 
     def has_database(self) -> bool:
-        """Whether the open database is still the file of that name: into one that was deleted, nothing is stored."""
+        """Whether the open database is still the file of that name, and not emptied: into another nothing is stored."""
         return self._identity is not None and _identity(self._database) == self._identity
 
     def free_bytes(self) -> tuple[int, int]:
@@ -36,5 +36,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     try:
         info = path.stat()
     except OSError:
+        return None
+    if info.st_size == 0:
         return None
     return info.st_dev, info.st_ino

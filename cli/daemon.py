@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,11 +151,20 @@ def serving(session: Session, ready_fd: int | None, log_file: Path | None) -> It
             from queuectl.capped import keep_short
 
             keep_short(log_file)
+        if ready_fd is not None:
+            _hear_again()
         session.home.prepare()
         yield pipe
     except QueuectlError as error:
         pipe.failed(error)
         raise
+
+
+def _hear_again() -> None:
+    """The shell between us and who started us has had us ignore what `worker stop --now` sends."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class ReadyPipe:

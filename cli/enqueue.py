@@ -40,7 +40,7 @@ class _EnqueueCommand(click.Command):
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
 @click.option("--env", "env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
 @click.option("--cwd", metavar="DIR", help="The directory it runs in.")
-@click.option("--on-lost", metavar="W", help="If its worker is lost while it runs: retry, or dead (not run again).")
+@click.option("--on-lost", metavar="[retry|dead]", help="If its worker is lost, or stopped by force, while it runs.")
 @click.option("--keep-children", is_flag=True, help="Leave alone what the command leaves running.")
 @click.option("--output-limit", type=SIZE, metavar="SIZE", help="Bytes kept of each stream: 64KiB, 10MiB.")
 @click.option("--from-line", type=click.IntRange(1), metavar="N", help="Of many: skip the lines before this one.")

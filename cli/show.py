@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cli.escape import visible, visible_lines
-from cli.render import bytes_text, distance, facts, state_word
+from cli.render import bytes_text, counted, distance, facts, state_word
 from queuectl.times import human_duration
 
 TAIL_LINES = 10
@@ -31,7 +31,7 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("State", state),
         ("Queue", f"{visible(job['queue'])}, priority {job['priority']}"),
         ("Failures", f"{job['attempts']} of {job['max_retries']} allowed"),
-        ("Lost", f"{job['losses']} times with its worker" if job.get("losses") else None),
+        ("Lost", f"{counted(job['losses'], 'time')} with its worker" if job.get("losses") else None),
         ("Next run", _instant(job.get("run_at")) if waits else None),
         ("Retries", _policy(job)),
         ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),

@@ -21,7 +21,7 @@ def stop_workers(session: Session, ids: tuple[str, ...], *, now: bool, timeout_s
     names = [visible(name) for name in told["workers"]]
     if names:
         held = told.get("held", 0)
-        doing = f" ({counted(held, 'job')} to {'give back' if now else 'finish'})" if held else ""
+        doing = f" ({counted(held, 'job')} to {'kill' if now else 'finish'})" if held else ""
         session.note(f"Stopping {counted(len(names), 'worker')}{doing}: {', '.join(names)}")
         try:
             client.wait(workers=told["workers"], timeout=timeout_s)

@@ -125,7 +125,9 @@ def _free_log(logs: Path) -> Path:
 @worker.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everyone", is_flag=True, help="Stop all workers; the default where no ID is given.")
-@click.option("--now", is_flag=True, help="Kill running jobs and give them back, rather than finish them.")
+@click.option(
+    "--now", is_flag=True, help="Kill running jobs and give them back (--on-lost dead: let them die), not finish them."
+)
 @click.option("--timeout", type=DURATION, metavar="D", help="Wait no longer than this (exit code 124).")
 @shared
 def stop(session: Session, ids: tuple[str, ...], everyone: bool, now: bool, timeout: float | None) -> int:

@@ -9,7 +9,7 @@ import msgpack
 
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, READY, STATES, NewJob
+from broker.store.rows import CODES, DUE_LATER, READY, STATES, JobRow, NewJob
 from queuectl.errors import DiskFull, JobExists, QueuectlError
 from queuectl.ids import job_id_of
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, parse_job
@@ -52,12 +52,35 @@ def is_repeat(core: State, args: Enqueue, ids: list[str | None]) -> bool:
     """Whether these are the jobs that got these ids before, as far as the store can still tell."""
     if len(args.jobs) != len(ids):
         return False
-    commands = core.store.jobs.commands(job_id for job_id in ids if job_id is not None)
+    known = core.store.jobs.known(job_id for job_id in ids if job_id is not None)
     return all(
-        isinstance(fields, dict) and fields.get("command") == commands[job_id] and fields.get("id") in (None, job_id)
+        _is_job(core, fields, core.store.jobs.row(known[job_id].seq))
         for fields, job_id in zip(args.jobs, ids, strict=True)
-        if job_id in commands
+        if job_id in known
     )
+
+
+_AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd")
+_IF_SAID = ("id", "max_retries", "backoff_base", "backoff_max", "backoff_jitter", "output_limit")  # else as it was set
+
+
+def _is_job(core: State, fields: Any, row: JobRow) -> bool:
+    """Whether what is asked for is this job; when it was to run is not compared."""
+    try:
+        spec = parse_job(fields)
+    except QueuectlError:
+        return False
+    return (
+        all(getattr(spec, name) == getattr(row, name) for name in _AS_SAID)
+        and all(getattr(spec, name) in (None, getattr(row, name)) for name in _IF_SAID)
+        and (spec.timeout is None or _timeout_ms(spec.timeout) == row.timeout_ms)
+        and (spec.queue or DEFAULT_QUEUE) == core.queues[row.bucket]
+        and (spec.env or {}) == (msgpack.unpackb(row.env) if row.env is not None else {})
+    )
+
+
+def _timeout_ms(timeout: float) -> int:
+    return max(1, round(timeout * 1000))
 
 
 def store(core: State, turn: Turn, requests: list[Wanted]) -> None:
@@ -118,7 +141,7 @@ def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
         backoff_base=spec.backoff_base if spec.backoff_base is not None else settings["backoff_base"],
         backoff_max=spec.backoff_max if spec.backoff_max is not None else settings["backoff_max"],
         backoff_jitter=spec.backoff_jitter or settings["backoff_jitter"],
-        timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
+        timeout_ms=None if timeout is None else _timeout_ms(timeout),
         output_limit=spec.output_limit if spec.output_limit is not None else settings["output_limit"],
         keep_children=spec.keep_children,
         env=msgpack.packb(spec.env) if spec.env else None,

@@ -85,11 +85,6 @@ _KNOWN_COLUMNS = "seq, job.id, bucket, state, attempt, lease"
 # What is known of these ids?
 KNOWN = f"SELECT {_KNOWN_COLUMNS} FROM json_each(?) CROSS JOIN job ON job.id = json_each.value"
 
-# The commands of these jobs.
-COMMANDS = """
-SELECT job.id, command FROM json_each(?) CROSS JOIN job ON job.id = json_each.value
-CROSS JOIN spec ON spec.seq = job.seq"""
-
 # Which ids start like this?
 PREFIXED = f"SELECT {_KNOWN_COLUMNS} FROM job WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 
@@ -189,10 +184,6 @@ class Jobs:
     def known(self, ids: Iterable[str]) -> dict[str, Known]:
         """What is known of these ids."""
         return {row[1]: Known(*row) for row in self._db.query(KNOWN, (json.dumps(list(ids)),))}
-
-    def commands(self, ids: Iterable[str]) -> dict[str, str]:
-        """The commands of those of these jobs that exist."""
-        return dict(self._db.query(COMMANDS, (json.dumps(list(ids)),)))
 
     def prefixed(self, prefix: str, limit: int) -> list[Known]:
         """Jobs whose id starts so."""

@@ -88,6 +88,21 @@ def test_stop_now_without_a_broker_ends_the_jobs(q: CommandLine) -> None:
     assert q.show(job)["losses"] == 0
 
 
+def test_stop_now_without_a_broker_ends_the_jobs_of_a_worker_in_the_background(q: CommandLine) -> None:
+    gate, journal = q.gate(), q.journal()
+    q.ok("worker", "start", "--detach")
+    job = q.enqueue(f"{journal.note('started')}; {gate.wait}")
+    until(lambda: journal.lines == ["started"], "the job to start")
+    q.ok("broker", "stop")
+
+    assert q.run("worker", "stop", "--now").code == 0
+
+    q.ok("broker", "start", "--detach")
+    gate.open()
+    q.worker()
+    q.await_state("completed", job)
+
+
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)], ids=str)
 def test_second_signal_gives_jobs_back_at_no_cost(q: CommandLine, signals: tuple[int, int]) -> None:
     job = held_job(q)

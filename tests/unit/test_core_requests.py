@@ -174,6 +174,23 @@ def test_id_used_for_another_operation_is_refused(broker: BrokerHarness) -> None
         [{"command": "a"}],
         [{"command": "a"}, {"command": "again"}, {"command": "c"}],
         ["a", {"command": "again"}],
+        *(
+            [{"command": "a", **more}, {"command": "again"}]
+            for more in (
+                {"on_lost": "dead"},
+                {"queue": "other"},
+                {"priority": 1},
+                {"max_retries": 1},
+                {"timeout": 5},
+                {"cwd": "/"},
+                {"env": {"A": "1"}},
+                {"keep_children": True},
+                {"output_limit": 0},
+                {"backoff_base": 9},
+                {"backoff_max": 9},
+                {"backoff_jitter": "full"},
+            )
+        ),
     ],
     ids=str,
 )
@@ -188,7 +205,15 @@ def test_id_used_for_other_jobs_is_refused(broker: BrokerHarness, jobs: list[Any
 
 
 def test_repeat_is_known_where_jobs_were_refused_or_are_gone_since(broker: BrokerHarness) -> None:
-    jobs = [{"command": "a"}, {"command": ""}, {"command": "dead", "id": "dead", "max_retries": 1}]
+    full = {
+        "command": "a",
+        "queue": "other",
+        "timeout": 0.25,
+        "env": {"B": "", "A": "1"},
+        "on_lost": "dead",
+        "delay": 1,
+    }
+    jobs = [full, {"command": ""}, {"command": "dead", "id": "dead", "max_retries": 1}]
     body = request("enqueue", request_id=ID, jobs=jobs)
     first = raw(broker, body)
     worker = broker.worker(slots=2)

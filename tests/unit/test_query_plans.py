@@ -40,11 +40,6 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
     ),
     "KNOWN": ("SCAN json_each", "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)"),
-    "COMMANDS": (
-        "SCAN json_each",
-        "SEARCH job USING COVERING INDEX sqlite_autoindex_job_1 (id=?)",
-        "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",
-    ),
     "PREFIXED": ("SEARCH job USING INDEX sqlite_autoindex_job_1 (id>? AND id<?)",),
     "DEAD": ("SEARCH job USING INDEX job_state (state=? AND seq<?)",),
     "REVIVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
