@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,20 @@ def last_guard_of(worker: int) -> int:
 def last_guards_of(worker: int) -> list[int]:
     """The same, as it is now: none before it has its name, and none when it has gone."""
     return list(processes_with(f"last-guard of worker {worker}\0", in_file="cmdline"))
+
+
+def three_of(worker: int) -> dict[str, int]:
+    """All processes of the worker that was started under this number."""
+    [inner] = until(lambda: children_of(worker), f"a child of {worker}")
+    return {"worker": inner, "guardian": worker, "last guard": last_guard_of(worker)}
+
+
+def strike(pids: Collection[int]) -> None:
+    """SIGKILL for all of them at one moment: none can act on the death of another. One may be gone already."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 # --- commands ----------------------------------------------------------------------------------------------

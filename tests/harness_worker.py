@@ -45,7 +45,7 @@ from queuectl.messages import (
     Welcome,
     Who,
 )
-from tests.harness_cli import last_guard_of, last_guards_of
+from tests.harness_cli import last_guard_of, last_guards_of, strike, three_of
 
 LIMIT_S = 20.0
 BROKER_ID = "broker-1"
@@ -291,10 +291,7 @@ class WorkerProcess:
 
     def kill_whole(self) -> None:
         """Kill all three at once, so that nobody is left to clean up."""
-        three = (self.last_guard(), self.pid, self.inner())
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in three:
-                os.kill(pid, number)
+        strike(three_of(self.pid).values())
         self.process.wait(LIMIT_S)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:

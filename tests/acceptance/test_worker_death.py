@@ -10,7 +10,6 @@ import resource
 import secrets
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,25 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness_cli import PROGRAM, CommandLine, Running, children_of, is_alive, last_guard_of, until
+from tests.harness_cli import PROGRAM, CommandLine, Running, is_alive, strike, three_of, until
 
 pytestmark = pytest.mark.acceptance
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may break the machine like this")
 
 
-def three_of(worker: Running) -> dict[str, int]:
-    """The processes of a worker."""
-    [inner] = children_of(worker.pid)
-    return {"worker": inner, "guardian": worker.pid, "last guard": last_guard_of(worker.pid)}
-
-
 def kill(worker: Running, *names: str) -> None:
     """SIGKILL for these of its processes, so that none can act on the death of another."""
-    three = three_of(worker)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for name in names:
-            os.kill(three[name], number)
+    three = three_of(worker.pid)
+    strike([three[name] for name in names])
     until(lambda: not is_alive(three["worker"]) and not is_alive(three["guardian"]), "the end of the worker")
 
 
@@ -178,7 +169,7 @@ Broken = tuple[Running, Callable[[], object]]  # a worker, and what mends it
 def without_descriptors(q: CommandLine) -> Broken:
     """A worker that may not open another file."""
     worker = q.worker()
-    inner = three_of(worker)["worker"]
+    inner = three_of(worker.pid)["worker"]
     _, hard = resource.prlimit(inner, resource.RLIMIT_NOFILE)
     open_now = len(list(Path(f"/proc/{inner}/fd").iterdir()))
     before = resource.prlimit(inner, resource.RLIMIT_NOFILE, (open_now, hard))
@@ -188,7 +179,7 @@ def without_descriptors(q: CommandLine) -> Broken:
 def without_processes(q: CommandLine) -> Broken:
     """A worker that may not fork."""
     worker = q.worker()
-    inner = three_of(worker)["worker"]
+    inner = three_of(worker.pid)["worker"]
     group = Path("/sys/fs/cgroup/pids")
     group = group if group.exists() else group.parent
     own = group / f"queuectl-test-{inner}"
@@ -219,7 +210,7 @@ def without_shell(q: CommandLine) -> Broken:
     line = [*PROGRAM, "worker", "start"]
     worker = q.start("worker", "start", before=f"exec unshare -m sh -c {shlex.quote(hide)} {shlex.join(line)}")
     worker.await_log("worker_connected")
-    enter = ["nsenter", "--mount", "--target", str(three_of(worker)["worker"])]
+    enter = ["nsenter", "--mount", "--target", str(three_of(worker.pid)["worker"])]
     return worker, lambda: subprocess.run([*enter, "umount", shell], check=True)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from queuectl.home import Home
 from tests.harness_cli import PROGRAM, children_of, is_alive, last_guard_of, until
 from tests.harness_process import ROOT, TcpProxy
+from tests.harness_worker import below
 
 LIMIT_S = 120.0  # a wait that lasts longer has failed; on a busy machine everything else is only slow
 
@@ -186,17 +187,6 @@ class Machine(Daemon):
                 self.process.kill()  # its other half ends what is left
             self.await_end()
         super().close()
-
-
-def below(pid: int) -> list[int]:
-    """The descendants of a process, as far as they can be found."""
-    found = []
-    try:
-        for child in children_of(pid):
-            found += [child, *below(child)]
-    except OSError:
-        pass
-    return found
 
 
 def send(pid: int | None, number: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tests.campaign.daemons import Broker, Machine, send
 from tests.campaign.faults import SORTS, FaultLog, Sort
 from tests.campaign.orphans import Orphans
-from tests.harness_cli import is_alive, until
+from tests.harness_cli import is_alive, strike, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Nemesis(ABC):
         self._pace = pace
         self._log = log
         self._end = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
         self.error: BaseException | None = None
 
@@ -51,6 +52,10 @@ class Nemesis(ABC):
     def tell_end(self) -> None:
         """No new fault from now on."""
         self._end.set()
+
+    def hurry(self) -> None:
+        """Nobody is to judge this campaign: no fault has to last."""
+        self._hurry.set()
 
     def join(self) -> None:
         """Wait until the last fault is healed; `error` says what went wrong."""
@@ -72,7 +77,7 @@ class Nemesis(ABC):
 
     def _while(self, seconds: float) -> None:
         """Wait, also where the campaign is to end: a fault lasts as long as it was to."""
-        threading.Event().wait(seconds)
+        self._hurry.wait(seconds)
 
     def _outage_s(self) -> float:
         """How long something is out of reach: longer than a lease, or shorter."""
@@ -214,10 +219,8 @@ class MachineNemesis(Nemesis):
         self._stop("stop_worker")  # it ends in peace without it, and the next one has another
 
     def _kill_all_three(self, _: str) -> None:
-        last_guard = self._machine.last_guard
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none of them can act any more
-            send(last_guard, number)
-            self._machine.signal(number)
+        three = (self._machine.last_guard, self._machine.pid, self._machine.inner)
+        strike([pid for pid in three if pid is not None])
         self._machine.await_end()
         at_s = self._orphans.now_s()
         if self._chance.random() < 0.4:

@@ -11,7 +11,6 @@ import random
 import secrets
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from tests.harness_cli import CommandLine, Running, children_of, is_alive, last_guard_of, until
+from tests.harness_cli import CommandLine, Running, children_of, is_alive, strike, three_of, until
 from tests.harness_worker import below
 from tests.zoo.animals import Animal, Way
 
@@ -72,6 +71,8 @@ class Zoo:
     def visit(self, animals: Sequence[Animal], way: Way) -> list[Guest]:
         """Let them all in at once and end them; the guests with what was wrong."""
         guests = self._invite([animal for animal in animals if animal.goes(way)])
+        if not guests:
+            return []
         try:
             _VISITS[way](self, guests, way)
             for guest in guests:
@@ -142,7 +143,7 @@ class Zoo:
 
     def _kill(self, guests: list[Guest], way: Way) -> None:
         worker = self._worker(len(guests))
-        three = {"worker": children_of(worker.pid)[0], "guardian": worker.pid, "last guard": last_guard_of(worker.pid)}
+        three = three_of(worker.pid)
         self._enqueue(guests, way)
         _await_ready(guests)
         strike([three[name] for name in _VICTIMS[way]])
@@ -167,10 +168,13 @@ class Zoo:
     def _await(self, guests: Sequence[Guest], condition: Callable[[Mapping[str, Any]], bool]) -> None:
         """Wait until this holds for all jobs; those for which it does not are at fault."""
         waiting = list(guests)
-        end = time.monotonic() + LIMIT_S
-        while waiting and time.monotonic() < end:
-            waiting = [guest for guest in waiting if not condition(self._look(guest)[0])]
-            time.sleep(0.05)
+
+        def is_true_of_all() -> bool:
+            waiting[:] = [guest for guest in waiting if not condition(self._look(guest)[0])]
+            return not waiting
+
+        with suppress(AssertionError):  # told of each below
+            until(is_true_of_all, limit_s=LIMIT_S)
         for guest in waiting:
             guest.faults.append(f"is still {self._look(guest)[0]['state']}")
 
@@ -279,13 +283,6 @@ def _memory(pid: int, name: str) -> int:
     """Bytes, of a line of /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def strike(pids: Sequence[int]) -> None:
-    """SIGKILL for all of them at one moment: none can act on the death of another."""
-    for number in (signal.SIGSTOP, signal.SIGKILL) if len(pids) > 1 else (signal.SIGKILL,):
-        for pid in pids:
-            os.kill(pid, number)
 
 
 def left(guests: Sequence[Guest]) -> dict[int, str]:
