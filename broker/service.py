@@ -27,7 +27,7 @@ from broker.core import Core, Identity
 from broker.disk import Disk
 from broker.loop import Loop
 from broker.sockets import Router, client_router, worker_router
-from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store
+from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store, unusable
 from queuectl import __version__
 from queuectl.clock import read_clock
 from queuectl.config import Config, tcp_pair
@@ -116,6 +116,7 @@ def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
 def _end(core: Core, store: Store, log: Log) -> None:
     """The last transaction."""
     try:
+        store.write_through()  # the file is to say that it was closed when all the rest is in it, and not before
         store.begin()
         core.stop()
         store.commit()
@@ -252,26 +253,13 @@ def _open_store(path: Path, identity: Path) -> Store:
 
 
 def _refuse_damaged(store: Store, path: Path) -> None:
-    """Look through a database that was not closed. Raises DatabaseRefused if it has lost something."""
+    """Look through a database that was not closed. Raises DatabaseRefused if it is damaged."""
     try:
         was_closed = store.ledger.facts().get("clean") != 0
     except (StorageFailed, StoreRefused) as error:
-        raise _unusable(path, error) from error
-    if was_closed:
-        return
-    if found := store.check():
+        raise unusable(path, error) from error
+    if not was_closed and (found := store.check()):
         raise DatabaseRefused(f"{path} is damaged: {found[0]}", hint="restore it from a backup")
-    if (log := store.missing_log) is not None:
-        raise DatabaseRefused(
-            f"{path} was not closed, and what was written last is missing: it was in {log.name}",
-            hint=f"put it back; or, if another program opened the database and took it in: touch {log}",
-        )
-
-
-def _unusable(path: Path, error: QueuectlError) -> DatabaseRefused:
-    return DatabaseRefused(
-        f"{path} cannot be used: {error.message}", hint="look after its disk; if that is well, restore a backup"
-    )
 
 
 def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
@@ -290,7 +278,7 @@ def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
     except StoreFull as error:
         raise DiskFull("the disk is full: the broker cannot start", hint=f"make room in {data_dir}") from error
     except (StorageFailed, StoreRefused) as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     if not identity.exists():
         _write_whole(identity, core.broker_id + "\n")
     if core.leases:

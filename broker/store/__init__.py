@@ -17,13 +17,14 @@ from broker.store.connection import (
     StoreFull,
     StoreRefused,
     open_connection,
+    unusable,
 )
 from broker.store.history import History
 from broker.store.jobs import Jobs
 from broker.store.ledger import Ledger
 from queuectl.errors import StorageFailed
 
-__all__ = ["OF_THE_STORE", "DatabaseMissing", "Store", "StoreFull", "StoreRefused", "open_store"]
+__all__ = ["OF_THE_STORE", "DatabaseMissing", "Store", "StoreFull", "StoreRefused", "open_store", "unusable"]
 
 
 class Store:
@@ -65,11 +66,6 @@ class Store:
         except StorageFailed as error:  # so damaged that the check could not go on
             return [error.message]
         return [] if found == ["ok"] else found
-
-    @property
-    def missing_log(self) -> Path | None:
-        """The write-ahead log, if it was not there when the database was opened. One that was not closed has one."""
-        return self._db.missing_log
 
     def close(self) -> None:
         """Close for good."""

@@ -8,10 +8,12 @@ itself, and a statement after that would commit alone.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 from queuectl.errors import DatabaseRefused, QueuectlError, StorageFailed
@@ -33,6 +35,7 @@ _PRAGMAS = (
     "cell_size_check = ON",
 )
 
+_IN_USE = "SELECT 1 FROM meta WHERE key = 'clean' AND value = 0"
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
@@ -70,15 +73,25 @@ OF_THE_STORE = (StoreFull, StoreRefused, StorageFailed)  # the turn is void: nev
 
 
 class Connection:
-    """A thin port to SQLite; tests may put another one under the same SQL."""
+    """A thin port to SQLite; tests may put another one under the same SQL.
+
+    Raises DatabaseRefused where what was written last is lost with its log, before SQLite touches anything.
+    """
 
     def __init__(self, path: Path | str):
         self.path = str(path)
-        self._db = self._guard(
-            lambda: sqlite3.connect(self.path, isolation_level=None, cached_statements=256, timeout=0)
+        self._file = os.path.realpath(path)  # SQLite puts the log beside the file itself, not beside a link to it
+        if (log := self._missing_log()) is not None:
+            raise DatabaseRefused(
+                f"{path} was not closed, and what was written last is missing: it was in {log.name}",
+                hint=f"put it back; or, if another program opened the database and took it in: touch {quote(str(log))}",
+            )
+        self._db = self._connect(self.path)
+
+    def _connect(self, path: str, **how: Any) -> sqlite3.Connection:
+        return self._guard(
+            lambda: sqlite3.Connection(path, isolation_level=None, cached_statements=256, timeout=0, **how)
         )
-        self._wal = Path(self.path + "-wal") if self.path != ":memory:" else None
-        self.missing_log = self._wal if self._wal is not None and not self._wal.exists() else None
 
     def close(self) -> None:
         """Copy the WAL into the file and let go of the database."""
@@ -88,17 +101,52 @@ class Connection:
     def abandon(self) -> None:
         """Let go without touching the disk again, as a crash would.
 
-        Before Python 3.12 SQLite empties the WAL and deletes it: an empty one takes its place, for a database that
-        was not closed and has none has lost it.
+        Before Python 3.12 SQLite takes the log in and deletes it: an empty one takes its place, or it would be missed.
         """
-        had_log = self.missing_log is None or self.wal_bytes() > 0
+        had_log = self._bytes_of("-wal") is not None
+        self._let_go()
+        if had_log:
+            self._replace_log()
+
+    def _missing_log(self) -> Path | None:
+        """The log, if it is gone and the database was not closed: what was written last is lost. Raises StorageFailed.
+
+        Asked before SQLite has the database open, whose first statement would create a log: hence a look at the file
+        alone, which creates nothing and recovers nothing. An empty log is not a missing one: SQLite leaves none of
+        its own beside a database that is in use, for the log has content before the file says so. Somebody put it
+        there who knew that the file holds everything: `abandon`, or an operator. Nor has a database with a rollback
+        journal lost a log: it was not in WAL mode, and SQLite recovers it.
+        """
+        if not self._bytes_of("") or self._bytes_of("-wal") is not None or self._bytes_of("-journal") is not None:
+            return None
+        try:
+            in_use = self._ask_file_alone(_IN_USE)
+        except StoreRefused:  # there is no such table: it is new, or not one of queuectl
+            return None
+        return Path(f"{self._file}-wal") if in_use else None
+
+    def _bytes_of(self, suffix: str) -> int | None:
+        """Size of the database's file with this suffix; None if there is none."""
+        file = Path(f"{self._file}{suffix}")
+        return file.stat().st_size if file.is_file() else None
+
+    def _ask_file_alone(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(self._connect(f"{Path(self._file).as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+            return self._guard(lambda: db.execute(sql).fetchall())
+
+    def _let_go(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it is closed already
-            if (configure := getattr(self._db, "setconfig", None)) is not None:
+            if self.wal_bytes() and (configure := getattr(self._db, "setconfig", None)) is not None:
                 configure(_NO_CHECKPOINT_ON_CLOSE, True)
         self._db.close()
-        if had_log and self._wal is not None:
-            with suppress(OSError):
-                self._wal.touch()
+
+    def _replace_log(self) -> None:
+        with suppress(OSError, *OF_THE_STORE):
+            if (log := self._missing_log()) is not None:
+                self._touch(log)
+
+    def _touch(self, file: Path) -> None:
+        file.touch()
 
     def begin(self) -> None:
         self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
@@ -132,10 +180,7 @@ class Connection:
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
-        try:
-            return self._wal.stat().st_size if self._wal else 0
-        except FileNotFoundError:
-            return 0
+        return self._bytes_of("-wal") or 0
 
     def checkpoint(self) -> None:
         """Copy the WAL into the database file, so that the next transaction starts it anew."""
@@ -176,21 +221,22 @@ def open_connection(
     try:
         connection = connect(path)
     except StorageFailed as error:
-        raise _cannot_open(path, error) from error
+        raise unusable(path, error) from error
     try:
         _prepare(connection, create=create)
     except (StorageFailed, StoreRefused) as error:
         connection.abandon()
-        raise _cannot_open(path, error) from error
+        raise unusable(path, error) from error
     except BaseException:
         connection.abandon()
         raise
     return connection
 
 
-def _cannot_open(path: Path | str, error: QueuectlError) -> DatabaseRefused:
+def unusable(path: Path | str, error: QueuectlError) -> DatabaseRefused:
+    """What the broker says of a database that the store fails on while it starts."""
     return DatabaseRefused(
-        f"cannot open {path}: {error.message}",
+        f"{path} cannot be used: {error.message}",
         hint="if no other program has it open and its disk is well, restore it from a backup",
     )
 

@@ -33,6 +33,7 @@ class Found:
     states: int = 0
     of_second_cuts: int = 0  # of these, how many came of a power cut after a power cut
     thorough: int = 0
+    refused: int = 0  # as the log was taken away
     jobs: int = 0  # that clients were told of, by the end of the work
     jobs_lost: int = 0  # in all states
     faults: list[str] = field(default_factory=list)
@@ -103,6 +104,28 @@ def survivors(
             yield moment, platter.with_everything(), expected
             yield moment, platter.with_some(chance), expected
             yield moment, platter.with_some(chance), expected
+
+
+def lose_log(seed: int, found: Found, *, steps: int, share: float) -> None:
+    """Kill the broker of this seed at a share of its moments and take its log away: no start may pass over that.
+
+    What was promised may not be missing without a word, however often it is started.
+    """
+    disk = Disk(start_of(seed))
+    Work(disk, seed).run(steps)
+    chance = random.Random(seed)
+    platter = Platter(disk.start)
+    found.seeds += 1
+    with Judge() as judge:
+        for moment, (op, expected) in enumerate(
+            zip(disk.log, timeline(disk.log, judge.opened(disk.start)), strict=True)
+        ):
+            platter.apply(op)
+            if isinstance(op, Note) or chance.random() >= share:
+                continue
+            verdict, refused = judge.judge_without_log(platter.with_everything(), expected)
+            found.take(verdict, f"seed {seed}, after operation {moment}, without its log")
+            found.refused += refused
 
 
 def _cut_again(judge: Judge, files: Files, found: Found, chance: random.Random) -> None:

@@ -21,6 +21,7 @@ from tests.crashpoints.workload import DATABASE, Opened, Opening, Told
 from tests.harness import IDENTITY, FakeClock
 from tests.invariants import find_broken
 
+LOG = f"{DATABASE}-wal"
 MEMORY = Path("/dev/shm")  # where it is there, states are opened in it
 
 
@@ -94,10 +95,38 @@ class Judge:
         """What is wrong with these files, where one of these stages was to be found."""
         self._lay_out(files)
         try:
-            with self._store() as store:
-                return _examine(store, expected, thorough=thorough)
+            return self._open(expected, thorough=thorough)
         except (DatabaseRefused, StorageFailed) as error:
-            return Verdict([f"{error.code}: {error.message}"], len(_jobs(expected)))
+            said = [f"{error.code}: {error.message}"]
+            return Verdict(said + self._open_again(expected), len(_jobs(expected)))
+
+    def _open(self, expected: Expected, *, thorough: bool) -> Verdict:
+        with self._store() as store:
+            return _examine(store, expected, thorough=thorough)
+
+    def _open_again(self, expected: Expected) -> list[str]:
+        """What is wrong with a state that was refused and is not refused again."""
+        try:
+            verdict = self._open(expected, thorough=True)
+        except (DatabaseRefused, StorageFailed):
+            return []
+        return [f"refused, and then taken: {fault}" for fault in verdict.faults]
+
+    def judge_without_log(self, files: Files, expected: Expected) -> tuple[Verdict, bool]:
+        """What is wrong with these files when somebody has taken their log away; and whether they are refused for it.
+
+        They are refused however often they are opened, or hold all that was promised.
+        """
+        self._lay_out({name: data for name, data in files.items() if name != LOG})
+        for times in range(3):
+            try:
+                with self._store() as store:
+                    faults, jobs_lost = _lacking(store, _sure(expected))
+                    again = [f"refused {times} times, and then taken"] if times else []
+                    return Verdict(again + faults, jobs_lost), False
+            except (DatabaseRefused, StorageFailed):
+                pass
+        return Verdict([], 0), True
 
     def _lay_out(self, files: Files) -> None:
         for path in self._directory.iterdir():
@@ -115,20 +144,21 @@ class Judge:
 
 
 def _examine(store: Store, expected: Expected, *, thorough: bool) -> Verdict:
-    faults = [f"damage: {damage}" for damage in store.check()]
-    if store.missing_log is not None and store.ledger.facts().get("clean") == 0:
-        faults.append("the broker would miss its log")
+    found = digest(store._db)
+    stages = [stage for stage in expected if stage.digest == found]
+    faults, jobs_lost = _lacking(store, stages[0].promises if stages else _sure(expected))
     if thorough:
         faults += [f"damage: {row[0]}" for row in store._db.query("PRAGMA integrity_check") if row[0] != "ok"]
-    found, there = digest(store._db), kept(store._db)
-    stages = [stage for stage in expected if stage.digest == found]
     if not stages:
         faults.append("it holds neither what was committed last nor what was being committed")
-    promised = stages[0].promises.items() if stages else _sure(expected).items()
-    missing = [key for key, value in promised if there.get(key) != value]
+    return Verdict(faults or _begin(store), jobs_lost)
+
+
+def _lacking(store: Store, promised: Promises) -> Verdict:
+    """What is damaged, and what was promised and is not there."""
+    faults, there = [f"damage: {damage}" for damage in store.check()], kept(store._db)
+    missing = [key for key, value in promised.items() if there.get(key) != value]
     faults += [f"promised and not there: {' '.join(key)}" for key in missing]
-    if not faults:
-        faults += _begin(store)
     return Verdict(faults, sum(key[0] == "job" for key in missing))
 
 

@@ -165,10 +165,9 @@ class RolledBack(NamedTuple):
 class ApswConnection(Connection):
     """The store's port to SQLite over APSW. A log is long at LOG_BYTES."""
 
+    _db: Any
+
     def __init__(self, path: Path | str, disk: Disk, *, synchronous: str = "FULL", keeps_log: bool = True):
-        self.path = str(path)
-        self.missing_log = None
-        self._log = self.path + "-wal"
         self.disk = disk
         self._vfs = DiskVfs(disk)
         self._adapted = {  # pragmas of the store that are other ones here
@@ -176,7 +175,11 @@ class ApswConnection(Connection):
             f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES // 2}": f"PRAGMA journal_size_limit = {LOG_BYTES // 2}",
         }
         self._keeps_log = keeps_log  # when abandoned; where it cannot be told to, SQLite empties the log
-        self._db: Any = self._guard(lambda: apsw.Connection(self.path, vfs=self._vfs.name, statementcachesize=256))
+        super().__init__(path)
+
+    def _connect(self, path: str, **how: Any) -> Any:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | (apsw.SQLITE_OPEN_URI if how else 0)
+        return self._guard(lambda: apsw.Connection(path, flags, self._vfs.name, statementcachesize=256))
 
     def commit(self) -> None:
         if self.in_transaction:
@@ -208,24 +211,33 @@ class ApswConnection(Connection):
         return super().query(self._adapted.get(sql, sql), parameters)
 
     def wal_bytes(self) -> int:
-        log = self.disk.files.get(self._log)
-        return 0 if log is None else len(log.data) * CHECKPOINT_BYTES // LOG_BYTES
+        return super().wal_bytes() * CHECKPOINT_BYTES // LOG_BYTES
 
     def close(self) -> None:
         with suppress(apsw.Error):  # a log that cannot be deleted: SQLite says nothing of it
             super().close()
         self._vfs.forget()
 
-    def abandon(self) -> None:  # the log stays, or is emptied, as with the standard library's SQLite
-        had_log = self._log in self.disk.files
+    def abandon(self) -> None:
+        super().abandon()
+        self._vfs.forget()
+
+    def _let_go(self) -> None:  # the log stays, or is emptied, as with the standard library's SQLite
         with suppress(apsw.Error):
-            if self._keeps_log:
+            if self._keeps_log and self.wal_bytes():
                 self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._db.close()
-        self._vfs.forget()
-        if had_log:
-            with self.disk.without_faults():
-                self.disk.sync(self.disk.open(self._log, create=True), directory=True)
+
+    def _bytes_of(self, suffix: str) -> int | None:
+        file = self.disk.files.get(self._file + suffix)
+        return None if file is None else len(file.data)
+
+    def _replace_log(self) -> None:
+        with self.disk.without_faults():
+            super()._replace_log()
+
+    def _touch(self, file: Path) -> None:
+        self.disk.sync(self.disk.open(str(file), create=True), directory=True)
 
     def _guard(self, act: Callable[[], T]) -> T:
         try:

@@ -91,6 +91,7 @@ class Work:
         """End as the broker does when it is told to."""
         store = self.broker.store
         try:
+            store.write_through()
             store.begin()
             self.broker.core.stop()
             store.commit()

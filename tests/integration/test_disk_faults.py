@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import Mock
 
 import msgpack
 import pytest
 
 from broker.core import Core
-from broker.service import DATABASE, IDENTITY_FILE, _begin, _open_database
+from broker.service import DATABASE, IDENTITY_FILE, _begin, _end, _open_database
 from queuectl.errors import DatabaseRefused, StorageFailed
 from tests.crashpoints.contents import digest
 from tests.harness import IDENTITY, BrokerHarness
@@ -246,6 +247,26 @@ def test_a_database_cut_short_is_refused(fixture: Fixture) -> None:
 
         assert open_as_the_broker_does(fixture) == "refused", size
         assert database.read_bytes() == fixture.data[:size]
+
+
+def test_the_file_holds_everything_before_it_says_that_it_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / DATABASE
+    broker = BrokerHarness(path)
+    broker.enqueue("true")
+    in_file: list[tuple[Any, ...]] = []
+
+    def look() -> None:  # where the last transaction is about to be copied into the file
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+            in_file.extend(db.execute("SELECT command, (SELECT value FROM meta WHERE key = 'clean') FROM spec"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker.store, "close", look)
+        _end(broker.core, broker.store, Mock())
+
+    assert in_file == [("true", 0)]
+    broker.close()
 
 
 def test_the_same_database_is_taken_when_it_is_whole(fixture: Fixture) -> None:

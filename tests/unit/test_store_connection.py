@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -86,7 +89,7 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     path.write_bytes(b"something else entirely, and long enough to be read as a header" * 20)
 
-    with pytest.raises(DatabaseRefused, match="cannot open"):
+    with pytest.raises(DatabaseRefused, match="cannot be used"):
         open_store(path)
     assert path.read_bytes().startswith(b"something else")
 
@@ -95,7 +98,7 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_path_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "directory").mkdir()
 
-    with pytest.raises(DatabaseRefused, match="cannot open"):
+    with pytest.raises(DatabaseRefused, match="cannot be used"):
         open_store(tmp_path / name)
 
 
@@ -327,24 +330,201 @@ def test_log_that_is_not_there_has_no_bytes(tmp_path: Path) -> None:
     store.abandon()
 
 
-def test_log_of_a_database_that_was_not_closed_stays_or_is_missed(tmp_path: Path) -> None:
+# --- a log that is gone ----------------------------------------------------------------------------------------
+
+
+def in_use(path: Path, **facts: int) -> Path:
+    """A database as a broker that was killed leaves it, in one file but for its log; where that is."""
+    store = open_store(path)
+    note(store, clean=0)
+    store.write_through()
+    note(store, **facts)
+    store.abandon()
+    return path.with_name(f"{path.name}-wal")
+
+
+def old_database(path: Path, *, clean: int) -> None:
+    """A database of version 0.1.0, in one file."""
+    shutil.copyfile(Path(__file__).parents[1] / "fixtures" / "queue-0.1.0.db", path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'clean'", (clean,))
+        db.commit()
+
+
+def refuse_for_its_log(path: Path) -> DatabaseRefused:
+    """It is refused, and nothing is made or changed."""
+    before = path.read_bytes()
+    with pytest.raises(
+        DatabaseRefused, match=r"was not closed, and what was written last is missing: .*-wal$"
+    ) as caught:
+        open_store(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    return caught.value
+
+
+def test_log_of_a_database_that_was_not_closed_stays(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    log = in_use(path, first=1)
+
+    for _ in range(3):
+        store = open_store(path)
+        assert store.ledger.facts() == {"clean": 0, "first": 1}
+        store.abandon()
+        assert log.exists()
+
+
+def test_database_without_its_log_is_refused_however_often_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    in_use(path).unlink()
+
+    for _ in range(3):
+        refuse_for_its_log(path)
+
+
+def test_start_that_is_killed_does_not_bring_a_log_about(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    in_use(path).unlink()
+    start = (
+        "import os, sys; from broker.store import open_store\n"
+        "try: open_store(sys.argv[1])\n"
+        "finally: os._exit(9)"  # before anything is put right
+    )
+
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", start, str(path)], check=False).returncode == 9
+        refuse_for_its_log(path)
+
+
+def test_old_database_without_its_log_is_not_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    old_database(path, clean=0)
+
+    for _ in range(3):
+        refuse_for_its_log(path)
+
+
+def test_old_database_that_was_killed_needs_no_help(tmp_path: Path) -> None:
+    path, killed = tmp_path / "queue.db", tmp_path / "killed" / "queue.db"
+    old_database(path, clean=1)
+    killed.parent.mkdir()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("PRAGMA synchronous = FULL; UPDATE meta SET value = 0 WHERE key = 'clean'")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{killed}{suffix}")
+
+    store = open_store(killed)
+
+    assert store.ledger.facts()["clean"] == 0
+    assert pragma(store, "user_version") == SCHEMA_VERSION
+    store.abandon()
+
+
+def test_empty_log_says_that_nothing_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    log = in_use(path)
+
+    for _ in range(3):
+        log.unlink()
+        hint = refuse_for_its_log(path).hint
+        assert hint is not None
+        subprocess.run(hint.rpartition(": ")[2], shell=True, check=True)
+        assert log.stat().st_size == 0
+        open_store(path).abandon()
+        assert log.exists()
+        open_store(path).abandon()
+
+
+def test_log_that_is_put_back_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     store = open_store(path)
-    assert store.missing_log == tmp_path / "queue.db-wal"
-    note(store, first=1)
+    note(store, clean=0)
     store.write_through()
-    note(store, second=2)
-    store.abandon()
-
-    store = open_store(path)
-    assert store.missing_log is None
-    assert store.ledger.facts() == {"first": 1, "second": 2}
-    store.abandon()
-    (tmp_path / "queue.db-wal").unlink()
-
-    store = open_store(path)
-    assert store.missing_log == tmp_path / "queue.db-wal"
+    note(store, last=1)
+    there = tmp_path / "there.db"
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", f"{there}{suffix}")
     store.close()
+    elsewhere = (tmp_path / "there.db-wal").rename(tmp_path / "elsewhere")
+
+    for _ in range(2):
+        with pytest.raises(DatabaseRefused, match="is missing"):
+            open_store(there)
+    elsewhere.rename(tmp_path / "there.db-wal")
+
+    store = open_store(there)
+    assert store.ledger.facts() == {"clean": 0, "last": 1}
+    store.close()
+
+
+def test_database_that_was_closed_misses_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    in_use(path)
+    for _ in range(2):
+        store = open_store(path)
+        note(store, clean=1)
+        store.close()
+        store.abandon()  # as the broker does at its end
+
+        assert [entry.name for entry in tmp_path.iterdir()] == ["queue.db"]
+
+
+def test_rollback_journal_is_left_to_sqlite(tmp_path: Path) -> None:
+    path, cut = tmp_path / "queue.db", tmp_path / "cut.db"
+    store = open_store(path)
+    note(store, clean=1, first=1)
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN")
+        db.execute("UPDATE meta SET value = 0")
+        db.execute("INSERT INTO meta VALUES ('much', zeroblob(100000))")  # more than the cache: it gets into the file
+        for suffix in ("", "-journal"):
+            shutil.copyfile(f"{path}{suffix}", f"{cut}{suffix}")
+
+    store = open_store(cut)
+
+    assert store.ledger.facts() == {"clean": 1, "first": 1}
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["with space", "100%25", "a?mode=rw#b", "\N{SNOWMAN}'"])
+def test_log_is_missed_wherever_the_database_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "queue.db"
+    path.parent.mkdir()
+    log = in_use(path)
+    open_store(path).abandon()
+    log.unlink()
+
+    hint = refuse_for_its_log(path).hint
+
+    assert hint is not None
+    subprocess.run(hint.rpartition(": ")[2], shell=True, check=True)
+    open_store(path).abandon()
+
+
+def test_log_is_beside_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
+    path, link = tmp_path / "queue.db", tmp_path / "link.db"
+    log = in_use(path)
+    link.symlink_to(path)
+
+    open_store(link).abandon()
+    assert log.exists()
+    log.unlink()
+    with pytest.raises(DatabaseRefused, match=r"it was in queue\.db-wal"):
+        open_store(link)
+
+
+def test_database_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    in_use(path).unlink()
+    path.write_bytes(path.read_bytes()[:4096])
+
+    for _ in range(2):
+        with pytest.raises(DatabaseRefused, match="cannot be used"):
+            open_store(path)
+        assert list(tmp_path.iterdir()) == [path]
 
 
 # --- what errors mean ------------------------------------------------------------------------------------------
@@ -446,6 +626,7 @@ def test_abandoned_database_is_not_written_to_where_sqlite_can_be_told_so(tmp_pa
     store = open_store(tmp_path / "queue.db")
     store._db._db.close()
     store._db._db = Database()  # type: ignore[assignment]
+    (tmp_path / "queue.db-wal").write_bytes(b"something")
     store.abandon()
 
     assert told == [1006, True, "closed"]
