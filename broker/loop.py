@@ -118,7 +118,9 @@ class Loop:
 
     def _timeout_ms(self, now: Now) -> int:
         wake_ms = 0 if self._backlog or self._gone else self._duty_ms(now)
-        return WAIT_MS_MAX if wake_ms is None else min(wake_ms, WAIT_MS_MAX)
+        # Of a machine that was suspended only what goes beyond the wait is seen, so where there are leases it is short.
+        longest_ms = self.core.heartbeat_ms // 2 if self.core.leases else WAIT_MS_MAX
+        return longest_ms if wake_ms is None else min(wake_ms, longest_ms)
 
     def _forgive(self, late_ms: int, turn_ms: int) -> None:
         """Time in which nobody could be heard, asleep for too long or busy, is forgiven to all."""

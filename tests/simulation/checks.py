@@ -302,8 +302,13 @@ class Checks:
             self.fail(f"{process.grant.job} must not run twice: {earlier}, and now {process}")
 
     def _on_overlap(self, earlier: Process, process: Process) -> None:
-        """Two commands of one job at one time: only if a fault kept the first one's worker from being heard."""
-        cause = self._expect_cause(earlier, f"two commands of one job run: {earlier}, {process}")
+        """Two commands of one job at one time: only if a fault kept a worker from being heard, or from hearing.
+
+        Mostly that of the first one. But one that was paused starts what had waited before it hears that this is lost.
+        """
+        text = f"two commands of one job run: {earlier}, {process}"
+        late = self._causes(process, self._granted[process.grant.lease].at_ms - 2 * self._cluster.plan.lease_ms)
+        cause = max(late, key=SEPARATING.index) if late else self._expect_cause(earlier, text)
         self._cluster.overlaps[cause] += 1
 
     def _is_garbled(self, process: Process) -> bool:
@@ -313,9 +318,11 @@ class Checks:
         """
         return bool(self._causes(process) & {"message_dropped", "message_reordered"})
 
-    def _causes(self, process: Process) -> set[str]:
+    def _causes(self, process: Process, since_ms: int | None = None) -> set[str]:
+        """What befell its worker since then; else since two leases before it started."""
         machine = self._cluster.machine_of(process.boot)
-        since_ms = process.started_ms - 2 * self._cluster.plan.lease_ms
+        if since_ms is None:
+            since_ms = process.started_ms - 2 * self._cluster.plan.lease_ms
         return {
             strike.kind
             for strike in self._cluster.faults.strikes
