@@ -93,12 +93,14 @@ class SimulatedConnection(Connection):
 
     def ask(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """A question of the checks; nothing befalls it."""
-        return self._db.execute(sql, parameters).fetchall()
+        rows: list[tuple[Any, ...]] = self._db.execute(sql, parameters).fetchall()
+        return rows
 
     @property
     def changes(self) -> int:
         """Rows written so far."""
-        return self._db.total_changes
+        changes: int = self._db.total_changes
+        return changes
 
 
 class SimulatedStore(Store):

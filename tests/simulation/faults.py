@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.worker import Worker, WorkerMachine
 
 EVERYWHERE = "everywhere"
+SPAN_MS_MAX = 900_000
 BURST, BURST_MS = 0.3, 60  # how often a fault is followed by another, and how soon
 
 
@@ -78,10 +79,13 @@ class Faults:
                 another = self._chance.choice(list(self._plan.strikes))
                 self._cluster.timeline.after(self._chance.randrange(BURST_MS), self._act, another)
 
-    def span_ms(self, leases: float) -> int:
-        """A random time of up to so many leases, yet not too long: a worker without a broker looks every second."""
-        longest_ms = min(int(leases * self._plan.lease_ms), 900_000)
-        return int(longest_ms * self._chance.random() ** 2) + 1
+    def span_ms(self, leases: float, *, bend: int = 2) -> int:
+        """A random time of up to so many leases, yet not too long: a worker without a broker looks every second.
+
+        The more it is bent, the likelier a short one.
+        """
+        longest_ms = min(int(leases * self._plan.lease_ms), SPAN_MS_MAX)
+        return int(longest_ms * self._chance.random() ** bend) + 1
 
     def end(self) -> None:
         """Nothing goes wrong any more."""
@@ -116,9 +120,9 @@ class Faults:
                 return Fate(0, None, fault=kind)
         duration_ms = int(1000 * chance.random() ** 3) + 1
         if chance.random() < self._plan.long_jobs and not self.is_over:
-            duration_ms = int(2 * self._plan.lease_ms * chance.random()) + 1
+            duration_ms = int(chance.choice((1, 4)) * self._plan.lease_ms * chance.random()) + 1
         if "command_slow" in drawn:
-            duration_ms = int(5 * self._plan.lease_ms * chance.random()) + 1
+            duration_ms = int(8 * self._plan.lease_ms * chance.random()) + 1
         exit_code, number = (1, None) if "command_failed" in drawn else (0, None)
         if "command_signalled" in drawn:
             return Fate(duration_ms, None, 11, output_bytes=40)
@@ -151,7 +155,7 @@ def _block(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -
     path = chance.choice(cluster.paths())
     if path.is_clear:
         cluster.network.block(path, _DIRECTIONS[kind])
-        cluster.timeline.after(faults.span_ms(4), cluster.network.clear, path)
+        cluster.timeline.after(faults.span_ms(4, bend=1), cluster.network.clear, path)
         faults.note(kind, path.name)
 
 
@@ -295,7 +299,7 @@ SCHEDULED: dict[str, Deed] = {
     "worker_killed": _on_worker(lambda faults, worker: worker.machine.kill_worker()),
     "worker_and_guards_killed": _on_worker(lambda faults, worker: worker.machine.kill_all_three()),
     "guardian_killed": _on_worker(lambda faults, worker: worker.lose_guardian()),
-    "worker_paused": _on_worker(lambda faults, worker: worker.pause(faults.span_ms(3))),
+    "worker_paused": _on_worker(lambda faults, worker: worker.pause(faults.span_ms(3, bend=1))),
     "worker_stopped": _on_worker(lambda faults, worker: worker.stop()),
     "worker_stopped_now": _on_worker(lambda faults, worker: worker.stop(hard=True)),
     "workers_told_to_stop": _tell_to_stop,

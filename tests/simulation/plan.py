@@ -64,13 +64,13 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
     chance = random.Random(f"{seed}/plan")
     share = chance.choice(_SHARE_OF_KINDS)
     heartbeat_s = chance.choice(_HEARTBEATS_S)
-    machines = chance.randint(1, 3)
+    machines = chance.choice((1, 2, 2, 3))
     return Plan(
         seed=seed,
         heartbeat_s=heartbeat_s,
         lease_s=max(0.25, heartbeat_s * chance.choice((5, 6, 8, 15))),
         machines=machines,
-        slots=tuple(chance.choice((1, 1, 2, 3)) for _ in range(machines + 3)),
+        slots=tuple(chance.choice((1, 1, 1, 3)) for _ in range(machines + 3)),
         clients=chance.randint(1, 2),
         queues=("default", "a")[: chance.randint(1, 2)],
         latency_ms=chance.choice((0, 1, 3, 20)),
@@ -78,8 +78,8 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         messages_max=chance.choice((1, 3, 1000, 1000)),
         queue_max=chance.choice((2, 8, 1000, 1000)),
         max_losses=chance.choice((1, 3, 3, 5)),
-        long_jobs=chance.choice((0.0, 0.3, 0.8)),
-        requests=chance.randint(15, 40),
+        long_jobs=chance.choice((0.0, 0.5, 0.9)),
+        requests=chance.randint(20, 50),
         strikes={kind: chance.choice(_STRIKES) for kind in scheduled if chance.random() < share},
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}
         | {kind: chance.choice(_COMMAND_CHANCES) for kind in COMMAND_FAULTS if chance.random() < max(share, 0.3)},
