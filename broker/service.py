@@ -27,7 +27,7 @@ from broker.core import Core, Identity
 from broker.disk import Disk
 from broker.loop import Loop
 from broker.sockets import Router, client_router, worker_router
-from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store, unusable
+from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, broker_of, open_store, unusable
 from queuectl import __version__
 from queuectl.clock import read_clock
 from queuectl.config import Config, tcp_pair
@@ -241,6 +241,8 @@ def _open_database(data_dir: Path, log: Log) -> Store:
 
 
 def _open_store(path: Path, identity: Path) -> Store:
+    if identity.exists() and path.exists():
+        _refuse_stranger(broker_of(path), path, identity)  # before SQLite reads the log of the one into the other
     try:
         return open_store(path, create=not identity.exists())
     except DatabaseMissing as error:
@@ -250,6 +252,17 @@ def _open_store(path: Path, identity: Path) -> Store:
         ) from None
     except StoreFull as error:
         raise DiskFull("the disk is full: the database cannot be opened", hint=f"make room for {path}") from error
+
+
+def _refuse_stranger(broker: str | None, path: Path, identity: Path) -> None:
+    """Raises DatabaseRefused if it is another's database. None: nobody's yet."""
+    if broker in (None, identity.read_text().strip()):
+        return
+    log = path.with_name(f"{path.name}-wal")
+    raise DatabaseRefused(
+        f"{path} is not the database that was here before",
+        hint=f"if you meant to replace it, delete {identity}{f' and {log}' if log.exists() else ''}",
+    )
 
 
 def _refuse_damaged(store: Store, path: Path) -> None:
@@ -265,11 +278,8 @@ def _refuse_damaged(store: Store, path: Path) -> None:
 def _begin(core: Core, store: Store, data_dir: Path, log: Log) -> None:
     """The first transaction: a new epoch. Its leases get a full lease from now on."""
     path, identity = data_dir / DATABASE, data_dir / IDENTITY_FILE
-    if identity.exists() and identity.read_text().strip() != store.ledger.facts().get("broker"):
-        raise DatabaseRefused(
-            f"{path} is not the database that was here before",
-            hint=f"if you meant to replace it, delete {identity}",
-        )
+    if identity.exists():
+        _refuse_stranger(str(store.ledger.facts().get("broker", "")), path, identity)
     try:
         store.begin()
         core.start(read_clock(), secrets.token_hex(16))

@@ -16,6 +16,7 @@ from broker.store.connection import (
     DatabaseMissing,
     StoreFull,
     StoreRefused,
+    broker_of,
     open_connection,
     unusable,
 )
@@ -24,7 +25,16 @@ from broker.store.jobs import Jobs
 from broker.store.ledger import Ledger
 from queuectl.errors import StorageFailed
 
-__all__ = ["OF_THE_STORE", "DatabaseMissing", "Store", "StoreFull", "StoreRefused", "open_store", "unusable"]
+__all__ = [
+    "OF_THE_STORE",
+    "DatabaseMissing",
+    "Store",
+    "StoreFull",
+    "StoreRefused",
+    "broker_of",
+    "open_store",
+    "unusable",
+]
 
 
 class Store:

@@ -233,6 +233,19 @@ def open_connection(
     return connection
 
 
+def broker_of(path: Path) -> str | None:
+    """Whose database the file is, whatever its log says; None where the file alone does not tell.
+
+    The log of one database, read into the file of another, makes nonsense of both.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+            rows = db.execute("SELECT value FROM meta WHERE key = 'broker'").fetchall()
+    except sqlite3.Error:
+        return None
+    return str(rows[0][0]) if rows else None
+
+
 def unusable(path: Path | str, error: QueuectlError) -> DatabaseRefused:
     """What the broker says of a database that the store fails on while it starts."""
     return DatabaseRefused(

@@ -172,6 +172,26 @@ def test_a_replaced_database_is_refused(stopped: BrokerProcess, home: Path) -> N
     assert facts(stopped.data_dir) == before
 
 
+def test_a_log_is_not_read_into_the_file_of_another_database(broker: BrokerProcess, home: Path) -> None:
+    with running_broker(home / "other") as other:
+        other.stop()
+    with RawClient(broker.endpoint) as client:
+        client.enqueue("true")
+        broker.kill()
+        database, log = broker.data_dir / "queue.db", broker.data_dir / "queue.db-wal"
+        mine, written = database.read_bytes(), log.read_bytes()
+        shutil.copy(home / "other" / "queue.db", database)
+
+        for _ in range(2):
+            assert "is not the database that was here before" in refused(broker, 1, "database_refused")
+        assert database.read_bytes() == (home / "other" / "queue.db").read_bytes()
+        assert log.read_bytes() == written
+
+        database.write_bytes(mine)
+        broker.start()
+        assert client.ask("status")["ok"]["jobs"]["total"] == 1
+
+
 @pytest.mark.parametrize("times", [1, 2], ids=["first", "later"])
 def test_a_log_that_went_away_is_missed_and_taken_again(broker: BrokerProcess, home: Path, times: int) -> None:
     for _ in range(times - 1):
