@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,15 +14,17 @@ from pathlib import Path
 from queuectl.settings import DEFAULTS, SETTINGS
 from tests.campaign.campaign import Campaign, Plan
 from tests.campaign.nemesis import Pace
+from tests.command_line import number, run
 
-LEASE_S, HEARTBEATS = 1.0, 10  # heartbeats in a lease, where the shortest that may be set allows it
-HEARTBEAT_S_MIN = SETTINGS["heartbeat"].low
+LEASE_S, HEARTBEATS = 1.0, 10  # heartbeats in a lease, where what may be set allows it
+MINUTES_MIN = 0.1  # in less, nothing may have happened
 
 
 def pace_of(*, defaults: bool, lease_s: float) -> Pace:
     """Fast with a short lease; at the defaults, a few of the outages outlast one."""
     if not defaults:
-        return Pace(lease_s=lease_s, heartbeat_s=max(HEARTBEAT_S_MIN, lease_s / HEARTBEATS))
+        allowed = SETTINGS["heartbeat"]
+        return Pace(lease_s=lease_s, heartbeat_s=min(max(allowed.low, lease_s / HEARTBEATS), allowed.high))
     lease, heartbeat = DEFAULTS["lease"], DEFAULTS["heartbeat"]
     assert isinstance(lease, int | float)
     assert isinstance(heartbeat, int | float)
@@ -32,31 +33,58 @@ def pace_of(*, defaults: bool, lease_s: float) -> Pace:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--defaults", action="store_true", help="heartbeat and lease as they are unless set")
-    parser.add_argument("--lease", type=float, default=LEASE_S, help="seconds, without --defaults [%(default)s]")
-    parser.add_argument("--keep", action="store_true", help="keep the directory of a campaign that went well")
-    options = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="q-campaign-"))
+    options = _options()
     pace = pace_of(defaults=options.defaults, lease_s=options.lease)
-    print(f"seed {options.seed}, {options.minutes:g} minutes, lease {pace.lease_s:g} s, in {place}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that nothing that was started is left
-    campaign = Campaign(Plan(options.seed, options.minutes * 60, pace), place)
+    is_kept = True  # if something unforeseen happens
+    place = Path(tempfile.mkdtemp(prefix="q-campaign-"))
+    try:
+        print(f"seed {options.seed}, {options.minutes:g} minutes, lease {pace.lease_s:g} s, in {place}", flush=True)
+        is_good = _hold(Campaign(Plan(options.seed, options.minutes * 60, pace), place))
+        is_kept = options.keep or not is_good
+    except KeyboardInterrupt:
+        is_kept = options.keep
+        raise
+    finally:
+        if is_kept:
+            print(f"everything is in {place}")
+        else:
+            shutil.rmtree(place)
+    print("no promise was broken" if is_good else "FAILED: a promise was broken")
+    return 0 if is_good else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("--seed", default="1", metavar="S", help="any text; what is broken, and when [%(default)s]")
+    parser.add_argument(
+        "--minutes",
+        type=number(MINUTES_MIN),
+        default=5.0,
+        metavar="M",
+        help="under attack; then it drains [%(default)g]",
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--defaults", action="store_true", help="heartbeat and lease as they are unless set [short ones]")
+    allowed = SETTINGS["lease"]
+    pace.add_argument(
+        "--lease",
+        type=number(allowed.low, allowed.high),
+        default=LEASE_S,
+        metavar="SECONDS",
+        help="how long the lease is; a heartbeat is a tenth of it [%(default)g]",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the directory also where no promise was broken")
+    return parser.parse_args()
+
+
+def _hold(campaign: Campaign) -> bool:
+    """Hold it and print its tables; whether all promises were kept."""
     verdict = campaign.run()
     print(verdict.table())
     for what, seconds in campaign.seconds.items():
         print(f"{'seconds ' + what:46}{seconds:>10.0f}")
-    if not verdict.is_good:
-        print(f"FAILED; everything is in {place}")
-        return 1
-    if options.keep:
-        print(f"kept in {place}")
-    else:
-        shutil.rmtree(place)
-    return 0
+    return verdict.is_good
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -58,6 +58,7 @@ class Campaign:
         """All of it. Raises where the campaign itself could not go on."""
         self._jobs.prepare()
         with ExitStack() as stack:
+            stack.callback(self._await_end)  # where it is broken off, guards of dead workers are busy to the last
             broker, machines = self._start(stack)
             began_s = time.monotonic()
             with self._clients(broker) as clients, self._nemeses(broker, machines) as nemeses:
@@ -112,7 +113,7 @@ class Campaign:
                     "backlog": self._plan.backlog,
                 }
                 command = [*python("tests.campaign.load"), json.dumps(options)]
-                clients.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE))
+                clients.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True))
             yield clients
             for client in clients:
                 assert client.stdin is not None
@@ -136,6 +137,11 @@ class Campaign:
             for nemesis in nemeses:
                 nemesis.start()
             yield nemeses
+        except KeyboardInterrupt:
+            for nemesis in nemeses:
+                nemesis.hurry()
+            self._stalls.stop()
+            raise
         finally:
             for nemesis in nemeses:
                 nemesis.tell_end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.command_line import run, whole
 from tests.fuzz.target import Tally, feed_cases, shares
 from tests.fuzz.targets import TARGETS
 
@@ -15,10 +16,14 @@ from tests.fuzz.targets import TARGETS
 def main() -> int:
     """Run a campaign, or one case."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="of all targets together")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target", choices=[target.name for target in TARGETS], help="only this one")
-    parser.add_argument("--case", type=int, help="only this case of the target")
+    parser.add_argument(
+        "--inputs", type=whole(1), default=100_000, metavar="N", help="of all targets together [%(default)s]"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=1, metavar="S", help="what the inputs are made of [%(default)s]"
+    )
+    parser.add_argument("--target", choices=[target.name for target in TARGETS], help="only this one [all]")
+    parser.add_argument("--case", type=whole(0), metavar="NUMBER", help="only this case of the target [all]")
     options = parser.parse_args()
     chosen = [target for target in TARGETS if options.target in (None, target.name)]
     if options.case is not None and options.target is None:
@@ -45,4 +50,4 @@ def _tell(tally: Tally) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -14,8 +14,9 @@ from tests.simulation.cluster import Cluster
 
 STATES = [state.value for state in JobState if state is not JobState.CANCELLED]  # nobody can cancel yet
 CELL_MIN = 100
-_MEMORY = Path("/dev/shm")  # where spools cost no disk
+_MEMORY = Path("/dev/shm")
 LINES_SHOWN = 60
+CELLS_SHOWN = 20
 
 
 @dataclass
@@ -33,9 +34,17 @@ class Outcome:
     trace: list[str] = field(default_factory=list)
 
 
-def run_seed(seed: int, *, is_readable: bool = False) -> Outcome:
-    """Run one seed to its end. Whatever it raises is its violation: no fault may end in an error of ours."""
-    folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
+def memory() -> str | None:
+    """Where files of a simulation go: where they cost no disk, if there is such a place."""
+    return str(_MEMORY) if _MEMORY.is_dir() else None
+
+
+def run_seed(seed: int, *, is_readable: bool = False, place: str | None = None) -> Outcome:
+    """Run one seed to its end. Whatever it raises is its violation: no fault may end in an error of ours.
+
+    `place`: where its files go meanwhile; None: in memory.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=place or memory()))
     cluster = Cluster(seed, folder, is_readable=is_readable)
     violation = None
     try:
@@ -101,6 +110,20 @@ class Sum:
             if self.cells[kind, state] < CELL_MIN
         ]
 
+    def thin_lines(self) -> list[str]:
+        """What is to be said of them. Where they are many, naming them says nothing."""
+        thin = self.thin_cells()
+        if not thin:
+            return []
+        said = f"{len(thin)} of {len(self.faults) * len(STATES)} cells were met fewer than {CELL_MIN} times"
+        named = f": {'; '.join(thin)}" if len(thin) <= CELLS_SHOWN else ""
+        return ["", f"{said}; that is no fault, but so few seeds prove little about those{named}"]
+
+    def verdict(self) -> str:
+        """All of it in a line."""
+        broken = len(self.violations)
+        return f"{broken} of {self.seeds} seeds broke a promise" if broken else "no promise was broken"
+
     def lines(self, seconds: float) -> list[str]:
         """The report."""
         head = {
@@ -112,11 +135,14 @@ class Sum:
             "violations": len(self.violations),
             "seconds": round(seconds, 1),
         }
-        return [
-            *(f"{name:<22} {count:>12,}" for name, count in head.items()),
+        overlaps = [
             "",
             f"{'overlaps, explained by':<30} {'count':>9}",
             *(f"{kind:<30} {count:>9,}" for kind, count in self.overlaps.most_common()),
+        ]
+        return [
+            *(f"{name:<22} {count:>12,}" for name, count in head.items()),
+            *(overlaps if self.overlaps else ()),
             "",
             "faults, and how many jobs stood in each state when they came",
             f"{'':<28} {'faults':>9} " + " ".join(f"{state:>10}" for state in STATES),

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.command_line import run, whole
 from tests.zoo.animals import ANIMALS, WAYS, Animal, Way
 from tests.zoo.keeper import open_zoo
 
@@ -66,13 +67,20 @@ def once(tally: Tally, seed: int, ways: Sequence[Way], animals: Sequence[Animal]
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
-    parser.add_argument("--times", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=None, help="of the first time; each later one takes the next")
-    parser.add_argument("--way", type=Way, choices=WAYS, action="append", help="only this one; may be given again")
-    parser.add_argument("--animal", default="", help="only those whose name contains this")
+    parser.add_argument("--times", type=whole(1), default=1, metavar="N", help="how often [%(default)s]")
+    parser.add_argument(
+        "--seed", type=whole(0), metavar="S", help="of the first time; each later one takes the next [by chance]"
+    )
+    names = [way.value for way in WAYS]
+    parser.add_argument("--way", choices=names, action="append", help="only this one; may be given again [all]")
+    parser.add_argument("--animal", default="", metavar="TEXT", help="only those whose name contains this [all]")
     options = parser.parse_args()
-    ways = options.way or WAYS
+    ways = [Way(name) for name in options.way or names]
     animals = [animal for animal in ANIMALS if options.animal in animal.name]
+    if not animals:
+        parser.error(f"no animal is called {options.animal!r}; there are: {', '.join(each.name for each in ANIMALS)}")
+    if not any(animal.goes(way) for animal in animals for way in ways):
+        parser.error(f"no animal that is called {options.animal!r} ends that way; try another --way")
     seed = random.SystemRandom().getrandbits(31) if options.seed is None else options.seed
     tally = Tally()
     began = time.monotonic()
@@ -87,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))
