@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.store.connection import SCHEMA_VERSION
 from tests.harness_cli import CommandLine
 from tests.harness_process import free_port
 
@@ -243,7 +244,7 @@ def test_database_of_a_newer_version(q: CommandLine) -> None:
     assert [racer.wait() for racer in racers] == [1] * 3
     assert all("newer queuectl" in racer.stderr for racer in racers)
     assert path.read_bytes() == before
-    set_version(path, 1)
+    set_version(path, SCHEMA_VERSION)
     assert q.ok("list", "-q") == "kept\n"
 
 
