@@ -102,6 +102,7 @@ class Loop:
             if self._monitor in woken and drain_monitor(self._monitor):
                 self._probe()
             self._turn()
+        self._forgive(0, self._clock().mono_ms - before.mono_ms)
         self._turn()  # answers those who wait
 
     def close(self) -> None:
