@@ -29,6 +29,7 @@ from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
 Handler = Callable[[State, Turn, Any], dict[str, Any]]
+_OWN_ID = "a request that is not a repeat takes an id of its own"
 
 HANDLERS: dict[str, Handler] = {
     "ping": asks.ping,
@@ -45,9 +46,6 @@ HANDLERS: dict[str, Handler] = {
     "shutdown": deeds.shutdown,
 }  # and `enqueue`, which is stored in sets, and `wait`, which is answered later
 assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
-
-
-_OWN_ID = "a request that is not a repeat takes an id of its own"
 
 
 def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:

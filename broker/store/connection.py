@@ -131,7 +131,7 @@ class Connection:
         return file.stat().st_size if file.is_file() else None
 
     def _ask_file_alone(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(self._connect(f"{Path(self._file).as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        with closing(self._connect(_file_alone(self._file), uri=True)) as db:
             return self._guard(lambda: db.execute(sql).fetchall())
 
     def _let_go(self) -> None:
@@ -233,13 +233,18 @@ def open_connection(
     return connection
 
 
+def _file_alone(file: str) -> str:
+    """The address under which SQLite looks at a database's file and at nothing beside it, and creates nothing."""
+    return f"{Path(file).as_uri()}?mode=ro&immutable=1"
+
+
 def broker_of(path: Path) -> str | None:
     """Whose database the file is, whatever its log says; None where the file alone does not tell.
 
     The log of one database, read into the file of another, makes nonsense of both.
     """
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        with closing(sqlite3.connect(_file_alone(os.path.realpath(path)), uri=True)) as db:
             rows = db.execute("SELECT value FROM meta WHERE key = 'broker'").fetchall()
     except sqlite3.Error:
         return None

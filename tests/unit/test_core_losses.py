@@ -18,6 +18,15 @@ def working(broker: BrokerHarness, name: str = "w", **job: object) -> tuple[Fake
     return worker, worker.grant()
 
 
+def quick_worker(broker: BrokerHarness) -> FakeWorker:
+    """A worker with one slot whose jobs are known to be so short that it is given leases ahead."""
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue()
+    worker.finish(worker.grant(), duration_ms=10)
+    return worker
+
+
 def lose(broker: BrokerHarness, times: int, *commands: str) -> list[str]:
     """Jobs whose workers were lost so many times."""
     jobs = broker.enqueue(*commands)
@@ -67,10 +76,7 @@ def test_job_that_must_not_run_twice_and_has_written_is_not_given_back(broker: B
 
 
 def test_job_that_must_not_run_twice_is_never_leased_ahead(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
 
     ordinary, once, last = [broker.enqueue("x", on_lost=word)[0] for word in ("retry", "dead", "retry")]
 
@@ -137,10 +143,7 @@ def test_revived_job_has_a_fresh_budget_of_losses_too(broker: BrokerHarness) -> 
 
 
 def test_lease_ahead_of_the_slots_is_not_charged_and_its_number_not_used_again(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     first, second, third = broker.enqueue("a", "b", "c")
     assert [grant.job for grant in worker.grants()] == [first, second, third]
 
@@ -165,10 +168,7 @@ def test_late_result_that_says_nothing_brings_no_lost_lease_back(broker: BrokerH
 
 
 def test_late_result_of_a_lease_ahead_that_was_lost_is_not_said_to_be_recorded(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     broker.enqueue("a", "b")
     running, ahead = worker.grants()
     broker.after(LEASE_MS)
@@ -181,10 +181,7 @@ def test_late_result_of_a_lease_ahead_that_was_lost_is_not_said_to_be_recorded(b
 
 
 def test_lease_ahead_that_moved_up_into_a_slot_is_charged(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     broker.enqueue("a", "b")
     first, second = worker.grants()
     worker.beat(first, second, draining=True)
@@ -197,10 +194,7 @@ def test_lease_ahead_that_moved_up_into_a_slot_is_charged(broker: BrokerHarness)
 
 
 def test_lost_lease_that_ran_ahead_is_charged_in_order_of_grants_after_a_restart(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     [later] = broker.enqueue(delay=5)
     broker.after(1000)
     [sooner] = broker.enqueue()
@@ -214,10 +208,7 @@ def test_lost_lease_that_ran_ahead_is_charged_in_order_of_grants_after_a_restart
 
 
 def test_lease_ahead_that_has_written_output_is_charged(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     broker.enqueue("a", "b")
     _, second = worker.grants()
     worker.write(second, b"x")
@@ -400,10 +391,7 @@ def test_worker_at_fault_pauses(broker: BrokerHarness) -> None:
 
 
 def test_worker_that_gives_back_as_busy_gets_nothing_ahead_for_a_while(broker: BrokerHarness) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     broker.enqueue("a", "b")
     running, ahead = worker.grants()
 
@@ -419,10 +407,7 @@ def test_worker_that_gives_back_as_busy_gets_nothing_ahead_for_a_while(broker: B
 def test_worker_that_gave_back_as_busy_gets_nothing_ahead_though_its_jobs_are_short_again(
     broker: BrokerHarness,
 ) -> None:
-    worker = broker.worker()
-    worker.hello()
-    broker.enqueue()
-    worker.finish(worker.grant(), duration_ms=10)
+    worker = quick_worker(broker)
     broker.enqueue("a", "b", "c", "d")
     running, *ahead = worker.grants()
     worker.release(*ahead, reason="busy")
