@@ -175,7 +175,8 @@ class Network:
         self._carry(line, direction, body, transit_ms)
         if mishap == "message_doubled":
             line.queued += direction
-            self._timeline.after(transit_ms + self._chance.randrange(500), self._arrive, line, direction, body)
+            late_ms = line.last_ms[direction] - self._timeline.now_ms + self._chance.randrange(500)  # never before it
+            self._timeline.after(late_ms, self._arrive, line, direction, body)
 
     def _carry(self, line: Line, direction: int, body: bytes | None, transit_ms: int) -> None:
         """First in, first out. No body: the end of the line."""
