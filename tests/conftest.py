@@ -39,3 +39,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("QUEUECTL_HOME", str(directory))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make coverage` measures no process that is started now: one that cannot write would complain of it."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

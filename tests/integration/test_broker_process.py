@@ -470,12 +470,6 @@ def test_a_database_that_goes_away_ends_it_without_an_answer(broker: BrokerProce
     assert "was deleted or replaced" in broker.logged("storage_failed")[0]["error_message"]
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make coverage` measures no process that is started now: one that cannot write would complain of it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
 @pytest.mark.usefixtures("unmeasured")
 def test_a_disk_that_fails_ends_it_without_an_answer(broker: BrokerProcess) -> None:
     jobs = [{"command": "x" * 5000} for _ in range(100)]

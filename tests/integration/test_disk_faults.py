@@ -55,7 +55,7 @@ def failing(broker: BrokerProcess, calls: str, error: str, when: str, *, only: P
 
 
 @pytest.fixture
-def broker(home: Path) -> Iterator[BrokerProcess]:
+def broker(home: Path, unmeasured: None) -> Iterator[BrokerProcess]:
     """A broker that has acknowledged one job."""
     with running_broker(home) as process, RawClient(process.endpoint) as client:
         client.enqueue("echo kept")
