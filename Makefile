@@ -38,6 +38,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 		else echo 'error: $(PYTHON) has neither ensurepip nor pip; on Debian: apt install python3-venv' >&2; exit 1; fi; }
 	@$(PIP) install --require-hashes --requirement deploy/requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q broker cli queuectl worker # pip does it for all that is not editable
 	@touch $@
 
 test: setup ## Run every test but the slow ones; ARGS go to pytest

@@ -106,7 +106,7 @@ def _ending(job: dict[str, Any]) -> str:
     return str(job["reason"] or "-")
 
 
-@click.command(short_help="Show one job, its attempts and its output.")
+@click.command()
 @click.argument("job_id", metavar="ID")
 @shared
 def show(session: Session, job_id: str) -> int:

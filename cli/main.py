@@ -6,7 +6,6 @@ a traceback is shown with --debug only.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 
 import click
 
-from cli.escape import visible, visible_lines
 from cli.options import LazyGroup
 from queuectl import __version__
 from queuectl.errors import QueuectlError
@@ -24,16 +22,16 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
 
 COMMANDS = {
-    "enqueue": "cli.enqueue:enqueue",
-    "status": "cli.status:status",
-    "list": "cli.jobs:list_jobs",
-    "show": "cli.jobs:show",
-    "logs": "cli.logs:logs",
-    "dlq": "cli.dlq:dlq",
-    "worker": "cli.worker:worker",
-    "broker": "cli.broker:broker",
-    "config": "cli.config:config",
-    "dev": "cli.dev:dev",
+    "enqueue": ("cli.enqueue:enqueue", "Store a job, or many."),
+    "status": ("cli.status:status", "Show broker and workers, and count the jobs."),
+    "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
+    "show": ("cli.jobs:show", "Show one job, its attempts and its output."),
+    "logs": ("cli.logs:logs", "Print the kept output of a job, byte for byte."),
+    "dlq": ("cli.dlq:dlq", "Look at dead jobs, run them again, or delete them."),
+    "worker": ("cli.worker:worker", "Start, stop and list workers, which run the jobs."),
+    "broker": ("cli.broker:broker", "Start, stop and inspect the broker, which owns the queue."),
+    "config": ("cli.config:config", "Show and change settings."),
+    "dev": ("cli.dev:dev", "Run a broker and workers here, in one command, to try things out."),
 }
 
 EPILOG = """\b
@@ -114,8 +112,12 @@ def _explain(error: Exception) -> tuple[dict[str, Any], int]:
 
 
 def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:
+    from cli.escape import visible, visible_lines
+
     try:
         if as_json:
+            import json
+
             click.echo(json.dumps({"error": wire}, indent=2))
         else:
             click.echo(f"error: {visible_lines(str(wire['message']))}", err=True)

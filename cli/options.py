@@ -9,8 +9,6 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from cli.session import Session
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHARED = (
@@ -36,6 +34,8 @@ def shared(function: F) -> F:
         debug: bool,  # noqa: ARG001  main reads it from the arguments: an error may come before they are parsed
         **rest: Any,
     ) -> Any:
+        from cli.session import Session
+
         session = Session(as_json, quiet, endpoint, home_path, no_autostart)
         with session:
             return function(session, **rest)
@@ -63,10 +63,11 @@ class Group(click.Group):
 class LazyGroup(Group):
     """A group whose commands stand in modules that are imported when they are called.
 
-    `lazy` says for each name where the command is: `module:attribute`.
+    `lazy` says for each name where the command is, `module:attribute`, and in a line what it does: so the list of
+    commands is shown without one of them.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = lazy
 
@@ -76,9 +77,13 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:
             return None
-        module, _, attribute = self._lazy[cmd_name].partition(":")
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
 
 
 class Converted(click.ParamType[Any]):

@@ -6,7 +6,6 @@ Off a terminal nothing is cut and nothing is coloured. All text is escaped here,
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -45,6 +44,8 @@ def columns_wanted() -> int | None:
     """The width to fit: that of the terminal, or COLUMNS; None off a terminal, where nothing is cut."""
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         return None
+    import shutil
+
     return max(COLUMNS_MIN, shutil.get_terminal_size((80, 24)).columns)
 
 

@@ -15,7 +15,7 @@ from queuectl.times import human_duration
 STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
 
 
-@click.command(short_help="Show broker and workers, and count the jobs.")
+@click.command()
 @shared
 def status(session: Session) -> int:
     """Show the broker, its workers, and the number of jobs in each state.

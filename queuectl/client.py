@@ -11,23 +11,22 @@ plain dicts with the keys of `queuectl list --json`: times are RFC 3339 in UTC, 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from queuectl.config import load_config
 from queuectl.errors import BadRequest, QueuectlError, WaitTimedOut, from_wire
 from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
-from queuectl.jobs import JobSpec
 from queuectl.link import Begun, Link, Reply
-from queuectl.wire import encode
+from queuectl.packed import pack
+
+if TYPE_CHECKING:
+    from queuectl.jobs import JobSpec
 
 REPLY_TIMEOUT_S = 5.0  # for each of four tries
 JOBS_PER_REQUEST = 1000
@@ -36,7 +35,7 @@ ROWS_PER_REPLY = 500
 WAIT_SLICE_S = 10.0  # the broker holds a reply so long; then the client asks again
 
 JobView = dict[str, Any]
-JobInput = str | Mapping[str, Any] | JobSpec
+JobInput: TypeAlias = "str | Mapping[str, Any] | JobSpec"
 Ids = list[str]
 
 
@@ -314,10 +313,12 @@ def _client_endpoint(endpoint: str | None, home: Home | Path | str | None) -> st
 def _fields(job: JobInput) -> dict[str, Any]:
     if isinstance(job, str):
         return {"command": job}
-    if isinstance(job, JobSpec):
-        plain: dict[str, Any] = msgspec.to_builtins(job)
-        return plain
-    return dict(job)
+    if isinstance(job, Mapping):
+        return dict(job)
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(job)
+    return plain
 
 
 def _chunks(jobs: Iterable[JobInput]) -> Iterator[list[dict[str, Any]]]:
@@ -325,7 +326,7 @@ def _chunks(jobs: Iterable[JobInput]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for job in jobs:
         fields = _fields(job)
-        bytes_more = len(encode(fields))
+        bytes_more = len(pack(fields))
         if chunk and (len(chunk) == JOBS_PER_REQUEST or size + bytes_more > REQUEST_BYTES):
             yield chunk
             chunk, size = [], 0
@@ -337,4 +338,6 @@ def _chunks(jobs: Iterable[JobInput]) -> Iterator[list[dict[str, Any]]]:
 
 def _derived(request_id: str, number: int) -> str:
     """The id of the n-th request of one call: always the same for the same call."""
+    import hashlib
+
     return hashlib.blake2b(f"{request_id} {number}".encode(), digest_size=16).hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from queuectl.errors import BadConfig
 from queuectl.home import Home
-from queuectl.settings import SETTINGS, canonical
 from queuectl.suggest import did_you_mean
 
 LOCAL = "local"
@@ -118,17 +116,29 @@ def load_config(home: Home, flags: Mapping[str, Any] | None = None, environ: Map
 
 def parse_machine_setting(key: str, value: str) -> tuple[str, Any]:
     """A machine setting given by a person: its canonical key and checked value. Raises BadConfig."""
+    from queuectl.settings import canonical
+
     return canonical(key), _parse(canonical(key), value, "command line")
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """The settings of a config.toml; empty if there is none. Raises BadConfig."""
     try:
-        table = tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"cannot read {path}: {error}") from None
+    return _from_toml(text, path)
+
+
+def _from_toml(text: str, path: Path) -> dict[str, Any]:
+    import tomllib
+
+    from queuectl.settings import canonical
+
+    try:
+        table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: thousands of digits, or of brackets
         raise BadConfig(f"{path} is not valid TOML: {error}") from None
     return {canonical(key): value for key, value in table.items()}
@@ -143,23 +153,34 @@ def _from_file(home: Home) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    return {
-        canonical(name.removeprefix("QUEUECTL_")): value
+    given = {
+        name.removeprefix("QUEUECTL_"): value
         for name, value in environ.items()
         if name.startswith("QUEUECTL_") and name not in _NOT_KEYS and not name.startswith("QUEUECTL_JOB_")
     }
+    if not given:
+        return {}
+    from queuectl.settings import canonical
+
+    return {canonical(name): value for name, value in given.items()}
 
 
 def _parse(key: str, value: Any, origin: str) -> Any:
-    if key in SETTINGS:
-        raise BadConfig(
-            f"{key} (from {origin}) is a setting of the queue, not of this machine",
-            hint=f"set it once for all: queuectl config set {key} {value}",
-        )
     if key not in _PARSERS:
-        hint = did_you_mean(key, KEYS) or f"known: {', '.join(KEYS)}"
-        raise BadConfig(f"unknown setting '{key}' (from {origin})", hint=hint)
+        raise _not_ours(key, value, origin)
     try:
         return _PARSERS[key](value)
     except BadConfig as error:
         raise BadConfig(f"{error.message} (from {origin})", hint=error.hint) from None
+
+
+def _not_ours(key: str, value: Any, origin: str) -> BadConfig:
+    from queuectl.settings import SETTINGS
+
+    if key in SETTINGS:
+        return BadConfig(
+            f"{key} (from {origin}) is a setting of the queue, not of this machine",
+            hint=f"set it once for all: queuectl config set {key} {value}",
+        )
+    hint = did_you_mean(key, KEYS) or f"known: {', '.join(KEYS)}"
+    return BadConfig(f"unknown setting '{key}' (from {origin})", hint=hint)

@@ -7,10 +7,8 @@ too long for a socket (107 bytes on Linux), that directory is a short one under 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +56,8 @@ class Home:
         """The directory of the sockets: `run`, or a short one elsewhere that is a function of the home's path."""
         if len(os.fsencode(self.run / _LONGEST_NAME)) <= SOCKET_PATH_BYTES_MAX:
             return self.run
+        import hashlib
+
         digest = hashlib.blake2b(os.fsencode(self.path), digest_size=8).hexdigest()
         return Path("/tmp") / f"queuectl-{os.geteuid()}-{digest}"  # not gettempdir: every process must find the same
 
@@ -108,4 +108,6 @@ def find_home(explicit: str | None = None) -> Home:
 
 def temporary_home() -> Home:
     """A fresh home in the system's temporary directory; the caller removes it."""
+    import tempfile
+
     return Home(Path(tempfile.mkdtemp(prefix="queuectl-")))

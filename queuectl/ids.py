@@ -7,8 +7,8 @@ another, which matters where people shorten ids.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -26,7 +26,7 @@ def job_id_of(seq: int) -> str:
 
 def new_request_id() -> str:
     """A time-ordered request id: 48 bits of milliseconds and 80 random bits, as UUIDv7 (RFC 9562), in 26 letters."""
-    number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 

@@ -7,7 +7,7 @@ broker on what arrives by wire, so both refuse the same things in the same words
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -79,7 +79,6 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
 
 JITTERS = ("none", "full", "equal")
 ON_LOST = ("retry", "dead")
-_FIELDS = tuple(JobSpec.__struct_fields__)
 _TYPE_WORDS = {
     "str": "text",
     "int": "an integer",
@@ -93,54 +92,26 @@ _TYPE_WORDS = {
 
 def parse_job(fields: Any) -> JobSpec:
     """Validate one job given as a mapping (from JSON or msgpack). Raises BadJob naming the field and the mend."""
-    if not isinstance(fields, Mapping):
+    if not isinstance(fields, dict | Mapping):  # dict first: it is one nearly always, and cheap to tell
         raise BadJob("a job is an object with at least a command", hint='write {"command": "echo hello"}')
-    _refuse_unknown(fields)
+    for name in fields:
+        if name not in _CHECKS:
+            raise _unknown(str(name)[:80])
     try:
         spec = msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
         raise BadJob(_plain(str(error))) from None
-    check_job(spec)
+    for name in fields:
+        value = getattr(spec, name)
+        if value is not None:
+            _CHECKS[name](value)
+    if spec.delay is not None and spec.run_at is not None:
+        raise BadJob("delay and run_at exclude each other")
     return spec
 
 
-def check_job(spec: JobSpec) -> None:
-    """Check what types cannot say: lengths, ranges, characters. Raises BadJob."""
-    _check_command(spec.command)
-    if spec.id is not None and not JOB_ID.fullmatch(spec.id):
-        raise BadJob(f"id: {spec.id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
-    if spec.queue is not None and not QUEUE_NAME.fullmatch(spec.queue):
-        raise BadJob(f"queue: {spec.queue[:80]!r} is not a queue name", hint="1 to 64 of A-Z a-z 0-9 . _ -")
-    if abs(spec.priority) > PRIORITY_MAX:
-        raise BadJob(f"priority: must be within ±{PRIORITY_MAX}")
-    for name, low, high in _RANGES:
-        value = getattr(spec, name)
-        if value is not None and not low <= value <= high:  # so NaN is refused as well
-            raise BadJob(f"{name}: must be between {low:g} and {high:g}, not {str(value)[:40]}")
-    if spec.timeout == 0:
-        raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
-    if spec.backoff_jitter is not None and spec.backoff_jitter not in JITTERS:
-        raise BadJob(f"backoff_jitter: must be one of {', '.join(JITTERS)}")
-    if spec.on_lost not in ON_LOST:
-        raise BadJob(f"on_lost: must be one of {', '.join(ON_LOST)}")
-    if spec.delay is not None and spec.run_at is not None:
-        raise BadJob("delay and run_at exclude each other")
-    if spec.run_at is not None:
-        _check_run_at(spec.run_at)
-    if spec.cwd is not None:
-        _check_cwd(spec.cwd)
-    if spec.env is not None:
-        _check_env(spec.env)
-
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_retries", 0, 1_000_000),
-    ("backoff_base", 0, 1_000_000),
-    ("backoff_max", 0, SECONDS_MAX),
-    ("timeout", 0, SECONDS_MAX),
-    ("delay", 0, SECONDS_MAX),
-    ("output_limit", 0, 64 * 2**20),
-)
+def _unknown(word: str) -> BadJob:
+    return BadJob(f"unknown field '{word}'", hint=did_you_mean(word, _CHECKS) or f"known: {', '.join(_CHECKS)}")
 
 
 def _check_command(command: str) -> None:
@@ -193,11 +164,63 @@ def _check_env(env: dict[str, str]) -> None:
         raise BadJob(f"env: has {size} bytes, the limit is {ENV_BYTES_MAX}")
 
 
-def _refuse_unknown(fields: Mapping[Any, Any]) -> None:
-    for name in fields:
-        if name not in _FIELDS:
-            word = str(name)[:80]
-            raise BadJob(f"unknown field '{word}'", hint=did_you_mean(word, _FIELDS) or f"known: {', '.join(_FIELDS)}")
+def _check_id(job_id: str) -> None:
+    if not JOB_ID.fullmatch(job_id):
+        raise BadJob(f"id: {job_id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
+
+
+def _check_queue(queue: str) -> None:
+    if not QUEUE_NAME.fullmatch(queue):
+        raise BadJob(f"queue: {queue[:80]!r} is not a queue name", hint="1 to 64 of A-Z a-z 0-9 . _ -")
+
+
+def _check_priority(priority: int) -> None:
+    if abs(priority) > PRIORITY_MAX:
+        raise BadJob(f"priority: must be within ±{PRIORITY_MAX}")
+
+
+def _check_timeout(timeout: float) -> None:
+    _within("timeout", SECONDS_MAX)(timeout)
+    if timeout == 0:
+        raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
+
+
+def _within(name: str, high: float) -> Callable[[float], None]:
+    def check(value: float) -> None:
+        if not 0 <= value <= high:  # so NaN is refused as well
+            raise BadJob(f"{name}: must be between 0 and {high:g}, not {str(value)[:40]}")
+
+    return check
+
+
+def _one_of(name: str, words: tuple[str, ...]) -> Callable[[str], None]:
+    def check(word: str) -> None:
+        if word not in words:
+            raise BadJob(f"{name}: must be one of {', '.join(words)}")
+
+    return check
+
+
+# What types cannot say of each field: lengths, ranges, characters. Only the fields that were given are looked at.
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "command": _check_command,
+    "id": _check_id,
+    "queue": _check_queue,
+    "priority": _check_priority,
+    "max_retries": _within("max_retries", 1_000_000),
+    "backoff_base": _within("backoff_base", 1_000_000),
+    "backoff_max": _within("backoff_max", SECONDS_MAX),
+    "backoff_jitter": _one_of("backoff_jitter", JITTERS),
+    "timeout": _check_timeout,
+    "delay": _within("delay", SECONDS_MAX),
+    "run_at": _check_run_at,
+    "env": _check_env,
+    "cwd": _check_cwd,
+    "on_lost": _one_of("on_lost", ON_LOST),
+    "keep_children": bool,
+    "output_limit": _within("output_limit", 64 * 2**20),
+}
+assert tuple(_CHECKS) == JobSpec.__struct_fields__
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from queuectl import wire
+from queuectl import packed
 from queuectl.errors import (
     BadRequest,
     BrokerUnreachable,
@@ -57,6 +57,7 @@ class Link:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
         self._pid = os.getpid()
 
     def begin(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
@@ -109,15 +110,23 @@ class Link:
         self._context = None
 
     def _send(self, body: bytes) -> None:
-        if self._socket is None or not self._socket.poll(0, zmq.POLLOUT):
-            self._drop()
-            self._connect()
-        assert self._socket is not None
+        if self._try_send(body):
+            return
+        self._drop()
+        self._connect()
+        if not self._try_send(body):
+            raise self._unreachable()
+
+    def _try_send(self, body: bytes) -> bool:
+        """Hand a request over; False if no connection is up to take it."""
+        if self._socket is None:
+            return False
         try:
             self._socket.send(b"", zmq.NOBLOCK | zmq.SNDMORE)
             self._socket.send(body, zmq.NOBLOCK)
         except zmq.Again:
-            raise self._unreachable() from None
+            return False
+        return True
 
     def _connect(self) -> None:
         if self.endpoint.startswith(IPC) and not somebody_listens(self.endpoint):
@@ -128,7 +137,7 @@ class Link:
         link.linger = 0
         link.immediate = 1
         link.sndhwm = link.rcvhwm = 10
-        link.maxmsgsize = wire.REPLY_BYTES_MAX
+        link.maxmsgsize = packed.REPLY_BYTES_MAX
         link.handshake_ivl = 3000
         link.connect_timeout = 3000
         link.reconnect_ivl, link.reconnect_ivl_max = 100, 1000
@@ -136,6 +145,9 @@ class Link:
             link.ipv6 = True
             link.setsockopt(zmq.TCP_MAXRT, 10_000)
         self._monitor = link.get_monitor_socket(_LOST)
+        self._poller = zmq.Poller()
+        self._poller.register(link, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
         link.connect(self.endpoint)
         if not link.poll(int(CONNECT_TIMEOUT_S * 1000), zmq.POLLOUT):
             raise self._unreachable()
@@ -144,15 +156,12 @@ class Link:
         """The envelope of the reply, or None if none can be expected any more on this socket."""
         assert self._socket is not None
         assert self._monitor is not None
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            ready = dict(poller.poll(int(left_s * 1000) + 1))
+            ready = dict(self._poller.poll(int(left_s * 1000) + 1))
             lost = self._monitor in ready
             if self._socket in ready or (lost and self._socket.poll(0)):  # its last words may have come just now
-                envelope = wire.unpack(self._socket.recv_multipart()[-1], bytes_max=wire.REPLY_BYTES_MAX)
+                envelope = packed.unpack(self._socket.recv_multipart()[-1], bytes_max=packed.REPLY_BYTES_MAX)
                 if isinstance(envelope, dict) and envelope.get("id") == request_id:
                     return envelope
             elif lost:
@@ -182,11 +191,11 @@ class Link:
 
 def _encode(op: str, args: dict[str, Any], request_id: str) -> bytes:
     try:
-        body = wire.encode({"v": wire.PROTOCOL_VERSION, "id": request_id, "op": op, "args": args})
+        body = packed.pack({"v": packed.PROTOCOL_VERSION, "id": request_id, "op": op, "args": args})
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
         raise BadRequest(f"the request cannot be encoded: {error}") from None
-    if len(body) > wire.CLIENT_MESSAGE_BYTES_MAX:
-        raise TooLarge(f"the request has {len(body)} bytes, the broker takes {wire.CLIENT_MESSAGE_BYTES_MAX}")
+    if len(body) > packed.CLIENT_MESSAGE_BYTES_MAX:
+        raise TooLarge(f"the request has {len(body)} bytes, the broker takes {packed.CLIENT_MESSAGE_BYTES_MAX}")
     return body
 
 

@@ -20,7 +20,7 @@ from msgspec import inspect as types
 from broker.core.sessions import WINDOW_BYTES
 from broker.core.waits import WAITERS_MAX
 from broker.sockets import _COMMON, client_router, worker_router
-from queuectl import messages, requests, wire
+from queuectl import messages, packed, requests
 from queuectl.errors import BY_CODE
 from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, JobSpec
 
@@ -120,11 +120,11 @@ def options() -> str:
 def limits() -> str:
     """What is refused for its size."""
     rows = [
-        ("body of a request", f"{wire.CLIENT_MESSAGE_BYTES_MAX} bytes"),
-        ("body of a reply", f"{wire.REPLY_BYTES_MAX} bytes"),
-        ("message of a worker", f"{wire.WORKER_MESSAGE_BYTES_MAX} bytes"),
+        ("body of a request", f"{packed.CLIENT_MESSAGE_BYTES_MAX} bytes"),
+        ("body of a reply", f"{packed.REPLY_BYTES_MAX} bytes"),
+        ("message of a worker", f"{packed.WORKER_MESSAGE_BYTES_MAX} bytes"),
         ("frames of a message", "2 of a worker, 4 of a client, with the route that ZeroMQ adds"),
-        ("elements of one array, entries of one map", f"{wire._ARRAY_MAX}, {wire._MAP_MAX}"),
+        ("elements of one array, entries of one map", f"{packed._ARRAY_MAX}, {packed._MAP_MAX}"),
         ("jobs of one request", str(requests.JOBS_PER_REQUEST_MAX)),
         ("rows of one `list` reply", str(requests.ROWS_PER_REPLY_MAX)),
         ("replies held for `wait`", str(WAITERS_MAX)),
