@@ -1,119 +1,70 @@
-"""`python -m tests.bench [figure …] [--runs N] [--quick]`: each figure and its limit in alternating runs."""
+"""`python -m tests.bench [figure …]`: each figure beside its limit and its best peer, in the same runs.
+
+A run measures all contenders of a figure one after the other, each on a quiet machine if it can be had; the table shows
+medians of the runs and, in brackets, their least and most. Ratios are taken run by run: of all numbers only they mean
+something on another machine. build/bench.json keeps every reading; a figure that is measured again replaces its own
+entry and no other.
+
+Peers: xargs; the Debian packages beanstalkd and redis-server; RQ in an environment of its own, so that it is no
+dependency of anything here:
+
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install redis rq
+    BENCH_PEERS=/tmp/peers/bin make bench
+
+What is not installed is skipped, and the table says so.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
-from tests.bench import figures, limits
-from tests.bench.stage import dump, machine, wait_quiet
-
-RESULTS = Path("build/bench.json")
-
-
-class Figure(NamedTuple):
-    """A rate of ours, the rate it stands beside, and the share of it that is asked for."""
-
-    title: str
-    ours: Callable[[], float]
-    limit_title: str
-    limit: Callable[[], float]
-    reach: float
-
-
-def _figures(scale: float) -> dict[str, Figure]:
-    jobs, bulk, cycles = int(5000 * scale), int(100_000 * scale), int(50_000 * scale)
-    return {
-        "true": Figure(
-            f"{jobs} x true, one worker with 2 slots, jobs/s",
-            lambda: figures.run_true(jobs),
-            "xargs -P2",
-            lambda: limits.xargs(jobs),
-            0.5,
-        ),
-        "bulk": Figure(
-            f"bulk enqueue of {bulk} JSON Lines through the CLI, jobs/s",
-            lambda: figures.bulk_enqueue(bulk),
-            "SQLite FULL, batches of 1000",
-            lambda: limits.sqlite_inserts(bulk),
-            0.2,
-        ),
-        "cycles": Figure(
-            f"{cycles} lease → result cycles, 8 simulated workers, cycles/s",
-            lambda: figures.cycles(cycles),
-            "SQLite FULL lease+complete, batches of 100",
-            lambda: limits.sqlite_cycles(cycles),
-            0.2,
-        ),
-    }
-
-
-def _compare(figure: Figure, runs: int) -> dict[str, object]:
-    ours, limit = [], []
-    for _ in range(runs):
-        wait_quiet()
-        limit.append(figure.limit())
-        wait_quiet()
-        ours.append(figure.ours())
-    ratios = [one / other for one, other in zip(ours, limit, strict=True)]
-    ratio = figures.median(ratios)
-    print(f"{figure.title}")
-    print(f"    ours   {figures.median(ours):>10,.0f}   ({min(ours):,.0f} - {max(ours):,.0f})")
-    print(f"    limit  {figures.median(limit):>10,.0f}   ({min(limit):,.0f} - {max(limit):,.0f})  {figure.limit_title}")
-    verdict = "reached" if ratio >= figure.reach else "NOT REACHED"
-    print(
-        f"    ratio  {ratio:>10.2f}   ({min(ratios):.2f} - {max(ratios):.2f})  asked for {figure.reach}: {verdict}",
-        flush=True,
-    )
-    return {
-        "title": figure.title,
-        "ours": ours,
-        "limit": limit,
-        "ratios": ratios,
-        "median_ratio": ratio,
-        "asked": figure.reach,
-    }
-
-
-def _times(idle_seconds: float) -> dict[str, object]:
-    late = figures.retry_lateness_ms()
-    print(f"retries later than 2 s and 4 s by, ms                {late[0]:.1f}  {late[1]:.1f}", flush=True)
-    latency = figures.latency_ms()
-    p50, p99 = figures.percentile(latency, 0.5), figures.percentile(latency, 0.99)
-    print(f"acknowledged enqueue → command's first act, ms       p50 {p50:.1f}  p99 {p99:.1f}", flush=True)
-    broker, worker = figures.idle_percent(idle_seconds)
-    print(
-        f"idle for {idle_seconds:.0f} s, percent of a core                  broker {broker:.2f}  worker {worker:.2f}",
-        flush=True,
-    )
-    return {
-        "retry_lateness_ms": late,
-        "latency_ms": {"p50": p50, "p99": p99},
-        "idle_percent": {"broker": broker, "worker": worker},
-    }
+from tests.bench import peers, report
+from tests.bench.figures import BY_NAME, FIGURES, Figure
+from tests.bench.machine import Patience
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("figure", nargs="*", help="true, bulk, cycles, times; default: all")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the load, one run")
+    options = _options()
+    for peer in peers.missing():
+        print(f"not installed, skipped: {peer}", file=sys.stderr)
+    names = options.figure or list(BY_NAME)
+    path = report.QUICK if options.quick else report.RESULTS
+    if not options.show:
+        for figure in FIGURES:
+            if figure.name in names:
+                _measure(path, figure, quick=options.quick, runs=options.runs)
+    print(report.table(path, names))
+    print(f"\nevery reading: {path}")
+
+
+def _measure(path: Path, figure: Figure, *, quick: bool, runs: int | None) -> None:
+    size = figure.quick if quick else figure.size
+    wanted = runs or (1 if quick else figure.runs)
+    if quick:
+        Patience.wait_s = 0
+    noisy_before = Patience.in_vain
+    readings = []
+    for number in range(wanted):
+        print(f"{figure.name}: run {number + 1} of {wanted}", file=sys.stderr, flush=True)
+        readings.append(figure.measure(size))
+    report.save(path, figure, size, readings, noisy=Patience.in_vain - noisy_before)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figure", nargs="*", help=f"{', '.join(BY_NAME)}; all of them if none is named")
+    parser.add_argument("--runs", type=int, help="in the place of those of the table of figures")
+    parser.add_argument("--quick", action="store_true", help="small and once: does it all work?")
+    parser.add_argument("--show", action="store_true", help="measure nothing, print what is known")
     options = parser.parse_args()
-    known = _figures(0.1 if options.quick else 1.0)
-    chosen = options.figure or [*known, "times"]
-    results: dict[str, object] = {"machine": machine()}
-    for name in chosen:
-        if name == "times":
-            results[name] = _times(5 if options.quick else 60)
-        elif name in known:
-            results[name] = _compare(known[name], 1 if options.quick else options.runs)
-        else:
-            parser.error(f"unknown figure {name!r}")
-    dump(RESULTS, results)
-    print(f"written to {RESULTS}")
+    if unknown := set(options.figure) - set(BY_NAME):
+        parser.error(f"unknown figure: {', '.join(sorted(unknown))}")
+    return options
 
 
 if __name__ == "__main__":

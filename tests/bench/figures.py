@@ -1,182 +1,243 @@
-"""Our side of each figure, through real processes and sockets."""
+"""The table of figures: what is measured, at what size, and what each reading is held against."""
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
-import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import zmq
-
-from queuectl import Client, messages, wire
-from tests.bench.stage import Stage, stage
-
-WORKERS = 8
-CHUNK = 1000
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+from tests.bench import idle, latency, lockstep, million, startup, throughput
+from tests.bench.measuring import OURS, Readings
 
 
-def _enqueue(client: Client, jobs: list[dict[str, object]]) -> None:
-    for first in range(0, len(jobs), CHUNK):
-        client.request("enqueue", {"jobs": jobs[first : first + CHUNK]})
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a reading stands beside: another of the same run. `share` of it is asked for; None: it only stands there."""
+
+    beside: str
+    share: float | None = None
 
 
-def _drain(client: Client) -> None:
-    while not client.request("wait", {"empty": True, "timeout_ms": 60_000}, timeout=90)["done"]:
-        pass
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `most` is a number that must not be exceeded."""
+
+    what: str
+    unit: str
+    bars: tuple[Bar, ...] = ()
+    ours: str = OURS
+    most: float | None = None
+    more_is_better: bool = True
 
 
-def run_true(jobs: int) -> float:
-    """Jobs per second of `true`: broker, one worker with two slots, first enqueue to last recorded result."""
-    with stage() as it:
-        it.broker()
-        it.worker(2)
-        with Client(home=it.home) as client:
-            began = time.perf_counter()
-            _enqueue(client, [{"command": "true"}] * jobs)
-            _drain(client)
-            taken = time.perf_counter() - began
-            counts = client.status()["jobs"]
-        assert counts["completed"] == jobs, counts
-    return jobs / taken
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What is measured together. `size` is what `measure` takes: jobs, samples or seconds."""
+
+    name: str
+    measure: Callable[[int], Readings]
+    size: int
+    quick: int
+    rows: tuple[Row, ...]
+    runs: int = 5
 
 
-def bulk_enqueue(jobs: int) -> float:
-    """Jobs per second from a file of JSON Lines through the command line."""
-    with stage() as it:
-        it.broker()
-        lines = it.home.path / "jobs.jsonl"
-        lines.write_text("".join(json.dumps({"command": f"echo job {number}"}) + "\n" for number in range(jobs)))
-        began = time.perf_counter()
-        it.run("enqueue", "--file", str(lines))
-        taken = time.perf_counter() - began
-        with Client(home=it.home) as client:
-            assert client.status()["jobs"]["pending"] == jobs
-    return jobs / taken
+def _at_scale(what: str) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            f"{verb} beside a million {what} jobs, and beside a thousand",
+            f"{unit}/s",
+            (Bar(f"{name}, few", 0.9),),
+            f"{name}, many",
+        )
+        for verb, name, unit in (("enqueue", "enqueue", "jobs"), ("lease and result", "lease", "cycles"))
+    )
 
 
-def cycles(jobs: int) -> float:
-    """Lease → result cycles per second: simulated workers that finish each job at once."""
-    with stage() as it:
-        it.broker()
-        with Client(home=it.home) as client:
-            _enqueue(client, [{"command": "true"}] * jobs)
-            taken = _drain_simulated(it, jobs)
-            _drain(client)
-            assert client.status()["jobs"]["completed"] == jobs
-    return jobs / taken
+def _slower(what: str, ours: str, *bars: Bar) -> Row:
+    return Row(what, "ms", bars, ours, more_is_better=False)
 
 
-def _drain_simulated(it: Stage, jobs: int) -> float:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    poller = zmq.Poller()
-    sessions: dict[zmq.Socket[bytes], int] = {}
-    for number in range(WORKERS):
-        socket = context.socket(zmq.DEALER)
-        socket.connect(it.home.worker_endpoint)
-        poller.register(socket, zmq.POLLIN)
-        boot = f"{number:032x}"
-        hello = messages.Hello(1, 1, boot, "bench", "bench", 1, 16, [], "bench", False, [], "", 1)
-        socket.send(wire.encode(hello))
-        sessions[socket] = 0
-    began, recorded = time.perf_counter(), 0
-    while recorded < jobs:
-        for socket, _ in poller.poll(10_000):
-            recorded += _serve(socket, sessions)
-    taken = time.perf_counter() - began
-    context.destroy(linger=0)
-    return taken
+FIGURES = (
+    Figure(
+        "true",
+        throughput.true,
+        5000,
+        500,
+        (
+            Row(
+                "`true` through a broker and one worker with 2 slots, first enqueue to last recorded result",
+                "jobs/s",
+                (Bar("xargs -P2", 0.8), Bar("beanstalkd -f 0", 1.0)),
+            ),
+        ),
+    ),
+    Figure(
+        "backlog",
+        throughput.backlog,
+        100_000,
+        5000,
+        (Row("the same while 100,000 jobs wait", "jobs/s", (Bar("no backlog", 0.95), Bar("xargs -P2"))),),
+    ),
+    Figure(
+        "lockstep1",
+        lockstep.one,
+        3000,
+        400,
+        (
+            Row(
+                "acknowledged enqueue, one client in lock-step",
+                "jobs/s",
+                (
+                    Bar("series", 0.7),
+                    Bar("beanstalkd -f 0"),
+                    Bar("RQ, Redis always"),
+                    Bar("bare LPUSH, Redis always"),
+                ),
+            ),
+        ),
+    ),
+    Figure(
+        "lockstep8",
+        lockstep.eight,
+        16_000,
+        800,
+        (
+            Row(
+                "acknowledged enqueue, 8 clients in lock-step",
+                "jobs/s",
+                (
+                    Bar("series", 0.5),
+                    Bar("RQ, Redis always", 1.0),
+                    Bar("beanstalkd -f 0", 1.0),
+                    Bar("bare LPUSH, Redis always"),
+                ),
+            ),
+        ),
+    ),
+    Figure(
+        "bulk",
+        throughput.bulk,
+        100_000,
+        10_000,
+        (Row("bulk enqueue of JSON Lines through the command line", "jobs/s", (Bar("SQLite", 0.5),)),),
+    ),
+    Figure(
+        "cycles",
+        throughput.cycles,
+        100_000,
+        10_000,
+        (
+            Row(
+                "lease → result cycles, 8 simulated workers",
+                "cycles/s",
+                (Bar("SQLite", 0.5), Bar("beanstalkd -f 50", 1.0)),
+            ),
+        ),
+    ),
+    Figure(
+        "latency",
+        latency.latency,
+        400,
+        30,
+        (
+            _slower(
+                "from the acknowledged enqueue to the command's first act, p50",
+                "queuectl p50",
+                Bar("series p50", 1.5),
+                Bar("beanstalkd -f 0 p50"),
+            ),
+            _slower("the same, p99", "queuectl p99", Bar("series p99", 3.0), Bar("beanstalkd -f 0 p99")),
+            _slower(
+                "from the sending of the enqueue, p50",
+                "queuectl from sending p50",
+                Bar("series p50"),
+                Bar("beanstalkd -f 0 from sending p50"),
+            ),
+        ),
+    ),
+    Figure(
+        "waiting",
+        million.waiting,
+        1_000_000,
+        20_000,
+        (
+            *_at_scale("waiting"),
+            Row(
+                "memory of the broker with a million waiting jobs",
+                "MB",
+                (Bar("beanstalkd, memory"),),
+                "memory",
+                120,
+                False,
+            ),
+            Row("the same at its highest", "MB", (), "memory, highest", 120, False),
+            Row("disk per waiting job beside its command", "bytes", (Bar("beanstalkd, disk"),), "disk", 400, False),
+            Row(
+                "restart with a million waiting jobs, to the first lease: longer than with a thousand by",
+                "s",
+                (Bar("restart, many"), Bar("restart, few")),
+                "restart",
+                1,
+                False,
+            ),
+        ),
+        runs=1,
+    ),
+    Figure("delayed", million.delayed, 1_000_000, 20_000, _at_scale("delayed"), runs=1),
+    Figure("finished", million.finished, 1_000_000, 20_000, _at_scale("finished"), runs=1),
+    Figure(
+        "idle",
+        idle.idle,
+        60,
+        5,
+        (
+            Row("idle broker with 100 connected workers", "% of a core", (), "broker, 100 workers", 1, False),
+            Row("idle broker with one worker", "% of a core", (), "broker, 1 worker", None, False),
+            Row("idle worker", "% of a core", (), "worker", 0.2, False),
+        ),
+        runs=1,
+    ),
+    Figure(
+        "crowd",
+        idle.crowd,
+        20,
+        4,
+        (
+            Row("broker with 1,000 connected workers and 500 jobs/s", "% of a core", (), "broker", 40, False),
+            Row("there, from sending a job to its push, p99", "ms", (Bar("p50"),), "p99", 50, False),
+        ),
+        runs=3,
+    ),
+    Figure(
+        "startup",
+        startup.startup,
+        20,
+        2,
+        (
+            _slower("`--version`", "queuectl --version", Bar(startup.CLICK, 1.5)),
+            _slower("`--help`", "queuectl --help", Bar(startup.CLICK, 1.5)),
+            _slower("`status`", "queuectl status", Bar(startup.ROUND_TRIP, 1.5)),
+            _slower("`status --json`", "queuectl status --json", Bar(startup.ROUND_TRIP, 1.5)),
+        ),
+    ),
+    Figure(
+        "profile",
+        throughput.profile,
+        5000,
+        500,
+        tuple(
+            Row(f"time of a `true`: {part}", "µs", (), part, None, False)
+            for part in (
+                "both cores",
+                "broker, user",
+                "broker, kernel",
+                "worker, user",
+                "worker, kernel",
+                "commands, user",
+                "commands, kernel",
+            )
+        ),
+    ),
+)
 
-
-def _serve(socket: zmq.Socket[bytes], sessions: dict[zmq.Socket[bytes], int]) -> int:
-    """Finish all that has been pushed; how many results the broker has recorded."""
-    recorded, results = 0, []
-    while True:
-        try:
-            message = wire.decode(socket.recv(zmq.NOBLOCK), messages.TO_WORKER, bytes_max=2**24)
-        except zmq.Again:
-            break
-        if isinstance(message, messages.Welcome):
-            sessions[socket] = message.session
-        elif isinstance(message, messages.Push):
-            results += [
-                messages.Result(grant.lease, grant.job, grant.attempt, "completed", 0, None, 0, 1, 0, 0, "", "")
-                for grant in message.grants
-            ]
-        elif isinstance(message, messages.Recorded):
-            recorded += len(message.verdicts)
-    if results:
-        socket.send(wire.encode(messages.Results(sessions[socket], results)))
-    return recorded
-
-
-# --- promises about time ---------------------------------------------------------------------------
-
-
-def retry_lateness_ms() -> list[float]:
-    """By how many milliseconds the second and third attempt of a failing job start later than 2 s and 4 s."""
-    with stage() as it:
-        it.broker()
-        it.worker(1)
-        marks = it.home.path / "marks"
-        with Client(home=it.home) as client:
-            client.enqueue(f"date +%s%N >> {marks}; date +%s%N >> {marks}; exit 1", max_retries=3, backoff_base=2)
-            _drain(client)
-        stamps = [int(line) / 1e6 for line in marks.read_text().split()]
-    starts, ends = stamps[::2], stamps[1::2]
-    return [starts[1] - ends[0] - 2000, starts[2] - ends[1] - 4000]
-
-
-def latency_ms(samples: int = 200) -> list[float]:
-    """Milliseconds from the acknowledged enqueue to the command's first act, on an idle worker."""
-    taken = []
-    with stage() as it:
-        it.broker()
-        it.worker(1)
-        mark = it.home.path / "mark"
-        with Client(home=it.home) as client:
-            for number in range(samples + 5):
-                job = client.enqueue(f"date +%s%N > {mark}.{number}")
-                acknowledged = time.time_ns()
-                client.request("wait", {"jobs": [job], "timeout_ms": 30_000}, timeout=60)
-                taken.append((int(Path(f"{mark}.{number}").read_text()) - acknowledged) / 1e6)
-    return taken[5:]
-
-
-def idle_percent(seconds: float = 60) -> tuple[float, float]:
-    """Percent of a core that an idle broker with one worker, and that worker, use."""
-    with stage() as it:
-        broker = it.broker()
-        worker = it.worker(2)
-        time.sleep(2)
-        began = time.monotonic()
-        before = _cpu(broker.pid), _cpu(worker.pid)
-        time.sleep(seconds)
-        taken = time.monotonic() - began
-        return tuple(100 * (_cpu(pid) - was) / taken for pid, was in zip((broker.pid, worker.pid), before, strict=True))  # type: ignore[return-value]
-
-
-def _cpu(pid: int) -> float:
-    """CPU seconds of a process and its descendants."""
-    ticks = 0
-    for process in [pid, *_descendants(pid)]:
-        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / CLOCK_TICKS
-
-
-def _descendants(pid: int) -> list[int]:
-    children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return children + [below for child in children for below in _descendants(child)]
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which a share of them lies."""
-    return sorted(values)[min(len(values) - 1, round(share * (len(values) - 1)))]
-
-
-def median(values: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)
+BY_NAME = {figure.name: figure for figure in FIGURES}

@@ -1,73 +1,275 @@
-"""What the machine itself can do: the figures that ours stand beside."""
+"""What the machine itself can do, with the product's own schema, statements and transport, and nothing around them.
+
+SQLite: the store's own verbs on a database that the store opened, synchronous=FULL; the clock runs only while SQLite
+works (statements, commits, checkpoints), so what the verbs do in Python is not part of the limit. Transport: a ROUTER
+in a process of its own that sends back what it gets, without looking at it.
+"""
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
-import tempfile
+import sys
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
-_TABLE = """
-CREATE TABLE jobs (id INTEGER PRIMARY KEY, command TEXT NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL,
-  run_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, worker TEXT, rc INTEGER, finished_at INTEGER,
-  env BLOB)"""
-_INDEX = "CREATE INDEX ready ON jobs (state, priority, run_at) WHERE state = 0"
-_INSERT = "INSERT INTO jobs (command, state, priority, run_at, env) VALUES (?, 0, ?, ?, ?)"
-_LEASE = """
-UPDATE jobs SET state = 1, worker = ?, attempts = attempts + 1
-WHERE id IN (SELECT id FROM jobs WHERE state = 0 ORDER BY priority, run_at LIMIT ?) RETURNING id"""
-_FINISH = "UPDATE jobs SET state = 2, rc = 0, finished_at = ? WHERE id = ? AND worker = ?"
+import zmq
 
+from broker.store import Store, open_store
+from broker.store.connection import Connection
+from broker.store.rows import CODES, READY, RESTING, AttemptRow, Candidate, Move, NewJob
+from queuectl.ids import job_id_of, new_request_id
+from queuectl.jobs import JobState
+from queuectl.settings import DEFAULTS
+from queuectl.wire import encode
+from tests.bench.crew import ROOT, span_s, together
+from tests.bench.peers import program
+from tests.bench.stage import scratch, wait_for
 
-def _database(directory: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(Path(directory) / "limit.db", isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(_TABLE)
-    connection.execute(_INDEX)
-    return connection
+P = ParamSpec("P")
+T = TypeVar("T")
 
-
-def _rows(first: int, count: int) -> list[tuple[object, ...]]:
-    return [(f"echo job {number}" + "x" * 80, number % 3, number, b"e" * 80) for number in range(first, first + count)]
+# --- SQLite ------------------------------------------------------------------------------------------
 
 
-def xargs(jobs: int) -> float:
-    """Jobs per second of `xargs -P2` running `sh -c true`."""
+class Timed(Connection):
+    """The store's connection with a clock that runs only while SQLite works."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.seconds = 0.0
+        super().__init__(path)
+
+    def _time(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.perf_counter()
+        try:
+            return act(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def begin(self) -> None:
+        self._time(super().begin)
+
+    def commit(self) -> None:
+        self._time(super().commit)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        return self._time(super().run, sql, parameters)
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        return self._time(super().run_many, sql, list(rows))
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._time(super().query, sql, parameters)
+
+    def checkpoint(self) -> None:
+        self._time(super().checkpoint)
+
+
+class Database:
+    """A store with jobs in one queue, and the seconds that SQLite has worked for it."""
+
+    def __init__(self, path: Path) -> None:
+        self._connections: list[Timed] = []
+        self.store: Store = open_store(path, connect=self._connect)
+        self._next_seq = 1
+
+    def _connect(self, path: Path | str) -> Connection:
+        self._connections.append(Timed(path))
+        return self._connections[-1]
+
+    @property
+    def seconds(self) -> float:
+        return sum(connection.seconds for connection in self._connections)
+
+    def enqueue(self, jobs: int) -> None:
+        """Store jobs in one transaction."""
+        rows = [_job(self._next_seq + place) for place in range(jobs)]
+        self._next_seq += jobs
+        self.store.begin()
+        self.store.jobs.enqueue(rows)
+        self.store.commit()
+        self.store.tidy()
+
+    def cycle(self, ended: list[Candidate], jobs: int) -> list[Candidate]:
+        """Record what was leased, and lease the next, in one transaction."""
+        now_ms = time.time_ns() // 1_000_000
+        self.store.begin()
+        if ended:
+            self.store.jobs.move([_completed(job, now_ms) for job in ended])
+            self.store.history.record([_attempt(job, now_ms) for job in ended])
+        leased = self.store.jobs.candidates(1, jobs)
+        if leased:
+            self.store.jobs.lease([(job.seq, 1, 1, now_ms, job.seq) for job in leased])
+        self.store.commit()
+        self.store.tidy()
+        return leased
+
+
+@contextmanager
+def database() -> Iterator[Database]:
+    """A fresh one, removed afterwards."""
+    with scratch() as directory:
+        it = Database(directory / "queue.db")
+        try:
+            yield it
+        finally:
+            it.store.abandon()
+
+
+def insert_rate(jobs: int, batch: int) -> float:
+    """Jobs stored per second, in transactions of `batch`."""
+    with database() as db:
+        began = db.seconds
+        for _ in range(0, jobs, batch):
+            db.enqueue(batch)
+        return jobs / (db.seconds - began)
+
+
+def cycle_rate(jobs: int, batch: int) -> float:
+    """Jobs leased and completed per second, in transactions of `batch` results and the next leases."""
+    with database() as db:
+        for _ in range(0, jobs, 1000):
+            db.enqueue(1000)
+        began, leased = db.seconds, db.cycle([], batch)
+        while leased:
+            leased = db.cycle(leased, batch)
+        return jobs / (db.seconds - began)
+
+
+def _job(seq: int) -> NewJob:
+    now_ms = time.time_ns() // 1_000_000
+    settings: dict[str, Any] = DEFAULTS
+    return NewJob(
+        seq=seq,
+        id=job_id_of(seq),
+        bucket=1,
+        priority=0,
+        ready=READY,
+        run_at_ms=now_ms,
+        now_ms=now_ms,
+        command=f"echo job {seq}",
+        max_retries=settings["max_retries"],
+        backoff_base=settings["backoff_base"],
+        backoff_max=settings["backoff_max"],
+        backoff_jitter=settings["backoff_jitter"],
+        timeout_ms=None,
+        output_limit=settings["output_limit"],
+        keep_children=False,
+        env=None,
+        cwd=None,
+        on_lost="retry",
+    )
+
+
+def _completed(job: Candidate, now_ms: int) -> Move:
+    return Move(
+        state=CODES[JobState.COMPLETED],
+        ready=RESTING,
+        run_at_ms=job.run_at_ms,
+        attempt=1,
+        attempts=0,
+        losses=0,
+        keep_lease=None,
+        reason=None,
+        exit_code=0,
+        signal=None,
+        now_ms=now_ms,
+        finished_at_ms=now_ms,
+        seq=job.seq,
+        lease=job.seq,
+        from_state=CODES[JobState.PROCESSING],
+    )
+
+
+def _attempt(job: Candidate, now_ms: int) -> AttemptRow:
+    return AttemptRow(
+        seq=job.seq,
+        attempt=1,
+        lease=job.seq,
+        worker=1,
+        started_at_ms=now_ms,
+        finished_at_ms=now_ms,
+        duration_ms=1,
+        outcome="completed",
+        exit_code=0,
+        signal=None,
+        stdout_bytes=0,
+        stderr_bytes=0,
+        last_line="",
+        note="",
+    )
+
+
+# --- transport ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def echo() -> Iterator[str]:
+    """The endpoint of a ROUTER that sends back what it gets."""
+    with scratch() as directory:
+        path = directory / "echo.sock"
+        process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", f"ipc://{path}"], cwd=ROOT)
+        try:
+            wait_for(path.exists, "the echo does not listen")
+            yield f"ipc://{path}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Bouncer:
+    """A client of the echo, with a request like that of an enqueue."""
+
+    def __init__(self, endpoint: str) -> None:
+        args = {"jobs": [{"command": "true"}]}
+        self._body = encode({"v": 1, "id": new_request_id(), "op": "enqueue", "args": args})
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.REQ)
+        self._socket.connect(endpoint)
+        self.bounce()
+
+    def bounce(self) -> None:
+        """One round trip."""
+        self._socket.send(self._body)
+        self._socket.recv()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._context.destroy(linger=0)
+
+
+def bounce(*, endpoint: str, times: int) -> Generator[Any, None, None]:
+    """Task: round trips, one after the other."""
+    bouncer = Bouncer(endpoint)
+    yield None
+    for _ in range(times):
+        bouncer.bounce()
+    yield None
+    bouncer.close()
+
+
+def round_trip_rate(clients: int, times: int) -> float:
+    """Round trips per second of some clients in lock-step, each in a process of its own."""
+    with echo() as endpoint:
+        told = together(bounce, [{"endpoint": endpoint, "times": times // clients}] * clients)
+    return times // clients * clients / span_s(told)
+
+
+def series_rate(clients: int, jobs: int) -> float:
+    """Jobs per second if the clients' round trips and one commit of a job of each came strictly one after the other."""
+    return 1 / (1 / round_trip_rate(clients, jobs) + 1 / insert_rate(jobs, clients))
+
+
+# --- processes ---------------------------------------------------------------------------------------
+
+
+def xargs_rate(jobs: int) -> float:
+    """Commands per second of `xargs -P2` running `sh -c true`. Raises NotInstalled."""
+    xargs = program("xargs")
     began = time.perf_counter()
-    subprocess.run(f"seq {jobs} | xargs -P2 -I{{}} sh -c true", shell=True, check=True)
+    subprocess.run(
+        [xargs, "-P2", "-I{}", "sh", "-c", "true"], input="\n".join(map(str, range(jobs))).encode(), check=True
+    )
     return jobs / (time.perf_counter() - began)
-
-
-def sqlite_inserts(rows: int, batch: int = 1000) -> float:
-    """Rows per second into a table of jobs, FULL, in batches."""
-    with tempfile.TemporaryDirectory(prefix="qbench-") as directory:
-        connection = _database(directory)
-        began = time.perf_counter()
-        for first in range(0, rows, batch):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_INSERT, _rows(first, batch))
-            connection.execute("COMMIT")
-        rate = rows / (time.perf_counter() - began)
-        connection.close()
-    return rate
-
-
-def sqlite_cycles(rows: int, batch: int = 100) -> float:
-    """Lease + complete cycles per second, FULL: the results of a batch and the next leases in one commit."""
-    with tempfile.TemporaryDirectory(prefix="qbench-") as directory:
-        connection = _database(directory)
-        connection.execute("BEGIN")
-        connection.executemany(_INSERT, _rows(0, rows))
-        connection.execute("COMMIT")
-        leased: list[tuple[int]] = []
-        began = time.perf_counter()
-        for _ in range(0, rows, batch):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_FINISH, [(1, number, "w") for (number,) in leased])
-            leased = connection.execute(_LEASE, ("w", batch)).fetchall()
-            connection.execute("COMMIT")
-        rate = rows / (time.perf_counter() - began)
-        connection.close()
-    return rate

@@ -1,8 +1,7 @@
-"""Where a benchmark plays: a home of its own with a real broker and workers, and a quiet machine if it can be had."""
+"""Where a benchmark plays: a home of its own with a real broker and real workers."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -10,73 +9,78 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from queuectl import Client
+from queuectl.errors import QueuectlError
 from queuectl.home import Home
+from tests.bench.crew import ROOT
 
-QUEUECTL = (sys.executable, "-P", "-m", "cli")
-BUSY_MAX = 0.12
-QUIET_SECONDS_MAX = 10.0
+SCRIPT = Path(sys.executable).with_name("queuectl")  # as it is installed beside this interpreter
+QUEUECTL = (str(SCRIPT),) if SCRIPT.exists() else (sys.executable, "-P", "-m", "cli")
+CHUNK = 1000  # jobs of one request
+LIMIT_S = 60.0
 
 
 class Stage:
     """One home, its environment, and the daemons started in it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.home = Home(path)
-        self.environment = {**os.environ, "QUEUECTL_HOME": str(path), "PYTHONPATH": str(Path(__file__).parents[2])}
+        self.environment = {**os.environ, "QUEUECTL_HOME": str(path), "PYTHONPATH": str(ROOT)}
         self._daemons: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def database(self) -> Path:
+        return self.home.path / "queue.db"
+
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a daemon in the foreground of its own session; it is ended with the stage."""
-        log = (self.home.path / f"{arguments[0]}.out").open("ab")
-        daemon = subprocess.Popen(
-            [*QUEUECTL, *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        log.close()
+        """Start a daemon in the foreground; it is ended with the stage."""
+        with (self.home.path / f"{arguments[0]}.out").open("ab") as log:
+            daemon = subprocess.Popen(
+                [*QUEUECTL, *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self._daemons.append(daemon)
         return daemon
 
-    def run(self, *arguments: str, stdin: Path | None = None) -> str:
-        """Run a command to its end; its output."""
-        with (stdin or Path(os.devnull)).open("rb") as source:
-            done = subprocess.run(
-                [*QUEUECTL, *arguments], env=self.environment, stdin=source, capture_output=True, check=True
-            )
-        return done.stdout.decode()
+    def run(self, *arguments: str) -> None:
+        """Run a command to its end."""
+        subprocess.run(
+            [*QUEUECTL, *arguments], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
 
     def broker(self) -> subprocess.Popen[bytes]:
         """A broker that answers."""
         daemon = self.start("broker", "start")
-        self.wait_for(lambda: self._answers(), "the broker does not answer")
+        wait_for(self._answers, "the broker does not answer")
         return daemon
 
     def worker(self, slots: int) -> subprocess.Popen[bytes]:
         """A worker that is connected."""
         daemon = self.start("worker", "start", "--count", str(slots))
-        with Client(home=self.home) as client:
-            self.wait_for(lambda: bool(client.status()["workers"]), "the worker does not connect")
+        with self.client() as client:
+            wait_for(lambda: bool(client.status()["workers"]), "the worker does not connect")
         return daemon
+
+    def client(self) -> Client:
+        """A client of this broker, patient enough for a busy machine."""
+        return Client(home=self.home, timeout=LIMIT_S)
 
     def _answers(self) -> bool:
         try:
             with Client(home=self.home) as client:
-                client.request("ping", {})
-        except Exception:  # noqa: BLE001  not yet
+                client.ping()
+        except QueuectlError:
             return False
         return True
 
-    @staticmethod
-    def wait_for(condition: object, complaint: str, seconds: float = 30) -> None:
-        """Wait until a condition holds."""
-        end = time.monotonic() + seconds
-        while not condition():  # type: ignore[operator]
-            if time.monotonic() > end:
-                raise RuntimeError(complaint)
-            time.sleep(0.01)
+    def stop(self, daemon: subprocess.Popen[bytes]) -> None:
+        """End one daemon cleanly."""
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(LIMIT_S)
+        self._daemons.remove(daemon)
 
     def end(self) -> None:
         """End every daemon, workers first."""
@@ -84,7 +88,7 @@ class Stage:
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGTERM)
                 try:
-                    daemon.wait(20)
+                    daemon.wait(LIMIT_S)
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
@@ -93,48 +97,36 @@ class Stage:
 @contextmanager
 def stage() -> Iterator[Stage]:
     """A fresh stage, removed afterwards."""
+    with scratch() as path:
+        it = Stage(path)
+        try:
+            yield it
+        finally:
+            it.end()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory on the disk where all figures are measured, removed afterwards."""
     path = Path(tempfile.mkdtemp(prefix="qbench-"))
-    path.chmod(0o700)
-    it = Stage(path)
     try:
-        yield it
+        yield path
     finally:
-        it.end()
         shutil.rmtree(path, ignore_errors=True)
 
 
-def wait_quiet() -> bool:
-    """Wait a while for the machine to have nothing else to do; whether it had."""
-    end = time.monotonic() + QUIET_SECONDS_MAX
-    while _busy() > BUSY_MAX:
+def enqueue(client: Client, jobs: Sequence[dict[str, object]]) -> list[str]:
+    """Store jobs in requests of a thousand; their ids."""
+    ids: list[str] = []
+    for first in range(0, len(jobs), CHUNK):
+        ids += client.request("enqueue", {"jobs": jobs[first : first + CHUNK]})["ids"]
+    return ids
+
+
+def wait_for(condition: Callable[[], bool], complaint: str) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
         if time.monotonic() > end:
-            return False
-    return True
-
-
-def _busy(seconds: float = 0.3) -> float:
-    before = _ticks()
-    time.sleep(seconds)
-    after = _ticks()
-    total = sum(after) - sum(before)
-    idle = after[3] + after[4] - before[3] - before[4]
-    return 1 - idle / max(1, total)
-
-
-def _ticks() -> list[int]:
-    return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    return {"cpus": os.cpu_count(), "cpu": model, "kernel": os.uname().release, "python": sys.version.split()[0]}
-
-
-def dump(path: Path, data: object) -> None:
-    """Write JSON for people who compare runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2) + "\n")
+            raise RuntimeError(complaint)
+        time.sleep(0.01)

@@ -1,0 +1,118 @@
+"""Results: what each run read, kept as JSON from one call to the next, and the table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.bench.figures import FIGURES, Figure, Row
+from tests.bench.machine import description
+from tests.bench.measuring import Readings
+
+RESULTS = Path("build/bench.json")
+QUICK = Path("build/bench-quick.json")  # those of quick runs prove nothing but that all works
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The results so far, by figure."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return results
+
+
+def save(path: Path, figure: Figure, size: int, runs: Sequence[Readings], *, noisy: int) -> None:
+    """Put the readings of one figure in the place of its former ones."""
+    entry = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": description(),
+        "size": size,
+        "noisy": noisy,  # times that something was measured though others were busy
+        "rows": [_row(row, runs) for row in figure.rows],
+        "readings": runs,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({**load(path), figure.name: entry}, indent=2) + "\n")
+    fresh.replace(path)
+
+
+def _row(row: Row, runs: Sequence[Readings]) -> dict[str, Any]:
+    bars = [{"beside": bar.beside, "share": bar.share, **_beside(row, bar.beside, runs)} for bar in row.bars]
+    ours = _spread([run[row.ours] for run in runs])
+    verdicts = [_meets(row, bar["ratio"]["median"], bar["share"]) for bar in bars if bar["share"] and "ratio" in bar]
+    if row.most is not None:
+        verdicts.append(ours["median"] <= row.most)
+    return {
+        "what": row.what,
+        "unit": row.unit,
+        "ours": ours,
+        "most": row.most,
+        "bars": bars,
+        "reached": all(verdicts) if verdicts else None,
+    }
+
+
+def _beside(row: Row, name: str, runs: Sequence[Readings]) -> dict[str, Any]:
+    """The other's readings, and ours as a share of them run by run; nothing if it was not there."""
+    both = [run for run in runs if name in run]
+    if not both:
+        return {}
+    ratios = [run[row.ours] / run[name] for run in both]
+    return {"other": _spread([run[name] for run in both]), "ratio": _spread(ratios)}
+
+
+def _meets(row: Row, ratio: float, share: float) -> bool:
+    return ratio >= share if row.more_is_better else ratio <= share
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+# --- for people --------------------------------------------------------------------------------------
+
+
+def table(path: Path, names: Sequence[str]) -> str:
+    """What is known of these figures, in the order of the table."""
+    results = load(path)
+    lines = [f"{'':46}{'median':>12}  {'spread':26}{'ratio':>6}  {'spread':14}{'asked':10}"]
+    for figure in FIGURES:
+        if figure.name in names and figure.name in results:
+            lines += _figure_lines(figure.name, results[figure.name])
+    return "\n".join(lines)
+
+
+def _figure_lines(name: str, entry: dict[str, Any]) -> Iterator[str]:
+    noise = f", {entry['noisy']} times on a busy machine" if entry["noisy"] else ""
+    yield ""
+    yield f"{name}: size {entry['size']:,}, {len(entry['readings'])} runs, {entry['date']}{noise}"
+    for row in entry["rows"]:
+        yield f"  {row['what']}, {row['unit']}"
+        most = "" if row["most"] is None else f"<= {row['most']:g}"
+        yield _line("queuectl", row["ours"], None, most)
+        for bar in row["bars"]:
+            if "other" in bar:
+                yield _line(bar["beside"], bar["other"], bar["ratio"], _asked(row, bar))
+            else:
+                yield f"    {bar['beside']:42}  not installed, skipped"
+        if row["reached"] is not None:
+            yield f"    {'reached' if row['reached'] else 'NOT REACHED'}"
+
+
+def _asked(row: dict[str, Any], bar: dict[str, Any]) -> str:
+    return "" if bar["share"] is None else f"{bar['share']:g}"
+
+
+def _line(name: str, values: dict[str, float], ratio: dict[str, float] | None, asked: str) -> str:
+    spread = f"({_number(values['least'])} - {_number(values['most'])})"
+    line = f"    {name:42}{_number(values['median']):>12}  {spread:26}"
+    if ratio is None:
+        return f"{line}{'':22}{asked}".rstrip()
+    return f"{line}{ratio['median']:6.2f}  {'({least:.2f} - {most:.2f})'.format(**ratio):14}{asked}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
