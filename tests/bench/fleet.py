@@ -6,9 +6,9 @@ care that a real worker takes (spool, repeats), because they must cost less than
 
 from __future__ import annotations
 
+import heapq
 import select
 import time
-from collections import deque
 from collections.abc import Generator
 from typing import Any
 
@@ -32,6 +32,7 @@ class Worker:
         self.hello = ["hello", 1, 1, f"{time.time_ns():016x}{number:016x}", "/bench", f"bench-{number}", 1, slots]
         self.hellos = 0
         self.session = 0
+        self.has_phase = False
         self.beats = 0
         self.received = 0
         self.done: set[int] = set()
@@ -49,8 +50,8 @@ class Fleet:
         self._epoll = select.epoll()
         for fd in self._of_fd:
             self._epoll.register(fd, select.EPOLLIN)
-        self._due = deque((0.0, worker) for worker in self.workers)
-        self._heartbeat_s = HELLO_AGAIN_S
+        self._due = [(0.0, number) for number in range(workers)]  # a heap: when to speak to the broker again
+        self._heartbeat_s = 0.0
         self.in_session = 0
         self.pushed = 0
         self.recorded = 0
@@ -86,23 +87,28 @@ class Fleet:
     def _turn(self) -> None:
         now = time.monotonic()
         while self._due[0][0] <= now:
-            _, worker = self._due.popleft()
-            self._beat(worker)
-            self._due.append((now + (self._heartbeat_s if worker.session else HELLO_AGAIN_S), worker))
+            _, number = self._due[0]
+            heapq.heapreplace(self._due, (now + self._speak(number), number))
         for fd, _ in self._epoll.poll(self._due[0][0] - now):
             self._serve(self._of_fd[fd])
 
-    def _beat(self, worker: Worker) -> None:
-        if worker.session:
+    def _speak(self, number: int) -> float:
+        """Say hello, or beat; after how many seconds again. Workers that met at one moment beat at different ones."""
+        worker = self.workers[number]
+        wait_s = self._heartbeat_s if worker.session else HELLO_AGAIN_S
+        if not worker.session:
+            if not worker.leaving:
+                worker.hellos += 1
+                self._say(worker, [*worker.hello, [], "bench", False, [], "", worker.hellos])
+        elif not worker.has_phase:
+            worker.has_phase = True
+            wait_s *= (number + 1) / len(self.workers)
+        else:
             worker.beats += 1
-            self._say(
-                worker,
-                ["beat", worker.session, worker.beats, worker.received, [], list(worker.done), worker.leaving],
-            )
-        elif not worker.leaving:
-            worker.hellos += 1
-            self._say(worker, [*worker.hello, [], "bench", False, [], "", worker.hellos])
+            done = list(worker.done)
+            self._say(worker, ["beat", worker.session, worker.beats, worker.received, [], done, worker.leaving])
         self._serve(worker)  # a send may take the sign that something has come
+        return wait_s
 
     def _say(self, worker: Worker, message: list[Any]) -> None:
         try:

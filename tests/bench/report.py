@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.figures import FIGURES, Figure, Row
+from tests.bench.figures import FIGURES, Bar, Figure, Row
 from tests.bench.machine import description
 from tests.bench.measuring import Readings
 
@@ -40,32 +40,33 @@ def save(path: Path, figure: Figure, size: int, runs: Sequence[Readings], *, noi
 
 
 def _row(row: Row, runs: Sequence[Readings]) -> dict[str, Any]:
-    bars = [{"beside": bar.beside, "share": bar.share, **_beside(row, bar.beside, runs)} for bar in row.bars]
     ours = _spread([run[row.ours] for run in runs])
-    verdicts = [_meets(row, bar["ratio"]["median"], bar["share"]) for bar in bars if bar["share"] and "ratio" in bar]
+    bars = [_bar(row, bar, runs) for bar in row.bars]
+    verdicts = [bar["reached"] for bar in bars if bar["reached"] is not None]
     if row.most is not None:
         verdicts.append(ours["median"] <= row.most)
-    return {
-        "what": row.what,
-        "unit": row.unit,
-        "ours": ours,
-        "most": row.most,
-        "bars": bars,
-        "reached": all(verdicts) if verdicts else None,
-    }
+    reached = all(verdicts) if verdicts else None
+    return {"what": row.what, "unit": row.unit, "ours": ours, "most": row.most, "bars": bars, "reached": reached}
 
 
-def _beside(row: Row, name: str, runs: Sequence[Readings]) -> dict[str, Any]:
-    """The other's readings, and ours as a share of them run by run; nothing if it was not there."""
-    both = [run for run in runs if name in run]
+def _bar(row: Row, bar: Bar, runs: Sequence[Readings]) -> dict[str, Any]:
+    """The other's readings, and ours as a share of them run by run; none of that if it was not there."""
+    said: dict[str, Any] = {"beside": bar.beside, "asked": _asked(row, bar), "reached": None}
+    both = [(run[row.ours], run[bar.beside]) for run in runs if bar.beside in run]
     if not both:
-        return {}
-    ratios = [run[row.ours] / run[name] for run in both]
-    return {"other": _spread([run[name] for run in both]), "ratio": _spread(ratios)}
+        return said
+    ratio = _spread([ours / other for ours, other in both])
+    if bar.share is not None:
+        said["reached"] = ratio["median"] >= bar.share if row.more_is_better else ratio["median"] <= bar.share
+    elif bar.more is not None:
+        said["reached"] = median(ours - other for ours, other in both) <= bar.more
+    return {**said, "other": _spread([other for _, other in both]), "ratio": ratio}
 
 
-def _meets(row: Row, ratio: float, share: float) -> bool:
-    return ratio >= share if row.more_is_better else ratio <= share
+def _asked(row: Row, bar: Bar) -> str:
+    if bar.share is not None:
+        return f"{'>=' if row.more_is_better else '<='} {bar.share:g}"
+    return "" if bar.more is None else f"<= {bar.more:g} more"
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -81,29 +82,25 @@ def table(path: Path, names: Sequence[str]) -> str:
     lines = [f"{'':46}{'median':>12}  {'spread':26}{'ratio':>6}  {'spread':14}{'asked':10}"]
     for figure in FIGURES:
         if figure.name in names and figure.name in results:
-            lines += _figure_lines(figure.name, results[figure.name])
+            lines += _figure_lines(figure, results[figure.name])
     return "\n".join(lines)
 
 
-def _figure_lines(name: str, entry: dict[str, Any]) -> Iterator[str]:
+def _figure_lines(figure: Figure, entry: dict[str, Any]) -> Iterator[str]:
     noise = f", {entry['noisy']} times on a busy machine" if entry["noisy"] else ""
     yield ""
-    yield f"{name}: size {entry['size']:,}, {len(entry['readings'])} runs, {entry['date']}{noise}"
-    for row in entry["rows"]:
+    yield f"{figure.name}: size {entry['size']:,}, {len(entry['readings'])} runs, {entry['date']}{noise}"
+    for row in (_row(each, entry["readings"]) for each in figure.rows):
         yield f"  {row['what']}, {row['unit']}"
         most = "" if row["most"] is None else f"<= {row['most']:g}"
         yield _line("queuectl", row["ours"], None, most)
         for bar in row["bars"]:
             if "other" in bar:
-                yield _line(bar["beside"], bar["other"], bar["ratio"], _asked(row, bar))
+                yield _line(bar["beside"], bar["other"], bar["ratio"], bar["asked"])
             else:
                 yield f"    {bar['beside']:42}  not installed, skipped"
         if row["reached"] is not None:
             yield f"    {'reached' if row['reached'] else 'NOT REACHED'}"
-
-
-def _asked(row: dict[str, Any], bar: dict[str, Any]) -> str:
-    return "" if bar["share"] is None else f"{bar['share']:g}"
 
 
 def _line(name: str, values: dict[str, float], ratio: dict[str, float] | None, asked: str) -> str:
