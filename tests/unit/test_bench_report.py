@@ -76,13 +76,20 @@ def test_figure_measured_again_replaces_its_own_entry_alone(tmp_path: Path) -> N
     }
 
 
-def test_table_says_which_peer_was_not_there(tmp_path: Path) -> None:
-    saved(tmp_path, figure(Row("r", "u", (Bar("beanstalkd -f 0", 1),))), {"queuectl": 1234.5})
+def test_table_says_which_peer_was_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = figure(Row("what", "jobs/s", (Bar("one", 1), Bar("other", 1))))
+    monkeypatch.setattr(report, "FIGURES", (it,))
+    saved(tmp_path, it, {"queuectl": 1234.5, "one": 1000})
 
-    table = report.table(tmp_path / "bench.json", ["true"])
+    lines = report.table(tmp_path / "bench.json", ["true"]).splitlines()
 
-    assert "1,234" in table
-    assert "beanstalkd -f 0" in table.split("not installed, skipped", maxsplit=1)[0].splitlines()[-1]
+    assert [line.split() for line in lines[3:]] == [
+        ["what,", "jobs/s"],
+        ["queuectl", "1,234", "(1,234", "-", "1,234)"],
+        ["one", "1,000", "(1,000", "-", "1,000)", "1.23", "(1.23", "-", "1.23)", ">=", "1"],
+        ["other", "not", "installed,", "skipped"],
+        ["reached"],
+    ]
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.0, 1)])
