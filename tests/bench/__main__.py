@@ -5,8 +5,8 @@ medians of the runs and, in brackets, their least and most. Ratios are taken run
 something on another machine. build/bench.json keeps every reading; a figure that is measured again replaces its own
 entry and no other.
 
-Peers: xargs; the Debian packages beanstalkd and redis-server; RQ in an environment of its own, so that it is no
-dependency of anything here:
+Peers are xargs; the Debian packages beanstalkd, redis-server, parallel and task-spooler; and RQ in an environment of
+its own, so that it is no dependency of anything here:
 
     python3 -m venv /tmp/peers && /tmp/peers/bin/pip install redis rq
     BENCH_PEERS=/tmp/peers/bin make bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import idle, latency, lockstep, million, startup, throughput
+from tests.bench import idle, latency, lockstep, million, others, startup, throughput
 from tests.bench.measuring import OURS, Readings
 
 
@@ -222,6 +222,19 @@ FIGURES = (
             _slower("`--help`", "queuectl --help", Bar(startup.CLICK, 1.5)),
             _slower("`status`", "queuectl status", Bar(startup.ROUND_TRIP, 1.5)),
             _slower("`status --json`", "queuectl status --json", Bar(startup.ROUND_TRIP, 1.5)),
+        ),
+    ),
+    Figure(
+        "others",
+        others.others,
+        2000,
+        200,
+        (
+            Row(
+                "`true`, beside programs without a durable queue",
+                "jobs/s",
+                (Bar("xargs -P2"), Bar("task-spooler"), Bar("GNU parallel")),
+            ),
         ),
     ),
     Figure(

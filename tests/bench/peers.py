@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,13 @@ class Server(NamedTuple):
 
 def missing() -> list[str]:
     """The peers that are not here, and how they would be."""
-    programs = {"xargs": "findutils", "beanstalkd": "beanstalkd", "redis-server": "redis-server"}
+    programs = {
+        "xargs": "findutils",
+        "beanstalkd": "beanstalkd",
+        "redis-server": "redis-server",
+        "tsp": "task-spooler",
+        "parallel": "parallel",
+    }
     gone = [
         f"{program} (Debian package {package})" for program, package in programs.items() if not shutil.which(program)
     ]
@@ -85,7 +91,7 @@ def redis() -> Iterator[Server]:
 
 
 @contextmanager
-def _serving(command: Any, directory: Path) -> Iterator[Server]:
+def _serving(command: Callable[[int], list[str]], directory: Path) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     quiet = subprocess.DEVNULL
