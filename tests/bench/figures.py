@@ -207,6 +207,7 @@ FIGURES = (
         4,
         (
             Row("broker with 1,000 connected workers and 500 jobs/s", "% of a core", (), "broker", 40, False),
+            Row("jobs enqueued there, of 500", "jobs/s", (), "rate"),
             Row("there, from sending a job to its push, p50", "ms", (), "p50", None, False),
             Row("the same, p99", "ms", (), "p99", 50, False),
         ),
