@@ -23,6 +23,7 @@ from pathlib import Path
 from tests.bench import peers, report
 from tests.bench.figures import BY_NAME, FIGURES, Figure
 from tests.bench.machine import Patience
+from tests.bench.measuring import Readings
 
 
 def main() -> None:
@@ -46,10 +47,11 @@ def _measure(path: Path, figure: Figure, *, quick: bool, runs: int | None) -> No
     if quick:
         Patience.wait_s = 0
     noisy_before = Patience.in_vain
-    readings = []
+    readings: list[Readings] = []
     for number in range(wanted):
         print(f"{figure.name}: run {number + 1} of {wanted}", file=sys.stderr, flush=True)
-        readings.append(figure.measure(size))
+        measured = figure.measure(size)
+        readings += measured if isinstance(measured, list) else [measured]
     report.save(path, figure, size, readings, noisy=Patience.in_vain - noisy_before)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 
 from tests.bench import peers
 from tests.bench.crew import crew
@@ -15,7 +14,7 @@ from tests.bench.stage import CHUNK, Stage, enqueue, stage
 from tests.bench.throughput import drain_rate
 
 FEW = 1000
-ROUNDS = 3  # of a few and many in turn; each reading is a median of them
+ROUNDS = 5  # of a few and many in turn, in one run
 ROUND_JOBS = 10_000
 DELAY_S = 86_400
 DISK = ("queue.db", "queue.db-wal")
@@ -23,31 +22,30 @@ DISK = ("queue.db", "queue.db-wal")
 Prepare = Callable[[Stage, int], None]
 
 
-def waiting(jobs: int) -> Readings:
-    """All of them wait: rates, memory, disk, restart; and beanstalkd with as many."""
+def waiting(jobs: int) -> list[Readings]:
+    """All of them wait: memory and disk, beside beanstalkd with as many; rates; restart."""
     with stage() as few, stage() as many:
         few.broker()
         broker = many.broker()
         wait_for_waiting(few, FEW)
         disk_before = _disk_bytes(many)
-        filled_per_s = _timed(wait_for_waiting, many, jobs)
-        readings = {
-            "filled": filled_per_s,
+        wait_for_waiting(many, jobs)
+        costs = {
             "disk": (_disk_bytes(many) - disk_before - _payload_bytes(jobs)) / jobs,
             "memory": memory_mb(broker.pid)[0],
         }
-        readings |= _rates(few, many, jobs)
-        readings["memory, highest"] = memory_mb(broker.pid)[1]
-        readings |= _restarts(few, many)
-    return readings | _beanstalk_costs(jobs)
+        rates = _rates(few, many, jobs)
+        costs["memory, highest"] = memory_mb(broker.pid)[1]
+        restarts = _restarts(few, many)
+    return [costs | _beanstalk_costs(jobs), *rates, *restarts]
 
 
-def delayed(jobs: int) -> Readings:
+def delayed(jobs: int) -> list[Readings]:
     """All of them wait for tomorrow."""
     return _beside(_delay, jobs)
 
 
-def finished(jobs: int) -> Readings:
+def finished(jobs: int) -> list[Readings]:
     """All of them have run: simulated workers have leased and finished every one."""
     return _beside(_finish, jobs)
 
@@ -66,7 +64,7 @@ def _finish(it: Stage, jobs: int) -> None:
     drain_rate(it, jobs)
 
 
-def _beside(prepare: Prepare, jobs: int) -> Readings:
+def _beside(prepare: Prepare, jobs: int) -> list[Readings]:
     with stage() as few, stage() as many:
         few.broker()
         many.broker()
@@ -95,16 +93,16 @@ def _timed(prepare: Prepare, it: Stage, jobs: int) -> float:
     return jobs / (time.perf_counter() - began)
 
 
-def _rates(few: Stage, many: Stage, jobs: int) -> Readings:
+def _rates(few: Stage, many: Stage, jobs: int) -> list[Readings]:
     """Rates of enqueue and of lease with results, beside a few jobs and beside many, in turn."""
     each = min(ROUND_JOBS, jobs // 2)
-    taken: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
+    rounds: list[Readings] = [{} for _ in range(ROUNDS)]
+    for readings in rounds:
         for it, beside in ((few, "few"), (many, "many")):
             wait_quiet()
-            taken.setdefault(f"enqueue, {beside}", []).append(_timed(wait_for_waiting, it, each))
-            taken.setdefault(f"lease, {beside}", []).append(drain_rate(it, each))
-    return {name: median(rates) for name, rates in taken.items()}
+            readings[f"enqueue, {beside}"] = _timed(wait_for_waiting, it, each)
+            readings[f"lease, {beside}"] = drain_rate(it, each)
+    return rounds
 
 
 def _disk_bytes(it: Stage) -> int:
@@ -112,17 +110,17 @@ def _disk_bytes(it: Stage) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _restarts(few: Stage, many: Stage) -> Readings:
+def _restarts(few: Stage, many: Stage) -> list[Readings]:
     """Seconds from the start of a broker, stopped cleanly before, to the first lease of a worker that waits for it."""
-    taken: dict[str, list[float]] = {"restart, few": [], "restart, many": []}
     wait_for_waiting(few, FEW)  # the rounds before have left fewer
     for it in (few, many):
         it.end()
-    for _ in range(ROUNDS):
+    rounds: list[Readings] = [{} for _ in range(ROUNDS)]
+    for readings in rounds:
         for it, name in ((few, "restart, few"), (many, "restart, many")):
             wait_quiet()
-            taken[name].append(_restart_s(it))
-    return {name: median(seconds) for name, seconds in taken.items()}
+            readings[name] = _restart_s(it)
+    return rounds
 
 
 def _restart_s(it: Stage) -> float:

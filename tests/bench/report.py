@@ -40,7 +40,7 @@ def save(path: Path, figure: Figure, size: int, runs: Sequence[Readings], *, noi
 
 
 def _row(row: Row, runs: Sequence[Readings]) -> dict[str, Any]:
-    ours = _spread([run[row.ours] for run in runs])
+    ours = _spread([run[row.ours] for run in runs if row.ours in run])
     bars = [_bar(row, bar, runs) for bar in row.bars]
     verdicts = [bar["reached"] for bar in bars if bar["reached"] is not None]
     if row.most is not None:
@@ -52,7 +52,7 @@ def _row(row: Row, runs: Sequence[Readings]) -> dict[str, Any]:
 def _bar(row: Row, bar: Bar, runs: Sequence[Readings]) -> dict[str, Any]:
     """The other's readings, and ours as a share of them run by run; none of that if it was not there."""
     said: dict[str, Any] = {"beside": bar.beside, "asked": _asked(row, bar), "reached": None}
-    both = [(run[row.ours], run[bar.beside]) for run in runs if bar.beside in run]
+    both = [(run[row.ours], run[bar.beside]) for run in runs if row.ours in run and bar.beside in run]
     if not both:
         return said
     ratio = _spread([ours / other for ours, other in both])
@@ -89,7 +89,7 @@ def table(path: Path, names: Sequence[str]) -> str:
 def _figure_lines(figure: Figure, entry: dict[str, Any]) -> Iterator[str]:
     noise = f", {entry['noisy']} times on a busy machine" if entry["noisy"] else ""
     yield ""
-    yield f"{figure.name}: size {entry['size']:,}, {len(entry['readings'])} runs, {entry['date']}{noise}"
+    yield f"{figure.name}: size {entry['size']:,}, {len(entry['readings'])} rounds, {entry['date']}{noise}"
     for row in (_row(each, entry["readings"]) for each in figure.rows):
         yield f"  {row['what']}, {row['unit']}"
         most = "" if row["most"] is None else f"<= {row['most']:g}"
