@@ -37,8 +37,8 @@ def main() -> None:
         for figure in FIGURES:
             if figure.name in names:
                 _measure(path, figure, quick=options.quick, runs=options.runs)
-    print(report.table(path, names))
-    print(f"\nevery reading: {path}")
+    print(report.markdown(path, names) if options.markdown else report.table(path, names))
+    print(f"every reading: {path}", file=sys.stderr)
 
 
 def _measure(path: Path, figure: Figure, *, quick: bool, runs: int | None) -> None:
@@ -63,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="in the place of those of the table of figures")
     parser.add_argument("--quick", action="store_true", help="small and once: does it all work?")
     parser.add_argument("--show", action="store_true", help="measure nothing, print what is known")
+    parser.add_argument("--markdown", action="store_true", help="print it for a page")
     options = parser.parse_args()
     if unknown := set(options.figure) - set(BY_NAME):
         parser.error(f"unknown figure: {', '.join(sorted(unknown))}")

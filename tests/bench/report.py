@@ -86,6 +86,26 @@ def table(path: Path, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def markdown(path: Path, names: Sequence[str]) -> str:
+    """The same for a page: a line for each row."""
+    results = load(path)
+    lines = ["| | queuectl | beside it, same rounds | ratio | asked | |", "|---|---|---|---|---|---|"]
+    for figure in FIGURES:
+        if figure.name in names and figure.name in results:
+            lines += [_page_line(_row(row, results[figure.name]["readings"])) for row in figure.rows]
+    return "\n".join(lines)
+
+
+def _page_line(row: dict[str, Any]) -> str:
+    bars = [bar for bar in row["bars"] if "other" in bar]
+    others = "<br>".join(f"{bar['beside']}: {_number(bar['other']['median'])}" for bar in bars)
+    ratios = "<br>".join("{median:.2f} ({least:.2f} - {most:.2f})".format(**bar["ratio"]) for bar in bars)
+    asked = "<br>".join(bar["asked"] for bar in bars) if row["most"] is None else f"<= {row['most']:g}"
+    ours = f"{_number(row['ours']['median'])} {_brackets(row['ours'])} {row['unit']}"
+    verdict = {True: "reached", False: "**not reached**", None: ""}[row["reached"]]
+    return f"| {row['what']} | {ours} | {others} | {ratios} | {asked} | {verdict} |"
+
+
 def _figure_lines(figure: Figure, entry: dict[str, Any]) -> Iterator[str]:
     noise = f", {entry['noisy']} times on a busy machine" if entry["noisy"] else ""
     yield ""
@@ -104,11 +124,14 @@ def _figure_lines(figure: Figure, entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _line(name: str, values: dict[str, float], ratio: dict[str, float] | None, asked: str) -> str:
-    spread = f"({_number(values['least'])} - {_number(values['most'])})"
-    line = f"    {name:42}{_number(values['median']):>12}  {spread:26}"
+    line = f"    {name:42}{_number(values['median']):>12}  {_brackets(values):26}"
     if ratio is None:
         return f"{line}{'':22}{asked}".rstrip()
     return f"{line}{ratio['median']:6.2f}  {'({least:.2f} - {most:.2f})'.format(**ratio):14}{asked}".rstrip()
+
+
+def _brackets(values: dict[str, float]) -> str:
+    return f"({_number(values['least'])} - {_number(values['most'])})"
 
 
 def _number(value: float) -> str:

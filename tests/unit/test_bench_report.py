@@ -92,6 +92,16 @@ def test_table_says_which_peer_was_not_there(tmp_path: Path, monkeypatch: pytest
     ]
 
 
+def test_page_has_a_line_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = figure(Row("what", "MB", (Bar("peer"),), most=120, more_is_better=False))
+    monkeypatch.setattr(report, "FIGURES", (it,))
+    saved(tmp_path, it, {"queuectl": 60, "peer": 240})
+
+    lines = report.markdown(tmp_path / "bench.json", ["true"]).splitlines()
+
+    assert lines[2:] == ["| what | 60 (60 - 60) MB | peer: 240 | 0.25 (0.25 - 0.25) | <= 120 | reached |"]
+
+
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.0, 1)])
 def test_percentile_is_the_value_that_a_share_does_not_exceed(share: float, value: int) -> None:
     assert percentile([float(number) for number in range(100, 0, -1)], share) == value
