@@ -15,7 +15,7 @@ from tests.bench.throughput import drain_rate
 
 FEW = 1000
 ROUNDS = 5  # of a few and many in turn, in one run
-ROUND_JOBS = 10_000
+ROUND_JOBS = 30_000
 DELAY_S = 86_400
 DISK = ("queue.db", "queue.db-wal")
 
