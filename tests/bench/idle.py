@@ -9,7 +9,7 @@ from queuectl import Client
 from queuectl.link import Begun
 from tests.bench.crew import crew
 from tests.bench.fleet import STAMP, stay
-from tests.bench.machine import cpu_of, family_cpu_s
+from tests.bench.machine import cpu_of, family_cpu_s, wait_quiet
 from tests.bench.measuring import Readings, percentile
 from tests.bench.stage import Stage, stage
 
@@ -29,6 +29,7 @@ def idle(seconds: int) -> Readings:
         watched = {**{name: daemon.pid for name, daemon in brokers.items()}, "worker": alone.worker(2).pid}
         arguments = {"endpoint": crowded.home.worker_endpoint, "workers": CONNECTED, "slots": 1}
         with crew(stay, [{**arguments, "seconds": seconds + 2 * SETTLE_S}]) as fleet:
+            wait_quiet()
             fleet.go()
             time.sleep(SETTLE_S)
             before, began = {name: family_cpu_s(pid) for name, pid in watched.items()}, time.monotonic()
@@ -46,6 +47,7 @@ def crowd(seconds: int) -> Readings:
         broker = it.broker()
         arguments = {"endpoint": it.home.worker_endpoint, "workers": workers, "slots": 1}
         with crew(stay, [{**arguments, "seconds": seconds + SETTLE_S}]) as fleet:
+            wait_quiet()
             fleet.go()
             time.sleep(SETTLE_S / 2)
             before, began = cpu_of(broker.pid), time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,14 @@ def _busy(seconds: float = 0.3) -> float:
 
 def _ticks() -> list[int]:
     return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
+def commit(root: Path) -> str | None:
+    """The commit of the code that is measured, marked if it was changed since; None outside of a repository."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or None
 
 
 def description() -> dict[str, object]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.bench.crew import ROOT
 from tests.bench.figures import FIGURES, Bar, Figure, Row
-from tests.bench.machine import description
+from tests.bench.machine import commit, description
 from tests.bench.measuring import Readings
 
 RESULTS = Path("build/bench.json")
@@ -27,6 +28,7 @@ def save(path: Path, figure: Figure, size: int, runs: Sequence[Readings], *, noi
     """Put the readings of one figure in the place of its former ones."""
     entry = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(ROOT),
         "machine": description(),
         "size": size,
         "noisy": noisy,  # times that something was measured though others were busy
@@ -107,9 +109,10 @@ def _page_line(row: dict[str, Any]) -> str:
 
 
 def _figure_lines(figure: Figure, entry: dict[str, Any]) -> Iterator[str]:
+    code = entry.get("commit") or "commit not known"
     noise = f", {entry['noisy']} times on a busy machine" if entry["noisy"] else ""
     yield ""
-    yield f"{figure.name}: size {entry['size']:,}, {len(entry['readings'])} rounds, {entry['date']}{noise}"
+    yield f"{figure.name}: size {entry['size']:,}, {len(entry['readings'])} rounds, {entry['date']}, {code}{noise}"
     for row in (_row(each, entry["readings"]) for each in figure.rows):
         yield f"  {row['what']}, {row['unit']}"
         most = "" if row["most"] is None else f"<= {row['most']:g}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tests.bench import limits, peers
 from tests.bench.crew import crew, span_s, together
 from tests.bench.fleet import drain
-from tests.bench.machine import Cpu, cpu_of, family_of
+from tests.bench.machine import Cpu, cpu_of, family_of, wait_quiet
 from tests.bench.measuring import OURS, Readings, take_turns
 from tests.bench.stage import Stage, enqueue, stage
 
@@ -148,6 +148,7 @@ def profile(jobs: int) -> Readings:
     with stage() as it:
         broker, worker = it.broker(), it.worker(2)
         pids = {"broker": [broker.pid], "worker": family_of(worker.pid)}
+        wait_quiet()
         before = {pid: cpu_of(pid) for family in pids.values() for pid in family}
         rate = _time_true(it, jobs)
         spent = {
