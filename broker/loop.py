@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 
 import zmq
@@ -17,7 +17,7 @@ import zmq
 from broker.core import Core, Turn
 from broker.core.envelope import Envelope, failed
 from broker.disk import Disk
-from broker.sockets import FULL, GONE, Router, drain_monitor
+from broker.sockets import FULL, GONE, Message, Router, Watch, drain_monitor
 from broker.store import Store, StoreFull
 from queuectl.clock import Now, read_clock
 from queuectl.errors import DiskFull, Internal, QueuectlError, StorageFailed
@@ -32,6 +32,7 @@ CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stay
 SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
+MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
@@ -41,6 +42,7 @@ GOODBYE_PAUSE_S = 0.1  # what a peer has received, but not read yet, is lost to 
 
 FromWorker = tuple[bytes, bytes]
 FromClient = tuple[Envelope, bytes]
+_NOTHING: tuple[list[Message], bool] = ([], True)
 
 
 class Loop:
@@ -64,29 +66,27 @@ class Loop:
         self._workers = workers
         self._clients = clients
         self._disk = disk
-        self._look_at_ms = 0
+        self._look_at_ms = self._measure_at_ms = 0
+        self._min_free: int | None = None  # as it was when the disk was last measured
         self._log = log
         self._wakeup = wakeup
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: list[bytes] = []
         self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
-        self._backlog = False
         self._full_until_ms = 0  # the disk refused to write; nothing new until then
         self._misframed = 0  # messages with wrong frames that the log knows of
         self._garbage_second, self._garbage_logged = 0, 0
-        self._poller = zmq.Poller()
-        for source in (workers.socket, clients.socket, self._monitor, wakeup):
-            self._poller.register(source, zmq.POLLIN)
 
     def run(self, read_signals: Callable[[], bool]) -> None:
         """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
+        watch = Watch((self._workers.socket, self._clients.socket), self._monitor, self._wakeup)
         turns = self.turns(read_signals)
         with suppress(StopIteration):
             timeout_ms = next(turns)
             while True:
-                timeout_ms = turns.send(dict(self._poller.poll(timeout_ms)))
+                timeout_ms = turns.send(watch.wait(timeout_ms))
 
-    def turns(self, read_signals: Callable[[], bool]) -> Generator[int, Mapping[object, int], None]:
+    def turns(self, read_signals: Callable[[], bool]) -> Generator[int, Collection[object], None]:
         """The loop but for its waiting: it yields for how many ms at most, and is sent what has become readable."""
         before = self._clock()
         self._forgive(0, before.mono_ms - self.core.started_ms)
@@ -94,16 +94,18 @@ class Loop:
             asleep = self._clock()
             timeout_ms = self._timeout_ms(asleep)
             woken = yield timeout_ms
-            self._forgive(self._clock().mono_ms - asleep.mono_ms - timeout_ms, asleep.mono_ms - before.mono_ms)
-            before = self._clock()
+            now = self._clock()
+            self._forgive(now.mono_ms - asleep.mono_ms - timeout_ms, asleep.mono_ms - before.mono_ms)
+            before = now
             if self._wakeup in woken:
                 _empty(self._wakeup)
                 self.core.stopping |= read_signals()
             if self._monitor in woken and drain_monitor(self._monitor):
                 self._probe()
-            self._turn()
-        self._forgive(0, self._clock().mono_ms - before.mono_ms)
-        self._turn()  # answers those who wait
+            self._turn(now, woken)
+        now = self._clock()
+        self._forgive(0, now.mono_ms - before.mono_ms)
+        self._turn(now, (self._workers.socket, self._clients.socket))  # answers those who wait
 
     def close(self) -> None:
         """Let the last replies arrive and close the sockets; a second call does nothing."""
@@ -118,7 +120,7 @@ class Loop:
     # --- wait and drain ------------------------------------------------------------------------------
 
     def _timeout_ms(self, now: Now) -> int:
-        wake_ms = 0 if self._backlog or self._gone else self._duty_ms(now)
+        wake_ms = 0 if self._gone else self._duty_ms(now)
         # Of a machine that was suspended only what goes beyond the wait is seen, so where there are leases it is short.
         longest_ms = self.core.heartbeat_ms // 2 if self.core.leases else WAIT_MS_MAX
         return longest_ms if wake_ms is None else min(wake_ms, longest_ms)
@@ -138,27 +140,31 @@ class Loop:
             return max(self._full_until_ms - now.mono_ms, min(due_ms, default=0), 0)
         return max(min(due_ms), 0) if due_ms else None
 
-    def _turn(self) -> None:
-        workers, drained = self._workers.drain(
-            messages_max=WORKER_MESSAGES_PER_TURN, bytes_max=WORKER_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
-        )
-        clients, empty = self._clients.drain(
-            messages_max=CLIENT_MESSAGES_PER_TURN, bytes_max=CLIENT_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
-        )
-        self._backlog = not (drained and empty)
-        from_workers = [(envelope[0], body) for envelope, body in workers]
-        from_clients = [(tuple(envelope), body) for envelope, body in clients]
-        now = self._clock()
+    def _turn(self, now: Now, readable: Collection[object]) -> None:
+        workers, drained = self._hear_workers() if self._workers.socket in readable else _NOTHING
+        clients, _ = self._hear_clients() if self._clients.socket in readable else _NOTHING
         self._renew_sessions(now)
         self.core.storage_full = now.mono_ms < self._full_until_ms
-        if from_clients or now.mono_ms >= self._look_at_ms:
-            self._look_at_disk(now)
-        for turn in self._apply(now, from_workers, from_clients, drained=drained):
+        self._look_at_disk(now, for_clients=bool(clients))
+        from_workers = [(envelope[0], body) for envelope, body in workers]
+        for turn in self._apply(now, from_workers, clients, drained=drained):
             self._send(turn)
         self._tidy(now)
 
+    def _hear_workers(self) -> tuple[list[Message], bool]:
+        return self._workers.drain(
+            messages_max=WORKER_MESSAGES_PER_TURN, bytes_max=WORKER_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
+        )
+
+    def _hear_clients(self) -> tuple[list[Message], bool]:
+        return self._clients.drain(
+            messages_max=CLIENT_MESSAGES_PER_TURN, bytes_max=CLIENT_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
+        )
+
     def _renew_sessions(self, now: Now) -> None:
         """Begin anew with workers of whom, or to whom, a message was lost: HELLO and WELCOME make up for all of it."""
+        if not self._renew:
+            return
         due = [route for route, at_ms in self._renew.items() if at_ms <= now.mono_ms]
         for route in due:
             del self._renew[route]
@@ -296,13 +302,21 @@ class Loop:
             if self._workers.send((route,), probe) is GONE:
                 self._gone.append(route)
 
-    def _look_at_disk(self, now: Now) -> None:
-        self._look_at_ms = now.mono_ms + LOOK_EVERY_MS
-        if not self._disk.has_database():
+    def _look_at_disk(self, now: Now, *, for_clients: bool) -> None:
+        """Is the database still there, and room for more? Before anything is stored for a client, and now and then."""
+        is_time = now.mono_ms >= self._look_at_ms
+        if (for_clients or is_time) and not self._disk.has_database():
             raise StorageFailed("the database file was deleted or replaced while it was open")
         min_free = self.core.settings["min_free"]
-        assert min_free is None or isinstance(min_free, int)
-        low = self.core.storage_full or self._disk.is_low(min_free)
+        is_stale = self.core.disk_low or min_free != self._min_free or now.mono_ms >= self._measure_at_ms
+        if is_time or (for_clients and is_stale):
+            self._look_at_ms, self._measure_at_ms = now.mono_ms + LOOK_EVERY_MS, now.mono_ms + MEASURE_EVERY_MS
+            assert min_free is None or isinstance(min_free, int)
+            self._min_free = min_free
+            self._measure_disk()
+
+    def _measure_disk(self) -> None:
+        low = self.core.storage_full or self._disk.is_low(self._min_free)
         if low != self.core.disk_low:
             self.core.disk_low = low
             free, _ = self._disk.free_bytes()

@@ -7,7 +7,8 @@ handshake and backlog; ZMTP heartbeats only to reap dead connections, liveness i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import select
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from time import monotonic
 
@@ -17,6 +18,13 @@ from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, WORKER_MESSAGE_BYTES_MAX
 
 ENVELOPE_FRAMES_MAX = 3
 GONE, FULL, SENT = "gone", "full", "sent"
+
+# Plain numbers: to combine two members of an enumeration costs as much as to send a frame.
+_NOW = int(zmq.NOBLOCK)
+_NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
+Message = tuple[tuple[bytes, ...], bytes]  # the frames before the body, and the body
 
 _COMMON = {
     zmq.ROUTER_MANDATORY: 1,
@@ -52,11 +60,9 @@ class Router:
         self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.bind(endpoint)
 
-    def drain(
-        self, *, messages_max: int, bytes_max: int, seconds_max: float
-    ) -> tuple[list[tuple[list[bytes], bytes]], bool]:
-        """(envelope, body) of what has arrived, within a budget, and whether that was all."""
-        found: list[tuple[list[bytes], bytes]] = []
+    def drain(self, *, messages_max: int, bytes_max: int, seconds_max: float) -> tuple[list[Message], bool]:
+        """What has arrived, within a budget, and whether that was all."""
+        found: list[Message] = []
         count, size, end = 0, 0, monotonic() + seconds_max
         while count < messages_max and size < bytes_max and (count & 31 or monotonic() < end):
             try:
@@ -66,18 +72,19 @@ class Router:
             count += 1  # what is thrown away costs time as well
             size += read
             if frames:
-                found.append((frames[:-1], frames[-1]))
+                found.append((tuple(frames[:-1]), frames[-1]))
             else:
                 self.misframed += 1
         return found, False
 
     def _receive(self) -> tuple[list[bytes], int]:
         """The frames of one message (none if there are too many or too few of them), and the bytes of all."""
-        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        receive = self.socket.recv
+        frame = receive(_NOW, copy=False)
         frames = [frame.bytes]
         count = size = 1
         while frame.more:
-            frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            frame = receive(_NOW, copy=False)
             count += 1
             size += len(frame) + 1  # a frame without a byte is work, too
             if count <= self._envelope_max + 1:
@@ -88,8 +95,8 @@ class Router:
         """Hand a message to ZeroMQ without ever waiting: sent, or the peer is gone, or its queue is full."""
         try:
             for frame in envelope:
-                self.socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
-            self.socket.send(body, zmq.NOBLOCK)
+                self.socket.send(frame, _NOW_AND_MORE)
+            self.socket.send(body, _NOW)
         except zmq.Again:
             return FULL
         except zmq.ZMQError as error:
@@ -113,12 +120,44 @@ def client_router(context: zmq.Context[zmq.Socket[bytes]]) -> Router:
     return Router(context, send_queue=200, bytes_max=CLIENT_MESSAGE_BYTES_MAX, envelope_max=ENVELOPE_FRAMES_MAX)
 
 
+class Watch:
+    """Waits until there is something to read. ZeroMQ's own poll asks each socket twice, before and after its wait.
+
+    The descriptor of a socket tells that something has happened to it, once: what had been said before, or was
+    noticed while we sent, only the socket itself knows. So it is asked before each wait, and after it only if its
+    descriptor has told. A monitor is never sent to, and is read to its end: its descriptor tells everything.
+    """
+
+    def __init__(
+        self,
+        sockets: Collection[zmq.Socket[bytes]],
+        monitor: zmq.Socket[bytes],
+        descriptor: int,
+    ):
+        self._sockets = tuple(sockets)
+        self._sources: dict[int, object] = {int(source.getsockopt(zmq.FD)): source for source in (*sockets, monitor)}
+        self._sources[descriptor] = descriptor
+        self._poll = select.poll()
+        for number in self._sources:
+            self._poll.register(number, select.POLLIN)
+
+    def wait(self, timeout_ms: int) -> set[object]:
+        """Which of the sockets, the monitor and the descriptor have something to read; none after so many ms."""
+        ready: set[object] = {socket for socket in self._sockets if _has_message(socket)}
+        told = {self._sources[number] for number, _ in self._poll.poll(0 if ready else timeout_ms)}
+        return ready | {source for source in told if not isinstance(source, zmq.Socket) or _has_message(source)}
+
+
+def _has_message(socket: zmq.Socket[bytes]) -> bool:
+    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
+
+
 def drain_monitor(monitor: zmq.Socket[bytes]) -> bool:
     """Read all events of a socket monitor; whether there was any."""
     seen = False
     with suppress(zmq.Again):
         for _ in _forever():
-            monitor.recv_multipart(zmq.NOBLOCK)
+            monitor.recv_multipart(_NOW)
             seen = True
     return seen
 

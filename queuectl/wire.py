@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import msgpack
 import msgspec
 
 from queuectl.errors import BadRequest
@@ -34,12 +33,12 @@ __all__ = [
 
 T = TypeVar("T")
 _NATIVE = (bytes,)
+_ENCODER = msgspec.msgpack.Encoder()
 
 
 def encode(message: Any) -> bytes:
     """The bytes of a message struct or of plain data."""
-    packed: bytes = msgpack.packb(msgspec.to_builtins(message, builtin_types=_NATIVE))
-    return packed
+    return _ENCODER.encode(message)
 
 
 def decode(body: bytes, kinds: Mapping[str, type[T]], *, bytes_max: int) -> T:

@@ -90,7 +90,8 @@ class Core(State):
         self.next_due_ms = self.store.jobs.next_due_ms()
 
     def _write_books(self, turn: Turn) -> None:
-        self.store.ledger.write_tallies(self.tally.take_changes())
+        if changes := self.tally.take_changes():
+            self.store.ledger.write_tallies(changes)
         if turn.replies:
             self.store.ledger.keep_replies(turn.replies)
         books = (self.next_seq, self.output_bytes)

@@ -7,7 +7,6 @@ leases belong to it and live on its heartbeats. A Session is its connection of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -193,10 +192,10 @@ class Tally:
         """Jobs in a state, over all queues."""
         return sum(jobs for (_, code), jobs in self._jobs.items() if code == state)
 
-    def take_changes(self) -> Iterator[tuple[int, int, int]]:
+    def take_changes(self) -> list[tuple[int, int, int]]:
         """(bucket, state, jobs) of what changed; then nothing has."""
         changed, self._changed = self._changed, set()
-        return ((bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed))
+        return [(bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed)]
 
 
 def policy_of(row: LeaseRow | Candidate) -> Policy:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.store.connection import (
-    CHECKPOINT_BYTES,
     OF_THE_STORE,
     Connection,
     DatabaseMissing,
@@ -60,7 +59,7 @@ class Store:
 
     def tidy(self) -> bool:
         """Between turns: copy a long write-ahead log into the database file. True if it did."""
-        if self._db.wal_bytes() < CHECKPOINT_BYTES:
+        if not self._db.has_long_wal():
             return False
         self.write_through()
         return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -80,6 +81,8 @@ class Connection:
 
     def __init__(self, path: Path | str):
         self.path = str(path)
+        self._is_due = False  # a transaction, with the next statement
+        self._has_grown = False  # the log, perhaps, since it was last found short or was copied
         self._file = os.path.realpath(path)  # SQLite puts the log beside the file itself, not beside a link to it
         if (log := self._missing_log()) is not None:
             raise DatabaseRefused(
@@ -127,8 +130,11 @@ class Connection:
 
     def _bytes_of(self, suffix: str) -> int | None:
         """Size of the database's file with this suffix; None if there is none."""
-        file = Path(f"{self._file}{suffix}")
-        return file.stat().st_size if file.is_file() else None
+        try:
+            info = os.stat(f"{self._file}{suffix}")  # noqa: PTH116  a Path takes long, and each turn that writes asks
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return info.st_size if stat.S_ISREG(info.st_mode) else None
 
     def _ask_file_alone(self, sql: str) -> list[tuple[Any, ...]]:
         with closing(self._connect(_file_alone(self._file), uri=True)) as db:
@@ -149,16 +155,21 @@ class Connection:
         file.touch()
 
     def begin(self) -> None:
-        self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
+        """Begin a transaction; in fact its first statement does, so that a turn without any costs nothing."""
+        self._is_due = True
 
     def commit(self) -> None:
         """Make the transaction durable. After StorageFailed the disk may have lost it: say nothing and stop."""
+        if self._is_due:
+            self._is_due = False
+            return
         if not self._db.in_transaction:
             raise StorageFailed("the transaction was gone before its commit")
         self._guard(lambda: self._db.execute("COMMIT"))
 
     def rollback(self) -> None:
         """Void the transaction; nothing happens if SQLite has done so already."""
+        self._is_due = False
         if self._db.in_transaction:
             self._guard(lambda: self._db.execute("ROLLBACK"))
 
@@ -168,15 +179,15 @@ class Connection:
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; the number of rows it changed."""
-        return self._guard(lambda: self._db.execute(sql, parameters).rowcount)
+        return self._do(lambda: self._db.execute(sql, parameters).rowcount)
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each row; the number of rows changed in all."""
-        return self._guard(lambda: self._db.executemany(sql, rows).rowcount)
+        return self._do(lambda: self._db.executemany(sql, rows).rowcount)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a question; no cursor stays open, it would pin the WAL."""
-        return self._guard(lambda: self._db.execute(sql, parameters).fetchall())
+        return self._do(lambda: self._db.execute(sql, parameters).fetchall())
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
@@ -185,6 +196,21 @@ class Connection:
     def checkpoint(self) -> None:
         """Copy the WAL into the database file, so that the next transaction starts it anew."""
         self._guard(lambda: self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+        self._has_grown = False
+
+    def has_long_wal(self) -> bool:
+        """Whether the write-ahead log is long enough to be copied, as far as it may have grown."""
+        if self._has_grown and self.wal_bytes() < CHECKPOINT_BYTES:
+            self._has_grown = False
+        return self._has_grown
+
+    def _do(self, act: Callable[[], T]) -> T:
+        """One statement. Only the first begins what is due: after SQLite has rolled back, none must commit alone."""
+        if self._is_due:
+            self._is_due = False
+            self._guard(lambda: self._db.execute("BEGIN IMMEDIATE"))
+            self._has_grown = True
+        return self._guard(act)
 
     def _guard(self, act: Callable[[], T]) -> T:
         try:

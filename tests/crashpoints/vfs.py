@@ -197,7 +197,7 @@ class ApswConnection(Connection):
             self._db.execute(sql, parameters).fetchall()
             return int(self._db.changes())
 
-        return self._guard(act)
+        return self._do(act)
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         def act() -> int:
@@ -205,7 +205,7 @@ class ApswConnection(Connection):
             self._db.executemany(sql, rows).fetchall()
             return int(self._db.total_changes() - before)
 
-        return self._guard(act)
+        return self._do(act)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return super().query(self._adapted.get(sql, sql), parameters)

@@ -82,12 +82,12 @@ def test_a_peer_that_is_gone_and_one_that_does_not_read_are_told_apart(
         [(envelope, _)] = until(lambda: router.drain(**BUDGET)[0])
         outcomes = {SENT}
         while FULL not in outcomes:
-            outcomes.add(router.send(tuple(envelope), bytes(100_000)))
+            outcomes.add(router.send(envelope, bytes(100_000)))
         assert outcomes == {SENT, FULL}
 
     def is_gone() -> bool:
         router.drain(**BUDGET)  # ZeroMQ sees to its connections when it is called
-        return router.send(tuple(envelope), b"x") == GONE
+        return router.send(envelope, b"x") == GONE
 
     until(is_gone, "its end is noticed")
     router.close(0)

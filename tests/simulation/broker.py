@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 
 from broker.core import Core, Identity
 from broker.loop import Loop
@@ -41,7 +41,7 @@ class BrokerMachine:
         self.on_turn: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self.restart_ms: Callable[[], int] = lambda: 100
-        self._steps: Generator[int, Mapping[object, int], None] | None = None
+        self._steps: Generator[int, Collection[object], None] | None = None
         self._busy_until_ms = 0
         self._wake_at_ms = 0
         self._wakes = 0
@@ -158,9 +158,11 @@ class BrokerMachine:
             self._wait(0)
             return
         self.turns += 1
-        monitor = self.routers[WORKERS].monitor
+        readable: set[object] = {router.socket for router in self.routers.values() if router.inbox}
+        if (monitor := self.routers[WORKERS].monitor).events:
+            readable.add(monitor)
         try:
-            timeout_ms = self._steps.send({monitor: 1} if monitor.events else {})
+            timeout_ms = self._steps.send(readable)
         except StopIteration:
             self._stop()
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 import zmq
 
-from broker.sockets import FULL, GONE, SENT, Router
+from broker.sockets import FULL, GONE, SENT, Message, Router
 from tests.simulation.network import TO_PEER, Line, Network
 
 
@@ -64,13 +64,11 @@ class SimulatedRouter(Router):
         self.monitor.events += 1
         self._on_news()
 
-    def drain(
-        self, *, messages_max: int, bytes_max: int, seconds_max: float
-    ) -> tuple[list[tuple[list[bytes], bytes]], bool]:
-        found: list[tuple[list[bytes], bytes]] = []
+    def drain(self, *, messages_max: int, bytes_max: int, seconds_max: float) -> tuple[list[Message], bool]:
+        found: list[Message] = []
         while self.inbox and len(found) < min(messages_max, self.messages_max):
             route, body = self.inbox.popleft()
-            found.append(([route], body))
+            found.append(((route,), body))
         return found, not self.inbox
 
     def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:
