@@ -7,8 +7,8 @@ randomness are arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from broker.backoff import Policy, backoff_ms
 from queuectl.jobs import JobState, Outcome
@@ -25,6 +25,8 @@ class Event(StrEnum):
     ADOPT = "adopt"  # the lost worker is back, and nobody else has the job
     REVIVE = "revive"  # dlq retry
     CANCEL = "cancel"  # a person stops it
+
+    __hash__ = str.__hash__  # tables are asked for each run of a job, and that of Enum is written in Python
 
 
 _P, _R, _C, _F, _D, _X = (
@@ -58,8 +60,7 @@ def after(state: JobState, event: Event) -> JobState:
     return following
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What becomes of a job whose attempt is over."""
 
     event: Event

@@ -41,5 +41,6 @@ def _adopt(core: State, turn: Turn, row: LeaseRow, holder: Holder) -> Lease:
     core.tally.move(row.bucket, row.state, CODES[after(JobState.PENDING, Event.ADOPT)])
     lease = lease_from_row(row._replace(losses=max(row.losses - 1, 0), slot=1), holder)
     core.leases[row.lease] = holder.leases[row.lease] = lease
+    core.has_changed(holder)
     turn.log("info", "lease_adopted", job_id=row.id, attempt=row.attempt, lease_id=lease_text(row.lease))
     return lease

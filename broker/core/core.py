@@ -41,7 +41,7 @@ class Core(State):
         `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
         `drained`: no worker has said anything that is not in here. Without duties only the messages are applied.
         """
-        self.before = Before(dict(self.sessions), dict(self.holders), list(self.waiters), self.stopping)
+        self.before = Before(self.sessions, self.holders, self.waiters, self.stopping)
         self.moved = {}
         turn = Turn(now)
         self._mind_the_clock(turn)
@@ -108,9 +108,8 @@ class Core(State):
             waits_ms.append(self.next_due_ms - now.wall_ms)
         if self.holders:
             waits_ms.append(self.next_sweep_ms - now.mono_ms)
-        if self.ready:
-            pauses = (session.back_in_ms(now.mono_ms) for session in self.sessions.values())
-            waits_ms += [pause for pause in pauses if pause is not None]
+        if self.ready and (pause_ms := self.rooms.back_in_ms(now.mono_ms)) is not None:
+            waits_ms.append(pause_ms)
         return max(0, min(waits_ms)) if waits_ms else None
 
     def miss(self, route: bytes, now: Now, *, is_its_fault: bool) -> None:
@@ -122,6 +121,7 @@ class Core(State):
         session = self.sessions.get(route)
         if session is None or session.incomplete:
             return
+        self.rooms.touch(session)
         session.incomplete = not (is_its_fault and self._misses(session.holder.worker.boot, now) > MISSES_MAX)
 
     def _misses(self, boot: str, now: Now) -> int:

@@ -117,6 +117,7 @@ def worker_stop(core: State, turn: Turn, args: WorkerStop) -> dict[str, Any]:
         holder.stop = args.now
         if holder.session is not None:  # one that is away is told when it is back
             turn.send(holder.session.route, Stop(holder.session.number, args.now))
+            core.rooms.touch(holder.session)
         turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now)
     return {"workers": sorted(chosen), "held": sum(len(holder.leases) for holder in chosen.values())}
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 
 import msgpack
 
-from broker.core.memory import Kept, Lease, Session, policy_of
+from broker.core.memory import Lease, Session, policy_of
+from broker.core.rooms import Group
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import ALONE_FROM_LOSSES, Event, after
-from broker.store.rows import CODES, STATES, Candidate
+from broker.lifecycle import ALONE_FROM_LOSSES, TRANSITIONS, Event
+from broker.store.rows import CODES, Candidate
 from queuectl.ids import lease_text
 from queuectl.messages import Grant, Push
 
 GRANTS_PER_TURN = 500
+_LEASED = {CODES[state]: CODES[following] for (state, event), following in TRANSITIONS.items() if event is Event.LEASE}
 PUSH_CHARS = 512 * 1024  # commands and environments of one push; a worker takes messages of 4 MiB
 
 
@@ -28,30 +32,39 @@ def grant(core: State, turn: Turn) -> None:
     core.grants_left = False
     if not core.ready or core.stopping:
         return
-    groups: dict[frozenset[str], list[tuple[Session, int]]] = defaultdict(list)
-    for session in core.sessions.values():
-        if (room := session.room(turn.now.mono_ms)) > 0:
-            groups[session.queues].append((session, room))
-    for queues, group in groups.items():
-        buckets = [bucket for bucket in sorted(core.ready) if not queues or core.queues[bucket] in queues]
-        _grant_group(core, turn, buckets, group)
+    for group in core.rooms.groups(turn.now.mono_ms):
+        buckets = [bucket for bucket in sorted(core.ready) if not group.queues or core.queues[bucket] in group.queues]
+        candidates = _candidates(core, buckets, min(GRANTS_PER_TURN, group.room))
+        if candidates:
+            _grant_group(core, turn, group, candidates)
 
 
-def _grant_group(core: State, turn: Turn, buckets: list[int], group: list[tuple[Session, int]]) -> None:
-    wanted = min(GRANTS_PER_TURN, sum(room for _, room in group))
-    chosen = _share_out(_candidates(core, buckets, wanted), group)
-    if not chosen:
-        return
-    core.grants_left |= len(chosen) == GRANTS_PER_TURN
+def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candidate]) -> None:
     rows = []
     pushes: dict[bytes, list[tuple[Lease, Candidate]]] = defaultdict(list)
-    for session, candidate in chosen:
+    for session, candidate in _share_out(group, candidates):
         lease = _lease(core, turn, session, candidate)
+        group.put(session, session.credit - 1)
         rows.append((lease.lease, session.holder.worker.worker, int(lease.slot), turn.now.wall_ms, candidate.seq))
         pushes[session.route].append((lease, candidate))
+    core.grants_left |= len(rows) >= GRANTS_PER_TURN
     core.store.jobs.lease(rows)
     for route, leases in pushes.items():
         _push(core, turn, core.sessions[route], leases)
+
+
+def _share_out(group: Group, candidates: list[Candidate]) -> Iterator[tuple[Session, Candidate]]:
+    """Each job to the least busy worker that may have it; the caller leases it before it asks for the next."""
+    for candidate in candidates:
+        is_suspect = candidate.losses >= ALONE_FROM_LOSSES
+        session = group.least_busy_without_suspect() if is_suspect else group.least_busy()
+        if session is None:
+            if is_suspect:
+                continue
+            return
+        if candidate.on_lost == "dead" and len(session.holder.leases) >= session.slots:
+            continue  # a lease ahead could be lost, and the job with it, for nothing
+        yield session, candidate
 
 
 def _push(core: State, turn: Turn, session: Session, leases: list[tuple[Lease, Candidate]]) -> None:
@@ -80,51 +93,17 @@ def _candidates(core: State, buckets: list[int], limit: int) -> list[Candidate]:
         if not plain and not alone:
             core.ready.discard(bucket)
         found += [plain, alone]
-    merged = heapq.merge(*found, key=lambda candidate: (-candidate.priority, candidate.run_at_ms, candidate.seq))
-    return list(merged)[: limit + sum(1 for jobs in found for job in jobs if job.losses >= ALONE_FROM_LOSSES)]
-
-
-def _share_out(candidates: list[Candidate], group: list[tuple[Session, int]]) -> list[tuple[Session, Candidate]]:
-    """Each job to the least busy worker that may have it."""
-    load = [(_load(session, 0), index, 0) for index, (session, _) in enumerate(group)]
-    heapq.heapify(load)
-    with_alone = {
-        index
-        for index, (session, _) in enumerate(group)
-        if any(lease.alone for lease in session.holder.leases.values())
-    }
-    chosen: list[tuple[Session, Candidate]] = []
-    for candidate in candidates:
-        (no_slot_is_free, _), _, _ = load[0]
-        if no_slot_is_free and candidate.on_lost == "dead":
-            continue  # a lease ahead could be lost, and the job with it, for nothing
-        is_alone = candidate.losses >= ALONE_FROM_LOSSES
-        passed_over = []
-        while load and is_alone and load[0][1] in with_alone:
-            passed_over.append(heapq.heappop(load))
-        if load:
-            _, index, given = heapq.heappop(load)
-            session, room = group[index]
-            chosen.append((session, candidate))
-            if is_alone:
-                with_alone.add(index)
-            if given + 1 < room:
-                heapq.heappush(load, (_load(session, given + 1), index, given + 1))
-        for entry in passed_over:
-            heapq.heappush(load, entry)
-        if not load:
-            break
-    return chosen
-
-
-def _load(session: Session, given: int) -> tuple[bool, float]:
-    """Free slots come before leases ahead, and the emptier worker before the fuller."""
-    busy = len(session.holder.leases) + given
-    return busy >= session.slots, busy / max(session.slots, 1)
+    found = [jobs for jobs in found if jobs]
+    if len(found) > 1:
+        merged = heapq.merge(*found, key=lambda candidate: (-candidate.priority, candidate.run_at_ms, candidate.seq))
+        suspects = sum(candidate.losses >= ALONE_FROM_LOSSES for jobs in found for candidate in jobs)
+        return list(islice(merged, limit + suspects))
+    return found[0] if found else []
 
 
 def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> Lease:
     number = core.chance.getrandbits(63)
+    holder = session.holder
     lease = Lease(
         lease=number,
         seq=candidate.seq,
@@ -133,16 +112,17 @@ def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> L
         attempt=candidate.attempt + 1,
         attempts=candidate.attempts,
         losses=candidate.losses,
-        slot=len(session.holder.leases) < session.slots,
+        slot=len(holder.leases) < session.slots,
         granted_at_ms=turn.now.wall_ms,
         run_at_ms=candidate.run_at_ms,
         policy=policy_of(candidate),
-        holder=session.holder,
-        output=Kept(candidate.seq, candidate.attempt + 1, candidate.output_limit, is_new=True),
+        holder=holder,
+        output_limit=candidate.output_limit,
+        is_new=True,
         session=session.number,
     )
-    core.leases[number] = session.holder.leases[number] = lease
-    core.tally.move(candidate.bucket, candidate.state, CODES[after(STATES[candidate.state], Event.LEASE)])
+    core.leases[number] = holder.leases[number] = lease
+    core.tally.move(candidate.bucket, candidate.state, _LEASED[candidate.state])
     if core.verbose:
         _log_lease(turn, lease)
     return lease

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
+
+import msgspec
 
 from broker.backoff import Policy
 from broker.lifecycle import ALONE_FROM_LOSSES
 from broker.store.rows import Candidate, LeaseRow, WorkerRow
 
-AHEAD_MAX = 64  # leases a worker may have beyond its slots, however short its jobs are
-AHEAD_MS = 25  # as many as keep its slots busy for so long: a few turns of the loop
+AHEAD_MAX = 128  # leases a worker may have beyond its slots, however short its jobs are
+AHEAD_MS = 40  # as many as keep its slots busy for so long: results that wait for others, and a few turns of the loop
 PATIENCE_BEATS = 2
 SHORT_JOB_MS = 100  # longer jobs are never leased ahead
 
@@ -65,9 +68,8 @@ class Kept:
         return self.totals is not None and all(total <= got for total, got in zip(self.totals, received, strict=True))
 
 
-@dataclass(slots=True)
-class Lease:
-    """The right of one boot to one attempt of one job."""
+class Lease(msgspec.Struct, eq=False):
+    """The right of one boot to one attempt of one job. A struct, because one is made for each run of a job."""
 
     lease: int
     seq: int
@@ -81,9 +83,18 @@ class Lease:
     run_at_ms: int
     policy: Policy
     holder: Holder
-    output: Kept
+    output_limit: int
+    is_new: bool  # granted by this broker: nothing of its output was stored before
     session: int = 0  # session it was pushed in; 0: before this one
     push: int = 0  # number of that push
+    kept: Kept | None = None
+
+    @property
+    def output(self) -> Kept:
+        """Its kept output, of which most attempts have none."""
+        if self.kept is None:
+            self.kept = Kept(self.seq, self.attempt, self.output_limit, is_new=self.is_new)
+        return self.kept
 
     @property
     def alone(self) -> bool:
@@ -135,6 +146,13 @@ class Session:
     paused_until_ms: int = 0  # its last lease came back through its own fault
     no_ahead_until_ms: int = 0  # a lease granted ahead came back unused
     run_ms: float | None = None  # moving average of its jobs' durations
+    credit: int = 0  # its room, and its place among those with room, when that was last looked at
+    place: Place | None = None
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it runs a job that must not share its worker with another such job."""
+        return any(lease.alone for lease in self.holder.leases.values())
 
     @property
     def is_working(self) -> bool:
@@ -167,12 +185,16 @@ class Session:
         return not self.queues or queue in self.queues
 
 
+Place = tuple[bool, float, int, Session]  # no slot is free, how busy, number of the session, the session
+
+
 class Tally:
     """Number of jobs by (bucket, state code), with what has changed since it was last written."""
 
     def __init__(self, jobs: dict[tuple[int, int], int]):
         self._jobs = jobs
         self._changed: set[tuple[int, int]] = set()
+        self._moves: dict[tuple[int, int, int], int] = {}  # not counted yet: a turn makes few kinds, and many of each
 
     def add(self, bucket: int, state: int, jobs: int) -> None:
         """Count jobs in (or out, if negative)."""
@@ -180,27 +202,35 @@ class Tally:
         self._jobs[key] = self._jobs.get(key, 0) + jobs
         self._changed.add(key)
 
-    def move(self, bucket: int, state: int, following: int) -> None:
-        """Count one job from a state to the next. Called twice for each run of a job: no calls in here."""
-        before, after = (bucket, state), (bucket, following)
-        jobs = self._jobs
-        jobs[before] -= 1
-        jobs[after] = jobs.get(after, 0) + 1
-        self._changed |= {before, after}
+    def move(self, bucket: int, state: int, following: int, jobs: int = 1) -> None:
+        """Count jobs from a state to the next."""
+        key = (bucket, state, following)
+        self._moves[key] = self._moves.get(key, 0) + jobs
+
+    def _count_moves(self) -> None:
+        moves, self._moves = self._moves, {}
+        for (bucket, state, following), jobs in moves.items():
+            self.add(bucket, state, -jobs)
+            self.add(bucket, following, jobs)
 
     def total(self, state: int) -> int:
         """Jobs in a state, over all queues."""
+        self._count_moves()
         return sum(jobs for (_, code), jobs in self._jobs.items() if code == state)
 
     def take_changes(self) -> list[tuple[int, int, int]]:
         """(bucket, state, jobs) of what changed; then nothing has."""
+        self._count_moves()
         changed, self._changed = self._changed, set()
         return [(bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed)]
 
 
 def policy_of(row: LeaseRow | Candidate) -> Policy:
     """What the job says of failures and losses."""
-    return Policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter, row.on_lost)
+    return _policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter, row.on_lost)
+
+
+_policy = lru_cache(maxsize=1024)(Policy)  # most jobs share a few
 
 
 def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
@@ -218,5 +248,6 @@ def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
         run_at_ms=row.run_at_ms,
         policy=policy_of(row),
         holder=holder,
-        output=Kept(row.seq, row.attempt, row.output_limit),
+        output_limit=row.output_limit,
+        is_new=False,
     )

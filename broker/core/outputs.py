@@ -31,7 +31,7 @@ def on_output(core: State, turn: Turn, session: Session, message: Output) -> Non
             core.closing.pop(piece.lease, None)
         if kept is not None:
             turn.written.add(kept.seq)
-    turn.taken[session.number] += [Taken(lease, stream, upto) for (lease, stream), upto in taken.items()]
+    turn.tell(session).taken.extend(Taken(lease, stream, upto) for (lease, stream), upto in taken.items())
 
 
 def forget(core: State, seqs: set[int]) -> None:

@@ -12,8 +12,8 @@ from broker.core.adoption import adopt_to_end
 from broker.core.memory import Holder, Lease, Session
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import Decision, Event, after, decide_loss, decide_outcome, decide_return
-from broker.store.rows import CODES, DUE_LATER, READY, READY_ALONE, RESTING, AttemptRow, Move
+from broker.lifecycle import TRANSITIONS, Decision, Event, decide_loss, decide_outcome, decide_return
+from broker.store.rows import CODES, DUE_LATER, READY, READY_ALONE, RESTING, STATES, AttemptRow, Completion, Move
 from queuectl.ids import lease_text
 from queuectl.jobs import TERMINAL, JobState, Outcome
 from queuectl.messages import Release, Result, Results, Returned, Verdict
@@ -34,14 +34,16 @@ REPORTABLE = {
 HAD_STARTED = frozenset({"stopped", "lost"})  # reasons of a return that say the command had been started
 FAULT_PAUSE_MS = 1000  # nothing new for a worker that could not start a command
 NO_AHEAD_MS = 1000  # no lease ahead for a worker that gave one back unused
-_PENDING, _PROCESSING = CODES[JobState.PENDING], CODES[JobState.PROCESSING]
+_PROCESSING = CODES[JobState.PROCESSING]
+_TERMINAL = frozenset(CODES[state] for state in TERMINAL)
+_AFTER = {event: CODES[following] for (state, event), following in TRANSITIONS.items() if state is JobState.PROCESSING}
 
 
 def on_results(core: State, turn: Turn, session: Session, message: Results) -> None:
     """Results: recorded once, whoever of the worker's home sends them and however often."""
+    verdicts = turn.tell(session).verdicts
     for result in message.results:
-        verdict = _settle(core, turn, session, result)
-        turn.verdicts[session.number].append(Verdict(result.lease, verdict))
+        verdicts.append(Verdict(result.lease, _settle(core, turn, session, result)))
 
 
 def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
@@ -86,29 +88,12 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
         outcome, lease.policy, attempts=lease.attempts, losses=lease.losses, chance=core.chance.random()
     )
     turn.settled.add(lease.lease)
-    turn.ended.append(
-        AttemptRow(
-            seq=lease.seq,
-            attempt=lease.attempt,
-            lease=lease.lease,
-            worker=lease.holder.worker.worker,
-            started_at_ms=result.started_at_ms or max(0, turn.now.wall_ms - result.duration_ms),
-            finished_at_ms=turn.now.wall_ms,
-            duration_ms=result.duration_ms,
-            outcome=result.outcome,
-            exit_code=result.exit_code,
-            signal=result.signal,
-            stdout_bytes=result.stdout_bytes,
-            stderr_bytes=result.stderr_bytes,
-            last_line=result.last_line or (result.note if outcome is Outcome.SPAWN_ERROR else ""),
-            note=result.note,
-        )
-    )
-    lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
-    if (result.stdout_bytes or result.stderr_bytes) and not lease.output.is_complete():
-        outputs.expect_more(core, lease.lease, lease.output, lease.holder.worker.boot)
+    turn.ended.append(_heard(turn, lease, outcome, result))
+    if result.stdout_bytes or result.stderr_bytes:
+        lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
+        if not lease.output.is_complete():
+            outputs.expect_more(core, lease.lease, lease.output, lease.holder.worker.boot)
     _end(core, turn, lease, decision, result.exit_code, result.signal)
-    run_at_ms = turn.now.wall_ms + decision.delay_ms
     turn.log(
         "info" if outcome is Outcome.COMPLETED else "warning",
         "job_finished",
@@ -121,8 +106,28 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
         exit_code=result.exit_code,
         signal=result.signal,
         duration_ms=result.duration_ms,
-        state=after(JobState.PROCESSING, decision.event),
-        run_at=rfc3339(run_at_ms) if decision.event is Event.RETRY else None,
+        state=STATES[_AFTER[decision.event]],
+        run_at=rfc3339(turn.now.wall_ms + decision.delay_ms) if decision.event is Event.RETRY else None,
+    )
+
+
+def _heard(turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> AttemptRow:
+    """History of an attempt as its worker tells it."""
+    return AttemptRow(
+        lease.seq,
+        lease.attempt,
+        lease.lease,
+        lease.holder.worker.worker,
+        result.started_at_ms or max(0, turn.now.wall_ms - result.duration_ms),
+        turn.now.wall_ms,
+        result.duration_ms,
+        result.outcome,
+        result.exit_code,
+        result.signal,
+        result.stdout_bytes,
+        result.stderr_bytes,
+        result.last_line or (result.note if outcome is Outcome.SPAWN_ERROR else ""),
+        result.note,
     )
 
 
@@ -229,38 +234,44 @@ def _unheard(turn: Turn, lease: Lease, outcome: Outcome, note: str) -> AttemptRo
 
 def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: int | None, signal: int | None) -> None:
     """The lease is over: the job moves on as decided."""
-    state = after(JobState.PROCESSING, decision.event)
-    now_ms = turn.now.wall_ms
-    run_at_ms = now_ms + decision.delay_ms if decision.event is Event.RETRY else lease.run_at_ms
-    ready = _readiness(core, lease, decision, run_at_ms)
-    turn.moves.append(
-        Move(
-            state=CODES[state],
-            ready=ready,
-            run_at_ms=run_at_ms,
-            attempt=lease.attempt,
-            attempts=decision.attempts,
-            losses=decision.losses,
-            keep_lease=lease.lease if decision.event is Event.RETURN and decision.reason == "lost" else None,
-            reason=decision.reason,
-            exit_code=exit_code,
-            signal=signal,
-            now_ms=now_ms,
-            finished_at_ms=now_ms if state in TERMINAL else None,
-            seq=lease.seq,
-            lease=lease.lease,
-            from_state=_PROCESSING,
-        )
-    )
-    core.tally.move(lease.bucket, _PROCESSING, CODES[state])
+    state = _AFTER[decision.event]
+    if decision.event is Event.COMPLETE:
+        now_ms = turn.now.wall_ms
+        turn.completions.append(Completion(exit_code, signal, now_ms, now_ms, lease.seq, lease.lease))
+    else:
+        turn.moves.append(_move(core, turn, lease, decision, exit_code, signal))
+    core.tally.move(lease.bucket, _PROCESSING, state)
     core.move(lease)
     del core.leases[lease.lease]
     lease.holder.leases.pop(lease.lease, None)
+    core.has_changed(lease.holder)
     turn.written.add(lease.seq)
-    if state in TERMINAL:
+    if state in _TERMINAL:
         turn.over.add(lease.seq)
-    if state is JobState.DEAD:
+    if decision.event is Event.BURY:
         turn.log("warning", "job_dead", job_id=lease.job, attempts=decision.attempts, reason=decision.reason)
+
+
+def _move(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: int | None, signal: int | None) -> Move:
+    state, now_ms = _AFTER[decision.event], turn.now.wall_ms
+    run_at_ms = now_ms + decision.delay_ms if decision.event is Event.RETRY else lease.run_at_ms
+    return Move(
+        state=state,
+        ready=_readiness(core, lease, decision, run_at_ms),
+        run_at_ms=run_at_ms,
+        attempt=lease.attempt,
+        attempts=decision.attempts,
+        losses=decision.losses,
+        keep_lease=lease.lease if decision.event is Event.RETURN and decision.reason == "lost" else None,
+        reason=decision.reason,
+        exit_code=exit_code,
+        signal=signal,
+        now_ms=now_ms,
+        finished_at_ms=now_ms if state in _TERMINAL else None,
+        seq=lease.seq,
+        lease=lease.lease,
+        from_state=_PROCESSING,
+    )
 
 
 def _readiness(core: State, lease: Lease, decision: Decision, run_at_ms: int) -> int:

@@ -95,14 +95,14 @@ def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, an
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
             return
         if request.op == "wait":
-            _hold(core, asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
+            _hold(core, turn, asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
             return
         args = convert(request.args, OPS[request.op].args)
         if core.stopping and OPS[request.op].changes:
             raise ShuttingDown(hint="start it again: queuectl broker start")
         data = HANDLERS[request.op](core, turn, args)
         if isinstance(args, Output) and (held := reading.follower(core, turn, envelope, request.id, args, data)):
-            _hold(core, held)
+            _hold(core, turn, held)
             return
         body = encode(data)
     except OF_THE_STORE:
@@ -125,10 +125,10 @@ def _refuse_reuse(core: State, request: Request, before: StoredReply) -> None:
             raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
 
 
-def _hold(core: State, waiter: Waiter) -> None:
-    if len(core.waiters) >= WAITERS_MAX:
+def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
+    if len(core.waiters) + len(turn.held) >= WAITERS_MAX:
         raise ShuttingDown("too many clients wait already", hint="try again in a while")
-    core.waiters.append(waiter)
+    turn.held.append(waiter)
 
 
 def _store(core: State, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:

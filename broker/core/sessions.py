@@ -64,6 +64,7 @@ def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
         return
     session.holder.heard_ms = turn.now.mono_ms
     session.silent = False
+    core.rooms.touch(session)  # whatever it says, it may have room now that it had not, or the other way round
     if session.incomplete:  # it is heard, no more: an echo of a heartbeat would say that what came before has arrived
         turn.send(route, Echo(session.number, 0, core.heartbeat_ms, []))
         return
@@ -99,6 +100,7 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
     is_same_line = holder.route == route
     session = known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder)
     session.draining = hello.draining
+    core.rooms.touch(session)
     keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known, is_same_line=is_same_line)
     turn.send(route, _welcome(core, session, keep, drop))
     if holder.stop is not None and session is not known and not hello.draining:
@@ -119,6 +121,7 @@ def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
             software=hello.software,
             now_ms=turn.now.wall_ms,
         )
+        core.part()
         holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms)
     holder.heard_ms = turn.now.mono_ms
     holder.hello = hello.n
@@ -130,11 +133,13 @@ def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: H
         close_route(core, turn, holder.session.route, "superseded")
     if route in core.sessions:
         close_route(core, turn, route, "superseded")
+    core.part()
     core.holders[hello.boot] = holder  # the end of its old session may have let it go
     core.sessions_opened += 1
     number = core.epoch * _EPOCH_SHIFT + core.sessions_opened
     session = Session(number, route, holder, hello.slots, frozenset(hello.queues))
     core.sessions[route] = session
+    core.rooms.open(session)
     holder.session, holder.route = session, route
     turn.log("info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held))
     return session
@@ -224,7 +229,7 @@ def _on_bye(core: State, turn: Turn, session: Session, _: Bye) -> None:
         reports.give_back(core, turn, lease, "undelivered")
     turn.send(session.route, ByeOk(session.number))
     close_route(core, turn, session.route, "left")
-    core.holders.pop(session.holder.worker.boot, None)
+    core.dismiss(session.holder)
 
 
 _HANDLERS: dict[type, Callable[[State, Turn, Session, Any], None]] = {
@@ -247,10 +252,12 @@ def retime(core: State, turn: Turn, lease_ms: int) -> None:
 
 def say_verdicts(core: State, turn: Turn) -> None:
     """One message of each kind to each session, however many results and pieces it sent."""
-    for session in core.sessions.values() if turn.verdicts or turn.taken else ():
-        if verdicts := turn.verdicts.get(session.number):
+    for session, verdicts, taken in turn.told.values():
+        if core.sessions.get(session.route) is not session:
+            continue
+        if verdicts:
             turn.send(session.route, Recorded(session.number, verdicts))
-        if taken := turn.taken.get(session.number):
+        if taken:
             turn.send(session.route, Took(session.number, taken))
 
 
@@ -263,12 +270,13 @@ def sweep(core: State, turn: Turn) -> None:
     for holder in list(core.holders.values()):
         silent_ms = turn.now.mono_ms - holder.heard_ms
         if holder.session is None and not holder.leases:
-            core.holders.pop(holder.worker.boot)
+            core.dismiss(holder)
         elif silent_ms >= max(core.lease_ms, holder.patience_ms):
             turn.log("warning", "worker_lost", worker_id=holder.worker.name, leases=len(holder.leases))
             _lose(core, turn, holder, f"its worker was not heard of for {silent_ms / 1000:.1f} s")
         elif holder.session is not None and silent_ms >= suspect_ms:
             holder.session.silent = True
+            core.rooms.touch(holder.session)
 
 
 def _lose(core: State, turn: Turn, holder: Holder, why: str) -> None:
@@ -277,15 +285,18 @@ def _lose(core: State, turn: Turn, holder: Holder, why: str) -> None:
         reports.lose(core, turn, lease, why, held_slot=held_slot)
     if holder.session is not None:
         close_route(core, turn, holder.session.route, "lost")
-    core.holders.pop(holder.worker.boot, None)
+    core.dismiss(holder)
 
 
 def close_route(core: State, turn: Turn, route: bytes, why: str) -> None:
     """End the session at a route, if there is one. Its leases stay with the boot."""
-    session = core.sessions.pop(route, None)
+    session = core.sessions.get(route)
     if session is None:
         return
+    core.part()
+    del core.sessions[route]
+    core.rooms.close(session)
     session.holder.session = None
     if not session.holder.leases:
-        core.holders.pop(session.holder.worker.boot, None)
+        core.dismiss(session.holder)
     turn.log("info", "session_closed", worker_id=session.holder.worker.name, reason=why)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from broker.core.memory import Holder, Kept, Lease, Session, Tally, lease_from_row
+from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
 from broker.store.rows import CODES
@@ -80,7 +81,8 @@ class State:
         self.holders: dict[str, Holder] = {}  # by boot
         self.leases: dict[int, Lease] = {}  # all of them
         self.closing: dict[int, Kept] = {}  # ended attempts whose output is still on its way
-        self.waiters: list[Waiter] = []
+        self.waiters: list[Waiter] = []  # never changed in place: the turn may fail yet
+        self.rooms = Rooms()
         self.stopping = False
         self.disk_low = False  # no new jobs
         self.storage_full = False  # nothing can be written: what needs no message to happen waits
@@ -128,6 +130,7 @@ class State:
         self.next_due_ms = self.store.jobs.next_due_ms()
         self.closing.clear()
         self._reload_leases(now)
+        self.rooms = Rooms(self.sessions.values())
 
     def _put_back(self) -> None:
         """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
@@ -195,6 +198,21 @@ class State:
             self.buckets[queue] = bucket
             self.queues[bucket] = queue
         return bucket
+
+    def part(self) -> None:
+        """Before this turn changes who is connected: from what was before it, which it may fail and leave."""
+        if self.sessions is self.before.sessions:
+            self.sessions, self.holders = dict(self.sessions), dict(self.holders)
+
+    def dismiss(self, holder: Holder) -> None:
+        """A boot that holds nothing any more is forgotten."""
+        self.part()
+        self.holders.pop(holder.worker.boot, None)
+
+    def has_changed(self, holder: Holder) -> None:
+        """It holds another number of leases, so there may be room in its session, or none any more."""
+        if holder.session is not None:
+            self.rooms.touch(holder.session)
 
     def move(self, lease: Lease) -> None:
         """Before this turn changes when a lease was pushed, or forgets it: the turn may fail yet."""

@@ -5,14 +5,17 @@ Nothing in here has happened until the transaction of the turn is committed.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broker.core.memory import Session
 from broker.store.history import ChunkKey
-from broker.store.rows import AttemptRow, Move
+from broker.store.rows import AttemptRow, Completion, Move
 from queuectl.clock import Now
 from queuectl.messages import Taken, ToWorker, Verdict
+
+if TYPE_CHECKING:
+    from broker.core.state import Waiter
 
 
 class LogRecord(NamedTuple):
@@ -37,6 +40,14 @@ class ToClient(NamedTuple):
     body: bytes
 
 
+class Told(NamedTuple):
+    """What a session is told of the results and the pieces of output that it sent in this turn."""
+
+    session: Session
+    verdicts: list[Verdict]
+    taken: list[Taken]
+
+
 @dataclass(slots=True)
 class Turn:
     """The effects of one turn."""
@@ -46,13 +57,14 @@ class Turn:
     to_clients: list[ToClient] = field(default_factory=list)
     logs: list[LogRecord] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
     ended: list[AttemptRow] = field(default_factory=list)
     new_chunks: dict[ChunkKey, bytes] = field(default_factory=dict)
     longer_chunks: dict[ChunkKey, bytes] = field(default_factory=dict)
     dropped_chunks: list[ChunkKey] = field(default_factory=list)
     replies: list[tuple[str, str, int, bytes]] = field(default_factory=list)
-    verdicts: dict[int, list[Verdict]] = field(default_factory=lambda: defaultdict(list))  # by session
-    taken: dict[int, list[Taken]] = field(default_factory=lambda: defaultdict(list))  # by session
+    told: dict[int, Told] = field(default_factory=dict)  # by session
+    held: list[Waiter] = field(default_factory=list)  # clients whose reply is held from now on
     settled: set[int] = field(default_factory=set)  # leases whose result this turn has taken
     over: set[int] = field(default_factory=set)  # seqs of jobs that became terminal
     written: set[int] = field(default_factory=set)  # seqs of jobs with more output, or whose attempt has ended
@@ -64,6 +76,13 @@ class Turn:
     def reply(self, envelope: tuple[bytes, ...], body: bytes) -> None:
         """Answer a client after the commit."""
         self.to_clients.append(ToClient(envelope, body))
+
+    def tell(self, session: Session) -> Told:
+        """Where to put what this session is told after the commit."""
+        told = self.told.get(session.number)
+        if told is None:
+            told = self.told[session.number] = Told(session, [], [])
+        return told
 
     def log(self, level: str, event: str, **keys: Any) -> None:
         """Log something after the commit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from broker.core.envelope import failed, ok
@@ -49,10 +50,10 @@ def _is_there(holder: Holder, names: frozenset[str]) -> bool:
 
 def answer(core: State, turn: Turn) -> None:
     """Answer those whose wait is over or has lasted long enough."""
-    if not core.waiters:
+    if not core.waiters and not turn.held:
         return
     left = []
-    for waiter in core.waiters:
+    for waiter in chain(core.waiters, turn.held):
         try:
             found = _look(core, turn, waiter)
         except OF_THE_STORE:

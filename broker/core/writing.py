@@ -13,6 +13,9 @@ def flush(core: State, turn: Turn) -> None:
         core.store.history.add_output(list(turn.new_chunks.items()))
         core.store.history.extend_output(list(turn.longer_chunks.items()))
         turn.new_chunks, turn.longer_chunks, turn.dropped_chunks = {}, {}, []
+    if turn.completions:
+        core.store.jobs.complete(turn.completions)
+        turn.completions = []
     if turn.moves:
         core.store.jobs.move(turn.moves)
         turn.moves = []

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from broker.store.connection import Connection, StoreRefused
-from broker.store.rows import Candidate, JobRow, Known, LeaseRow, Move, NewJob
+from broker.store.rows import Candidate, Completion, JobRow, Known, LeaseRow, Move, NewJob
 
 SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseconds
 
@@ -48,6 +48,11 @@ MOVE = """
 UPDATE job SET state = ?, ready = ?, run_at_ms = ?, attempt = ?, attempts = ?, losses = ?, lease = ?, reason = ?,
                exit_code = ?, signal = ?, updated_at_ms = ?, finished_at_ms = ?
 WHERE seq = ? AND lease = ? AND state = ?"""
+
+# A leased job is completed. Nothing is named that does not change: what is not named, no index is looked at for.
+COMPLETE = """
+UPDATE job SET state = 2, lease = NULL, exit_code = ?, signal = ?, updated_at_ms = ?, finished_at_ms = ?
+WHERE seq = ? AND lease = ? AND state = 1"""
 
 # A job whose lease was lost goes on under the same lease: its worker is back and nobody else has it.
 ADOPT = """
@@ -141,7 +146,7 @@ class Jobs:
     def candidates(self, bucket: int, limit: int, *, alone: bool = False) -> list[Candidate]:
         """The next jobs of a queue in leasing order: priority (higher first), due time, arrival."""
         rows = self._db.query(CANDIDATES_ALONE if alone else CANDIDATES, (bucket, limit))
-        return [Candidate(*row) for row in rows]
+        return list(map(Candidate._make, rows))
 
     def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""
@@ -150,6 +155,10 @@ class Jobs:
     def move(self, moves: Sequence[Move]) -> None:
         """Move leased jobs on. A row whose lease is not the one named is a broken invariant: StoreRefused."""
         _expect(self._db.run_many(MOVE, moves), len(moves), "move")
+
+    def complete(self, completions: Sequence[Completion]) -> None:
+        """Jobs whose command exited 0. A row whose lease is not the one named is a broken invariant: StoreRefused."""
+        _expect(self._db.run_many(COMPLETE, completions), len(completions), "complete")
 
     def adopt(self, seq: int, lease: int, worker: int, now_ms: int) -> bool:
         """Give a lost lease back to its worker; False if the job has gone on without it."""

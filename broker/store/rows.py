@@ -107,6 +107,17 @@ class Move(NamedTuple):
     from_state: int
 
 
+class Completion(NamedTuple):
+    """A leased job whose command exited 0. Applied only where it is still leased so."""
+
+    exit_code: int | None
+    signal: int | None
+    updated_at_ms: int
+    finished_at_ms: int
+    seq: int
+    lease: int
+
+
 class AttemptRow(NamedTuple):
     """One ended attempt."""
 

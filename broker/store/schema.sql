@@ -1,4 +1,4 @@
--- Version 2 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 3 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -52,7 +52,8 @@ CREATE TABLE job (                      -- the mutable part of a job
   CHECK (ready = 0 OR state IN (0, 3)),                       -- only what waits can be ready
   CHECK (state <> 1 OR lease IS NOT NULL),                    -- what runs has a lease
   CHECK (lease IS NULL OR state IN (0, 1)),
-  CHECK ((state IN (2, 4, 5)) = (finished_at_ms IS NOT NULL)) -- what is over has its end
+  CHECK ((state = 2 OR state = 4 OR state = 5) = (finished_at_ms IS NOT NULL)) -- what is over has its end; a list of
+                                                              -- three would become a table for each row written
 ) STRICT;
 
 CREATE INDEX job_ready ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 1;

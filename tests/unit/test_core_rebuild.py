@@ -375,7 +375,7 @@ def test_broken_rule_of_the_store_voids_the_turn(broker: BrokerHarness) -> None:
     grant = worker.grant()
     broker.core.leases[grant.lease].seq += 1  # memory is wrong, the store notices
 
-    with pytest.raises(StoreRefused, match="move: 1 rows were to change, 0 did"):
+    with pytest.raises(StoreRefused, match="complete: 1 rows were to change, 0 did"):
         worker.tell(Results(worker.session, [result(grant)]))
 
     assert broker.state(job) == "processing"

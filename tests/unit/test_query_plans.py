@@ -26,6 +26,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "CANDIDATES_ALONE": ("SEARCH j USING INDEX job_alone (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
     "LEASE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "MOVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "COMPLETE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "ADOPT": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "PROMOTE": (
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",

@@ -169,6 +169,7 @@ def test_migrated_database_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
     old, new = open_store(path), open_store(tmp_path / "new.db")
 
     assert _columns(old) == _columns(new)
+    assert _checks_of_job(old) == _checks_of_job(new)
     old.close()
     new.close()
 
@@ -177,6 +178,27 @@ def _columns(store: Store) -> list[tuple[object, ...]]:
     """Every column of every table: name, type, whether NULL is refused, default."""
     tables = [name for (name,) in store._db.query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
     return [(table, *row[1:5]) for table in tables for row in store._db.query(f"PRAGMA table_info({table})")]
+
+
+def _checks_of_job(store: Store) -> list[str]:
+    """The last rules of the largest table, which are worked out for each row that is written."""
+    [(sql,)] = store._db.query("SELECT sql FROM sqlite_schema WHERE name = 'job'")
+    return [line.split("--")[0].strip() for line in str(sql).splitlines() if line.startswith("  CHECK")]
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_rules_of_a_migrated_database_are_in_force(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "queue.db"
+    shutil.copyfile(Path(__file__).parents[1] / "fixtures" / f"queue-{version}.db", path)
+    store = open_store(path)
+
+    store.begin()
+    with pytest.raises(StoreRefused, match="CHECK"):
+        store._db.run("UPDATE job SET finished_at_ms = NULL WHERE id = 'completed'")
+    store.rollback()
+
+    assert store.check() == []
+    store.close()
 
 
 # --- in force ----------------------------------------------------------------------------------------------
