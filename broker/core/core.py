@@ -50,7 +50,8 @@ class Core(State):
         for route, body in from_workers:
             sessions.on_message(self, turn, route, body)
         writing.flush(self, turn)
-        requests.on_requests(self, turn, from_clients)
+        if from_clients:
+            requests.on_requests(self, turn, from_clients)
         if with_duties and not self.storage_full:
             self._tick(turn, drained=drained)
             grants.grant(self, turn)

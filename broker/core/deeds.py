@@ -98,6 +98,7 @@ def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
         core.store.ledger.set_setting(key, value)
     lease_ms = core.lease_ms
     core.settings[key] = value
+    core.read_pace()
     if key in ("heartbeat", "lease"):
         sessions.retime(core, turn, lease_ms)
     turn.log("info", "setting_changed", key=key, value=value, before=before)

@@ -220,6 +220,8 @@ class Tally:
 
     def take_changes(self) -> list[tuple[int, int, int]]:
         """(bucket, state, jobs) of what changed; then nothing has."""
+        if not self._changed and not self._moves:
+            return []
         self._count_moves()
         changed, self._changed = self._changed, set()
         return [(bucket, state, self._jobs[bucket, state]) for bucket, state in sorted(changed)]

@@ -92,6 +92,7 @@ class State:
         self.asked_who: dict[bytes, int] = {}
         self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
         self.settings: dict[str, Value] = dict(DEFAULTS)
+        self.read_pace()
         self.before = Before({}, {}, [], stopping=False)
         self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
@@ -120,6 +121,7 @@ class State:
         ledger = self.store.ledger
         facts = ledger.facts()
         self.settings = {**DEFAULTS, **ledger.settings()}
+        self.read_pace()
         self.buckets: dict[str, int] = ledger.buckets()
         self.queues: dict[int, str] = {bucket: queue for queue, bucket in self.buckets.items()}
         self.tally = Tally(ledger.tallies())
@@ -171,13 +173,10 @@ class State:
         assert isinstance(value, int | float)
         return round(value * 1000)
 
-    @property
-    def heartbeat_ms(self) -> int:
-        return self.seconds_ms("heartbeat")
-
-    @property
-    def lease_ms(self) -> int:
-        return self.seconds_ms("lease")
+    def read_pace(self) -> None:
+        """Take over the settings that every turn asks for."""
+        self.heartbeat_ms = self.seconds_ms("heartbeat")
+        self.lease_ms = self.seconds_ms("lease")
 
     @property
     def silence_ms(self) -> int:

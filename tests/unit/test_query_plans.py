@@ -91,6 +91,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "ADD_BUCKET": (),
     "READ_TALLIES": ("SCAN tally",),
     "WRITE_TALLY": (),
+    "REPLY": ("SEARCH reply USING INDEX sqlite_autoindex_reply_1 (id=?)",),
     "REPLIES": ("SCAN json_each", "SEARCH reply USING INDEX sqlite_autoindex_reply_1 (id=?)"),
     "ADD_REPLY": (),
     "FORGET_REPLIES": ("SEARCH reply USING INTEGER PRIMARY KEY (rowid=?)", "SCAN reply"),
