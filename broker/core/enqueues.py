@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -89,27 +90,29 @@ def store(core: State, turn: Turn, requests: list[Wanted]) -> None:
         (request, index, spec) for request in requests for index, spec in enumerate(request.specs) if spec is not None
     ]
     while todo:
-        jobs = [_new_job(core, turn, core.next_seq + place, spec) for place, (_, _, spec) in enumerate(todo)]
+        terms = _terms(core)
+        jobs = [_new_job(core, turn, seq, spec, terms) for seq, (_, _, spec) in enumerate(todo, core.next_seq)]
         core.next_seq += len(jobs)
         refused = core.store.jobs.enqueue(jobs)
         again = []
         for job, (request, index, spec) in zip(jobs, todo, strict=True):
             if job.seq not in refused:
                 request.ids[index] = job.id
-                _count(core, job)
             elif spec.id is None:
                 again.append((request, index, spec))  # somebody gave another job the name that was its turn
             else:
                 request.errors[index] = _exists(core, spec.id)
+        _count(core, [job for job in jobs if job.seq not in refused] if refused else jobs)
         todo = again
 
 
-def _count(core: State, job: NewJob) -> None:
-    core.tally.add(job.bucket, _PENDING, 1)
-    if job.ready == READY:
-        core.ready.add(job.bucket)
-    else:
-        core.wait_until(job.run_at_ms)
+def _count(core: State, jobs: list[NewJob]) -> None:
+    for (bucket, ready), count in Counter((job.bucket, job.ready) for job in jobs).items():
+        core.tally.add(bucket, _PENDING, count)
+        if ready == READY:
+            core.ready.add(bucket)
+        else:
+            core.wait_until(min(job.run_at_ms for job in jobs if job.ready == ready))
 
 
 def _exists(core: State, job_id: str) -> QueuectlError:
@@ -122,31 +125,48 @@ def _exists(core: State, job_id: str) -> QueuectlError:
     )
 
 
-def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec) -> NewJob:
-    """The row of a new job: what it leaves open is copied from the settings of this moment."""
-    now_ms = turn.now.wall_ms
-    settings: dict[str, Any] = core.settings
-    run_at_ms = parse_rfc3339(spec.run_at) if spec.run_at is not None else now_ms + round((spec.delay or 0) * 1000)
-    timeout = spec.timeout if spec.timeout is not None else settings["timeout"]
+class Terms(NamedTuple):
+    """The settings of this moment that a job takes over where it leaves them open."""
+
+    max_retries: Any
+    backoff_base: Any
+    backoff_max: Any
+    backoff_jitter: Any
+    timeout: Any
+    output_limit: Any
+
+
+def _terms(core: State) -> Terms:
+    return Terms(*(core.settings[name] for name in Terms._fields))
+
+
+def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec, terms: Terms) -> NewJob:
+    """The row of a new job."""
+    now_ms = run_at_ms = turn.now.wall_ms
+    if spec.run_at is not None:
+        run_at_ms = parse_rfc3339(spec.run_at)
+    elif spec.delay:
+        run_at_ms += round(spec.delay * 1000)
+    timeout = spec.timeout if spec.timeout is not None else terms.timeout
     return NewJob(
-        seq=seq,
-        id=spec.id if spec.id is not None else job_id_of(seq),
-        bucket=core.bucket_of(spec.queue or DEFAULT_QUEUE),
-        priority=spec.priority,
-        ready=DUE_LATER if run_at_ms > now_ms else READY,
-        run_at_ms=run_at_ms,
-        now_ms=now_ms,
-        command=spec.command,
-        max_retries=spec.max_retries if spec.max_retries is not None else settings["max_retries"],
-        backoff_base=spec.backoff_base if spec.backoff_base is not None else settings["backoff_base"],
-        backoff_max=spec.backoff_max if spec.backoff_max is not None else settings["backoff_max"],
-        backoff_jitter=spec.backoff_jitter or settings["backoff_jitter"],
-        timeout_ms=None if timeout is None else _timeout_ms(timeout),
-        output_limit=spec.output_limit if spec.output_limit is not None else settings["output_limit"],
-        keep_children=spec.keep_children,
-        env=msgpack.packb(spec.env) if spec.env else None,
-        cwd=spec.cwd,
-        on_lost=spec.on_lost,
+        spec.id if spec.id is not None else job_id_of(seq),
+        core.bucket_of(spec.queue or DEFAULT_QUEUE),
+        spec.priority,
+        DUE_LATER if run_at_ms > now_ms else READY,
+        run_at_ms,
+        now_ms,
+        seq,
+        spec.command,
+        spec.max_retries if spec.max_retries is not None else terms.max_retries,
+        spec.backoff_base if spec.backoff_base is not None else terms.backoff_base,
+        spec.backoff_max if spec.backoff_max is not None else terms.backoff_max,
+        spec.backoff_jitter or terms.backoff_jitter,
+        None if timeout is None else _timeout_ms(timeout),
+        spec.output_limit if spec.output_limit is not None else terms.output_limit,
+        spec.keep_children,
+        msgpack.packb(spec.env) if spec.env else None,
+        spec.cwd,
+        spec.on_lost,
     )
 
 

@@ -16,9 +16,9 @@ SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseco
 
 # Stores one job; an id in use leaves it out.
 INSERT_JOB = """
-INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot,
-                 created_at_ms, updated_at_ms)
-VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
+INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, created_at_ms,
+                 updated_at_ms, seq)
+VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?6, ?7) ON CONFLICT (id) DO NOTHING"""
 
 INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -127,6 +127,9 @@ DELETE_JOB = "DELETE FROM job WHERE seq = ?"
 DELETE_SPEC = "DELETE FROM spec WHERE seq = ?"
 
 
+_SPEC_FROM = NewJob._fields.index("seq") + 1
+
+
 class Jobs:
     """The verbs on jobs. None of them commits."""
 
@@ -135,12 +138,13 @@ class Jobs:
 
     def enqueue(self, jobs: Sequence[NewJob]) -> set[int]:
         """Store jobs of consecutive seq; the seqs of those left out because their id is in use."""
-        stored = self._db.run_many(INSERT_JOB, [_job_values(job) for job in jobs])
+        stored = self._db.run_many(INSERT_JOB, [job[:_SPEC_FROM] for job in jobs])
         refused: set[int] = set()
         if stored != len(jobs):
             present = {seq for (seq,) in self._db.query(STORED, (jobs[0].seq, jobs[-1].seq))}
             refused = {job.seq for job in jobs} - present
-        self._db.run_many(INSERT_SPEC, [_spec_values(job) for job in jobs if job.seq not in refused])
+            jobs = [job for job in jobs if job.seq not in refused]
+        self._db.run_many(INSERT_SPEC, [job[_SPEC_FROM - 1 :] for job in jobs])
         return refused
 
     def candidates(self, bucket: int, limit: int, *, alone: bool = False) -> list[Candidate]:
@@ -227,14 +231,6 @@ class Jobs:
         keys = [(seq,) for seq in seqs]
         _expect(self._db.run_many(DELETE_JOB, keys), len(seqs), "delete")
         self._db.run_many(DELETE_SPEC, keys)
-
-
-def _job_values(job: NewJob) -> tuple[object, ...]:
-    return job.seq, job.id, job.bucket, job.priority, job.ready, job.run_at_ms, job.now_ms, job.now_ms
-
-
-def _spec_values(job: NewJob) -> tuple[object, ...]:
-    return (job.seq, *job[7:])
 
 
 def _listing(state: int | None, bucket: int | None) -> tuple[str, tuple[int, ...]]:

@@ -16,15 +16,15 @@ READY_ALONE = 3  # to be leased to a worker that runs no other such job (suspect
 
 
 class NewJob(NamedTuple):
-    """A job to store."""
+    """A job to store: what changes of it up to `seq`, and from there on what does not."""
 
-    seq: int
     id: str
     bucket: int
     priority: int
     ready: int
     run_at_ms: int
     now_ms: int
+    seq: int
     command: str
     max_retries: int
     backoff_base: float

@@ -131,7 +131,8 @@ def plan(sql: str) -> list[str]:
     """The accesses of a plan, without what differs between versions of SQLite."""
     store = open_store(":memory:")
     try:
-        rows = store._db.query(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?"))
+        numbered = len(set(re.findall(r"\?\d+", sql)))
+        rows = store._db.query(f"EXPLAIN QUERY PLAN {sql}", [1] * (numbered or sql.count("?")))
     finally:
         store.abandon()
     lines = [re.sub(r" LEFT-JOIN$| VIRTUAL TABLE INDEX .*$", "", row[3]) for row in rows]

@@ -21,7 +21,7 @@ def store() -> Iterator[Store]:
 
 
 def new_job(seq: int, job_id: str, **changes: Any) -> NewJob:
-    job = NewJob(seq, job_id, 1, 0, 1, 0, 0, "true", 3, 2.0, 3600.0, "none", None, 100, False, None, None, "retry")
+    job = NewJob(job_id, 1, 0, 1, 0, 0, seq, "true", 3, 2.0, 3600.0, "none", None, 100, False, None, None, "retry")
     return job._replace(**changes)
 
 
