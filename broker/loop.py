@@ -33,6 +33,7 @@ SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
+PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
@@ -72,6 +73,7 @@ class Loop:
         self._wakeup = wakeup
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: list[bytes] = []
+        self._probes_ms: list[int] = []  # when to look for routes that are gone: soon, and again
         self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
         self._full_until_ms = 0  # the disk refused to write; nothing new until then
         self._misframed = 0  # messages with wrong frames that the log knows of
@@ -101,7 +103,7 @@ class Loop:
                 _empty(self._wakeup)
                 self.core.stopping |= read_signals()
             if self._monitor in woken and drain_monitor(self._monitor):
-                self._probe()
+                self._expect_gone(now)
             self._turn(now, woken)
         now = self._clock()
         self._forgive(0, now.mono_ms - before.mono_ms)
@@ -133,7 +135,7 @@ class Loop:
             self._log.warning("broker_stalled", stall_ms=stall_ms)
 
     def _duty_ms(self, now: Now) -> int | None:
-        due_ms = [at_ms - now.mono_ms for at_ms in self._renew.values()]
+        due_ms = [at_ms - now.mono_ms for at_ms in (*self._renew.values(), *self._probes_ms)]
         if (wake_ms := self.core.wake_ms(now)) is not None:
             due_ms.append(wake_ms)
         if self.core.storage_full:
@@ -144,6 +146,7 @@ class Loop:
         workers, drained = self._hear_workers() if self._workers.socket in readable else _NOTHING
         clients, _ = self._hear_clients() if self._clients.socket in readable else _NOTHING
         self._renew_sessions(now)
+        self._probe(now)
         self.core.storage_full = now.mono_ms < self._full_until_ms
         self._look_at_disk(now, for_clients=bool(clients))
         from_workers = [(envelope[0], body) for envelope, body in workers]
@@ -295,9 +298,18 @@ class Loop:
             self._misframed = misframed
             self._log.warning("message_malformed", reason="it has too many frames", count=misframed)
 
-    def _probe(self) -> None:
-        """A connection ended, ZeroMQ does not say whose: an empty echo finds the routes that are gone."""
-        for route, session in list(self.core.sessions.items()):
+    def _expect_gone(self, now: Now) -> None:
+        """A connection ended. ZeroMQ says so a moment before it lets go of it, and may be held up in between."""
+        if not self._probes_ms or self._probes_ms[0] > now.mono_ms + PROBE_SOON_MS:
+            self._probes_ms.insert(0, now.mono_ms + PROBE_SOON_MS)
+        self._probes_ms[1:] = [now.mono_ms + PROBE_AGAIN_MS]
+
+    def _probe(self, now: Now) -> None:
+        """ZeroMQ does not say whose connection has ended: an empty echo finds the routes that are gone."""
+        if not self._probes_ms or self._probes_ms[0] > now.mono_ms:
+            return
+        del self._probes_ms[0]
+        for route, session in self.core.sessions.items():
             probe = encode(Echo(session.number, 0, self.core.heartbeat_ms, []))
             if self._workers.send((route,), probe) is GONE:
                 self._gone.append(route)

@@ -125,7 +125,8 @@ class Watch:
 
     The descriptor of a socket tells that something has happened to it, once: what had been said before, or was
     noticed while we sent, only the socket itself knows. So it is asked before each wait, and after it only if its
-    descriptor has told. A monitor is never sent to, and is read to its end: its descriptor tells everything.
+    descriptor has told. A monitor is never sent to, so its descriptor tells everything to one who reads it to its
+    end each time, and has done so once before: until then the other end believes its reader to be awake.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Watch:
         self._sockets = tuple(sockets)
         self._sources: dict[int, object] = {int(source.getsockopt(zmq.FD)): source for source in (*sockets, monitor)}
         self._sources[descriptor] = descriptor
+        drain_monitor(monitor)
         self._poll = select.poll()
         for number in self._sources:
             self._poll.register(number, select.POLLIN)

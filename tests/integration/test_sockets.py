@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from broker.sockets import FULL, GONE, SENT, Router, client_router, worker_router
+from broker.sockets import FULL, GONE, SENT, Router, Watch, client_router, drain_monitor, worker_router
 from tests.harness_process import until
 
 BUDGET: dict[str, Any] = {"messages_max": 64, "bytes_max": 2**20, "seconds_max": 60.0}
@@ -91,3 +92,62 @@ def test_a_peer_that_is_gone_and_one_that_does_not_read_are_told_apart(
 
     until(is_gone, "its end is noticed")
     router.close(0)
+
+
+# --- the wait --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> Iterator[tuple[Router, Watch, Any, int]]:
+    """A socket that is watched, its monitor, and where a byte may be written that wakes up, too."""
+    router = bound(worker_router(context), endpoint)
+    monitor = router.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    reader, writer = os.pipe()
+    yield router, Watch([router.socket], monitor, reader), monitor, writer
+    for number in (reader, writer):
+        os.close(number)
+    router.socket.disable_monitor()
+    monitor.close(0)
+    router.close(0)
+
+
+def test_nothing_to_read_ends_the_wait_in_time(watched: tuple[Router, Watch, Any, int]) -> None:
+    assert watched[1].wait(0) == set()
+
+
+def test_messages_are_told_of_until_they_are_read(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, watched: tuple[Router, Watch, Any, int]
+) -> None:
+    router, watch, _, _ = watched
+    with dealer(context, endpoint) as link:
+        link.send(b"one")
+        assert watch.wait(5000) == {router.socket}
+        assert watch.wait(5000) == {router.socket}  # its descriptor has told already, and tells no more
+        [(envelope, _)] = router.drain(**BUDGET)[0]
+
+        link.send(b"two")
+        until(lambda: router.socket.poll(0), "it has arrived")
+        router.send(envelope, b"x")  # sees to what has happened meanwhile, and the descriptor is still again
+        assert watch.wait(5000) == {router.socket}
+
+        router.drain(**BUDGET)
+        assert watch.wait(0) == set()
+
+
+def test_first_connection_that_ends_and_every_later_one_is_told_of(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, watched: tuple[Router, Watch, Any, int]
+) -> None:
+    router, watch, monitor, _ = watched
+    for _ in range(3):
+        with dealer(context, endpoint) as link:
+            link.send(b"here")
+            until(lambda: router.drain(**BUDGET)[0], "it is connected")
+        until(lambda: monitor in watch.wait(100), "its end is told")
+        assert drain_monitor(monitor)
+
+
+def test_signal_wakes_up(watched: tuple[Router, Watch, Any, int]) -> None:
+    _, watch, _, writer = watched
+    os.write(writer, b"x")
+
+    assert len(watch.wait(5000)) == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from queuectl.messages import Echo, Grant, Recorded, Results
+from queuectl.messages import Bye, ByeOk, Echo, Grant, Recorded, Results
 from tests.harness import BrokerHarness, FakeWorker, held, result
 
 
@@ -333,3 +333,14 @@ def test_result_of_a_dead_boot_is_taken_from_another_boot_of_its_home(broker: Br
     assert broker.history(grant.job)[0]["worker"] == "host-w-770000"
     dead.beat(grant)
     assert dead.take(Echo).drop == [grant.lease]
+
+
+def test_verdict_for_a_session_that_ends_in_the_same_turn_is_said_to_the_next_one(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+
+    worker.tell(Results(worker.session, [result(grant)]), Bye(worker.session))
+    worker.take(ByeOk)
+    broker.assert_quiet()
+    worker.hello(held=[held(grant, done=True)])
+
+    assert worker.finish(grant) == "recorded"
