@@ -281,9 +281,11 @@ class Loop:
                 self._log.warning("push_undelivered", reason="the worker does not read")
         for envelope, body in turn.to_clients:
             self._clients.send(envelope, body)
-        for level, event, keys in turn.logs:
-            if level != "warning" or event not in GARBAGE or self._may_log_garbage(turn.now):
-                getattr(self._log, level)(event, **keys)
+        self._log.many(
+            (level, event, keys)
+            for level, event, keys in turn.logs
+            if level != "warning" or event not in GARBAGE or self._may_log_garbage(turn.now)
+        )
 
     def _may_log_garbage(self, now: Now) -> bool:
         second = now.mono_ms // 1000

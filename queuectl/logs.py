@@ -13,10 +13,11 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import select
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TextIO
 
 import msgspec
@@ -48,6 +49,9 @@ class Log(Protocol):
     def info(self, event: str, /, **keys: Any) -> object: ...
     def warning(self, event: str, /, **keys: Any) -> object: ...
     def error(self, event: str, /, **keys: Any) -> object: ...
+
+    def many(self, records: Iterable[tuple[str, str, Record]], /) -> object:
+        """Log records of one moment, each a level, an event and its keys: cheaper than one by one."""
 
     def bind(self, **keys: Any) -> Log:
         """A log that adds these keys to every record."""
@@ -88,13 +92,24 @@ def _log_class(level_min: str, check: _Check | None) -> Any:
 
     class BoundLog(structlog.BoundLoggerBase):
         def emit(self, level: str, event: str, keys: Record) -> None:
+            self._logger.write(self.line(level, event, keys))
+
+        def many(self, records: Iterable[tuple[str, str, Record]], /) -> None:
+            self._logger.write_many(self.line(*record) for record in records if record[0] in kept)
+
+        def line(self, level: str, event: str, keys: Record) -> bytes:
+            """One record as it is written; empty if there is no way to."""
             if check is not None:
                 check(level, event, {**self._context, **keys})
+            record: Any = {**self._context, **keys}
+            if event is not None:
+                record["event"] = event
             try:
-                line = self._process_event(level, event, keys)[0][0]
+                for process in self._processors:  # what structlog's own loop does for records of any kind
+                    record = process(self._logger, level, record)
             except Exception as error:  # noqa: BLE001 - a log call never raises
-                line = self.confess(level, event, error)
-            self._logger.write(line)
+                return self.confess(level, event, error)
+            return bytes(record)
 
         def confess(self, level: str, event: object, error: Exception) -> bytes:
             """The last resort: at least say that this event could not be told."""
@@ -106,9 +121,9 @@ def _log_class(level_min: str, check: _Check | None) -> Any:
             except Exception:  # noqa: BLE001
                 return b""
 
+    kept = LOG_LEVELS[LOG_LEVELS.index(level_min) :]
     for level in LOG_LEVELS:
-        is_kept = LOG_LEVELS.index(level) >= LOG_LEVELS.index(level_min)
-        setattr(BoundLog, level, _log_method(level) if is_kept else _log_nothing)
+        setattr(BoundLog, level, _log_method(level) if level in kept else _log_nothing)
     return BoundLog
 
 
@@ -139,6 +154,8 @@ def _registry_check(service: str) -> _Check:
 
 def _unfold_exception(_logger: object, _level: str, keys: Record) -> Record:
     """Put an exception into three flat strings. Never its locals: they hold env, keys and payloads."""
+    if "error" not in keys and "exc_info" not in keys:
+        return keys
     wanted = keys.pop("exc_info", None)
     error = keys.pop("error") if isinstance(keys.get("error"), BaseException) else wanted
     if error is True:
@@ -323,27 +340,43 @@ class _Outlet:
         except (OSError, ValueError):
             return False
 
-    def write(self, line: bytes) -> None:
-        """Write one line; if lines were lost before, say how many."""
-        if not line or not self._put(line):
-            self._lost += 1
+    def write_many(self, lines: Iterable[bytes]) -> None:
+        """Write lines, as many at a time as a pipe takes whole, for others may write to it, too."""
+        batch: list[bytes] = []
+        size = 0
+        for line in lines:
+            if batch and size + len(line) > select.PIPE_BUF:
+                self.write(b"".join(batch), len(batch))
+                batch, size = [], 0
+            if line:
+                batch.append(line)
+                size += len(line)
+            else:
+                self._lost += 1
+        if batch:
+            self.write(b"".join(batch), len(batch))
+
+    def write(self, text: bytes, lines: int = 1) -> None:
+        """Write so many lines; if some were lost before, say how many. If a part of them is lost, all are counted."""
+        if not text or not self._put(text):
+            self._lost += lines
         elif self._lost and self.notice:
             lost, self._lost = self._lost, 0
             if not self._put(self.notice(lost)):
                 self._lost = lost + 1
 
-    def _put(self, line: bytes) -> bool:
-        """Whether the whole line went out. Unbuffered: what a buffer keeps of a failed write fails again at exit."""
+    def _put(self, text: bytes) -> bool:
+        """Whether the whole of it went out. Unbuffered: what a buffer keeps of a failed write fails again at exit."""
         if (
             self._stream is None or self._stream.closed
         ):  # the descriptor of a closed stream may be another file's by now
             return False
         try:
             if self._descriptor is None:
-                self._stream.write(line.decode())
+                self._stream.write(text.decode())
                 self._stream.flush()
                 return True
-            rest = b"\n" + line if self._is_torn else line
+            rest = b"\n" + text if self._is_torn else text
             while rest:
                 written = os.write(self._descriptor, rest)
                 rest = rest[written:]

@@ -88,7 +88,7 @@ CONTROLS: dict[str, Control] = {
         range(30, 60), lambda: patch.object(Core, "forgive", lambda self, stall_ms: None)
     ),
     "what was given back is not said again": Control(
-        range(1, 50), lambda: patch.object(Slots, "untell", lambda self: self._told.clear())
+        range(700, 750), lambda: patch.object(Slots, "untell", lambda self: self._told.clear())
     ),
     "a turn that failed stays in memory": Control(
         range(1, 50), lambda: patch.object(Loop, "_undo", lambda self, now: self._store.rollback())

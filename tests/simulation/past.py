@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 PAST: dict[int, str] = {
-    13: "a release that was on its way when the broker died was forgotten, and its lease given back as if never begun",
+    724: "a release that was on its way when the broker died was forgotten, and its lease given back as if never begun",
     4744: "the last turn of a broker that stops blamed its own stall on the workers",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from tests.simulation.clock import Timeline
@@ -46,6 +47,10 @@ class TapedLog:
         return None
 
     debug = warning = error = info
+
+    def many(self, records: Iterable[tuple[str, str, dict[str, Any]]], /) -> None:
+        for level, event, keys in records:
+            getattr(self, level)(event, **keys)
 
     def bind(self, **keys: Any) -> TapedLog:
         """The same log: nobody filters it."""

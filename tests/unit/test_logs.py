@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,41 @@ def test_lost_records_are_counted_and_told_later() -> None:
         ("job_finished", 5),
     ]
     assert records(stream)[1]["dropped_count"] == 2
+
+
+def test_many_records_are_written_together_as_far_as_a_pipe_takes_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, write = [], os.write
+
+    def measured(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    with (tmp_path / "log").open("w") as stream:
+        log = log_to(stream)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", measured)
+            log.many(("info", "job_finished", {"job_id": f"a{number}"}) for number in range(100))
+
+    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(record["job_id"], record["seq"]) for record in told] == [(f"a{n}", n + 1) for n in range(100)]
+    assert len(sizes) < 20
+    assert max(sizes) <= select.PIPE_BUF
+
+
+def test_of_many_records_those_below_the_level_are_left_out_and_the_lost_are_counted() -> None:
+    stream = Faulty()
+    log = log_to(stream)
+    stream.failure = OSError(28, "No space left on device")
+    log.many([("info", "job_finished", {}), ("debug", "job_leased", {}), ("info", "job_finished", {})])
+    stream.failure = None
+    log.many([])
+    log.many([("debug", "job_leased", {}), ("info", "job_finished", {"job_id": "a1"})])
+
+    finished, dropped = records(stream)
+    assert finished["job_id"] == "a1"
+    assert (dropped["event"], dropped["dropped_count"]) == ("log_dropped", 2)
 
 
 def test_closed_stream_is_let_be() -> None:
