@@ -19,9 +19,8 @@ import zmq
 
 from broker.store import Store, open_store
 from broker.store.connection import Connection
-from broker.store.rows import CODES, READY, RESTING, AttemptRow, Candidate, Move, NewJob
+from broker.store.rows import READY, AttemptRow, Candidate, Completion, NewJob
 from queuectl.ids import job_id_of, new_request_id
-from queuectl.jobs import JobState
 from queuectl.settings import DEFAULTS
 from queuectl.wire import encode
 from tests.bench.crew import ROOT, span_s, together
@@ -97,7 +96,7 @@ class Database:
         now_ms = time.time_ns() // 1_000_000
         self.store.begin()
         if ended:
-            self.store.jobs.move([_completed(job, now_ms) for job in ended])
+            self.store.jobs.complete([_completed(job, now_ms) for job in ended])
             self.store.history.record([_attempt(job, now_ms) for job in ended])
         leased = self.store.jobs.candidates(1, jobs)
         if leased:
@@ -163,24 +162,8 @@ def _job(seq: int) -> NewJob:
     )
 
 
-def _completed(job: Candidate, now_ms: int) -> Move:
-    return Move(
-        state=CODES[JobState.COMPLETED],
-        ready=RESTING,
-        run_at_ms=job.run_at_ms,
-        attempt=1,
-        attempts=0,
-        losses=0,
-        keep_lease=None,
-        reason=None,
-        exit_code=0,
-        signal=None,
-        now_ms=now_ms,
-        finished_at_ms=now_ms,
-        seq=job.seq,
-        lease=job.seq,
-        from_state=CODES[JobState.PROCESSING],
-    )
+def _completed(job: Candidate, now_ms: int) -> Completion:
+    return Completion(exit_code=0, signal=None, updated_at_ms=now_ms, finished_at_ms=now_ms, seq=job.seq, lease=job.seq)
 
 
 def _attempt(job: Candidate, now_ms: int) -> AttemptRow:
