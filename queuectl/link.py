@@ -27,7 +27,9 @@ from queuectl.errors import (
 from queuectl.probe import IPC, somebody_listens
 
 CONNECT_TIMEOUT_S = 3.0
+PROMPT_MS = 20  # most replies come sooner: until then only the socket is watched, which is cheaper
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
+_MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
 _LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -122,8 +124,8 @@ class Link:
         if self._socket is None:
             return False
         try:
-            self._socket.send(b"", zmq.NOBLOCK | zmq.SNDMORE)
-            self._socket.send(body, zmq.NOBLOCK)
+            self._socket.send(b"", _MORE)
+            self._socket.send(body, _LAST)
         except zmq.Again:
             return False
         return True
@@ -137,6 +139,7 @@ class Link:
         link.linger = 0
         link.immediate = 1
         link.sndhwm = link.rcvhwm = 10
+        link.rcvtimeo = PROMPT_MS
         link.maxmsgsize = packed.REPLY_BYTES_MAX
         link.handshake_ivl = 3000
         link.connect_timeout = 3000
@@ -154,18 +157,25 @@ class Link:
 
     def _receive(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
         """The envelope of the reply, or None if none can be expected any more on this socket."""
-        assert self._socket is not None
-        assert self._monitor is not None
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            ready = dict(self._poller.poll(int(left_s * 1000) + 1))
-            lost = self._monitor in ready
-            if self._socket in ready or (lost and self._socket.poll(0)):  # its last words may have come just now
-                envelope = packed.unpack(self._socket.recv_multipart()[-1], bytes_max=packed.REPLY_BYTES_MAX)
-                if isinstance(envelope, dict) and envelope.get("id") == request_id:
-                    return envelope
-            elif lost:
-                return None  # the broker is gone, and with it the way back for this reply
+            body = self._next(left_s)
+            if body is None:
+                return None
+            envelope = packed.unpack(body, bytes_max=packed.REPLY_BYTES_MAX)
+            if isinstance(envelope, dict) and envelope.get("id") == request_id:
+                return envelope
+        return None
+
+    def _next(self, timeout_s: float) -> bytes | None:
+        """The next message; None if none came in time, or the broker is gone, and with it the way back for any."""
+        assert self._socket is not None
+        try:
+            return self._socket.recv_multipart()[-1]
+        except zmq.Again:
+            ready = dict(self._poller.poll(int(timeout_s * 1000) + 1))
+        if self._socket in ready or self._socket.poll(0):  # its last words may have come just now
+            return self._socket.recv_multipart()[-1]
         return None
 
     def _drop(self) -> None:

@@ -32,7 +32,7 @@ def test_request_ids_are_unique_and_ordered_by_time(monkeypatch: pytest.MonkeyPa
 
     assert len(early | late) == 200
     assert max(early) < min(late)
-    assert all(REQUEST_ID.fullmatch(each) and len(each) == 26 for each in early)
+    assert all(REQUEST_ID.fullmatch(each) and len(each) == 32 for each in early)
 
 
 def test_lease_is_written_in_16_digits() -> None:
