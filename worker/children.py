@@ -1,4 +1,4 @@
-"""All running commands of this worker: one epoll over their pipes and handles, and a word to the core for each event.
+"""All running commands of this worker: what they write, their deaths, and a word to the core for each event.
 
 The end of a job is the end of its leader, not of its pipes: what is in the pipes then is read, the core is
 told, and what the job left running is ended in the background.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import select
 import signal
+from collections import deque
+from collections.abc import Mapping
 from typing import Protocol
 
 from queuectl.clock import Now
-from queuectl.messages import STDERR, STDOUT, Grant
+from queuectl.messages import Grant
 from worker.brand import Brands
 from worker.environment import JobEnvironment
-from worker.process import Child, Limit, Spawner, SpawnError, WorkerFault
+from worker.process import Child, Death, Limit, Spawner, SpawnError, WorkerFault, find_dead
+from worker.signals import DeathNotices
 from worker.tree import Tree
 
-_EVENTS_MAX = 256
-_LEADER = 0  # stands where a stream's number stands
+WATCH_AFTER_MS = 2  # most short commands are over by then, and never need to be watched for output
+_DEATHS_MAX = 256  # in one turn: a command that starts orphans without end must not hold the worker up
 
 
 class Listener(Protocol):
@@ -27,13 +30,20 @@ class Listener(Protocol):
     def on_output(self, lease: int, stream: int, data: bytes) -> None: ...
     def on_exit(self, lease: int, *, exit_code: int | None, signal: int | None, note: str, now: Now) -> None: ...
     def on_spawn_error(self, lease: int, note: str, now: Now) -> None: ...
-    def on_worker_fault(self, lease: int, note: str, now: Now, *, has_started: bool = False) -> None: ...
+    def on_worker_fault(self, lease: int, note: str, now: Now) -> None: ...
+
+
+class Poller(Protocol):
+    """What waits for descriptors, as an epoll does."""
+
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
 
 
 class Running:
     """A command and the lease it runs for."""
 
-    __slots__ = ("child", "is_ended", "keep_children", "kill_at_ms", "lease")
+    __slots__ = ("child", "is_ended", "is_watched", "keep_children", "kill_at_ms", "lease")
 
     def __init__(self, lease: int, child: Child, *, keep_children: bool) -> None:
         self.lease = lease
@@ -41,28 +51,40 @@ class Running:
         self.keep_children = keep_children
         self.kill_at_ms: int | None = None
         self.is_ended = False
+        self.is_watched = False  # its pipes are
 
 
 class Children:
     """The running commands."""
 
     def __init__(
-        self, environment: JobEnvironment, *, file_limit: Limit | None = None, brands: Brands | None = None
+        self,
+        environment: JobEnvironment,
+        poller: Poller,
+        *,
+        file_limit: Limit | None = None,
+        brands: Brands | None = None,
     ) -> None:
+        """`poller`: where it says what `turn` wants to hear of."""
         self._environment = environment
         self._spawner = Spawner(file_limit, brands)
-        self._epoll = select.epoll()
+        self._poller = poller
+        self._deaths = DeathNotices()
+        self._poller.register(self._deaths.fileno(), select.EPOLLIN)
         self._by_fd: dict[int, tuple[Running, int]] = {}
         self._by_lease: dict[int, Running] = {}
+        self._by_pid: dict[int, Running] = {}
+        self._killed: dict[int, Running] = {}  # by lease: those that were asked to end
+        self._fresh: deque[tuple[int, Running]] = deque()  # when to watch their pipes
         self.tree = Tree(None if brands is None else brands.first)
 
     def fileno(self) -> int:
-        """Readable when `turn` has something to do."""
-        return self._epoll.fileno()
+        """Readable when a command has ended."""
+        return self._deaths.fileno()
 
     def close(self) -> None:
         self._spawner.close()
-        self._epoll.close()
+        self._deaths.close()
         self.tree.close()
 
     # --- start ---
@@ -75,73 +97,82 @@ class Children:
             listener.on_spawn_error(grant.lease, error.message, now)
             return
         except WorkerFault as error:
-            listener.on_worker_fault(grant.lease, error.message, now, has_started=error.has_started)
+            listener.on_worker_fault(grant.lease, error.message, now)
             return
         running = Running(grant.lease, child, keep_children=grant.keep_children)
-        self._by_lease[grant.lease] = running
+        self._by_lease[grant.lease] = self._by_pid[child.pid] = running
         self.tree.add_leader(child.pid, grant.lease, child.brand)
-        self._watch(child.handle, running, _LEADER)
-        for stream, fd in child.pipes.items():
-            self._watch(fd, running, stream)
+        self._fresh.append((now.mono_ms + WATCH_AFTER_MS, running))
 
-    def _watch(self, fd: int, running: Running, stream: int) -> None:
-        self._by_fd[fd] = (running, stream)
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        """Before the close: a child about to exec has copies of our descriptors, which keep it in the epoll."""
-        self._epoll.unregister(fd)
-        del self._by_fd[fd]
+    def _watch(self, running: Running) -> None:
+        running.is_watched = True
+        for stream, fd in running.child.pipes.items():
+            self._by_fd[fd] = (running, stream)
+            self._poller.register(fd, select.EPOLLIN)
 
     def pid_of(self, lease: int) -> int:
         return self._by_lease[lease].child.pid
 
     # --- turn ---
 
-    def turn(self, listener: Listener, now: Now) -> None:
-        """Read what the commands wrote, and tell of those that have ended."""
-        ended = []
-        for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
-            running, stream = self._by_fd[fd]
-            if stream == _LEADER:
-                ended.append(running)
-            else:
-                self._read(running, stream, listener)
-        for running in ended:
-            self._end(running, listener, now)
+    def turn(self, ready: Mapping[int, int], listener: Listener, now: Now) -> None:
+        """Read what the commands wrote, tell of those that have ended, watch those that have not ended soon."""
+        if self._by_fd:
+            for fd in ready.keys() & self._by_fd.keys():
+                self._read(*self._by_fd[fd], ready[fd], listener)
+        if self._deaths.fileno() in ready:
+            self._deaths.clear()
+            self._take_the_dead(listener, now)
+        while self._fresh and (self._fresh[0][1].is_ended or self._fresh[0][0] <= now.mono_ms):
+            _, running = self._fresh.popleft()
+            if not running.is_ended:
+                self._watch(running)
 
-    def _read(self, running: Running, stream: int, listener: Listener) -> None:
-        data = running.child.read(stream)
+    def _read(self, running: Running, stream: int, events: int, listener: Listener) -> None:
+        data = running.child.read(stream) if events & select.EPOLLIN else b""
         if data:
             if not running.is_ended:
                 listener.on_output(running.lease, stream, data)
         elif data is not None:
-            self._unwatch(running.child.pipes[stream])
-            running.child.close_pipe(stream)
+            self._close_pipe(running, stream)
 
-    def _end(self, running: Running, listener: Listener, now: Now) -> None:
+    def _close_pipe(self, running: Running, stream: int) -> None:
+        if running.is_watched:
+            fd = running.child.pipes[stream]
+            self._poller.unregister(fd)  # else a child about to exec, with copies of all descriptors, keeps it there
+            del self._by_fd[fd]
+        running.child.close_pipe(stream)
+
+    def _take_the_dead(self, listener: Listener, now: Now) -> None:
+        for _ in range(_DEATHS_MAX):
+            death = find_dead()
+            if death is None:
+                return
+            running = self._by_pid.get(death.pid)
+            if running is None:
+                self.tree.look(now.mono_ms)  # an orphan, which it reaps
+            else:
+                self._end(running, death, listener, now)
+        self._deaths.renew()
+
+    def _end(self, running: Running, death: Death, listener: Listener, now: Now) -> None:
         child = running.child
-        status = child.exit_status()
-        if status is None:
-            return
-        for stream in (STDOUT, STDERR):
-            if stream in child.pipes:
-                for data in child.read_rest(stream):
-                    listener.on_output(running.lease, stream, data)
+        if child.pipes:
+            for stream, data in child.read_rest():
+                listener.on_output(running.lease, stream, data)
         left = self.tree.leader_ended(child.pid, now.mono_ms, keep=running.keep_children, kill_at_ms=running.kill_at_ms)
-        self._unwatch(child.handle)
         child.reap()
-        del self._by_lease[running.lease]
+        del self._by_lease[running.lease], self._by_pid[child.pid]
+        self._killed.pop(running.lease, None)
         is_kept = running.keep_children and running.kill_at_ms is None
         if not is_kept or not left:
-            self._close_pipes(child)
+            for stream in tuple(child.pipes):
+                self._close_pipe(running, stream)
+        elif not running.is_watched:
+            self._watch(running)
         running.is_ended = True  # what is kept may write on: it is read, for a full pipe would stop it, and thrown away
-        listener.on_exit(running.lease, exit_code=status[0], signal=status[1], note=_note(left, is_kept), now=now)
-
-    def _close_pipes(self, child: Child) -> None:
-        for stream, fd in list(child.pipes.items()):
-            self._unwatch(fd)
-            child.close_pipe(stream)
+        note = _note(left, is_kept) if left else ""
+        listener.on_exit(running.lease, exit_code=death.exit_code, signal=death.signal, note=note, now=now)
 
     # --- force ---
 
@@ -154,6 +185,7 @@ class Children:
             kill_at_ms = now.mono_ms
         if running.kill_at_ms is None or kill_at_ms < running.kill_at_ms:
             running.kill_at_ms = kill_at_ms
+        self._killed[lease] = running
         if hard:
             self._kill(running, now.mono_ms)
         else:
@@ -167,23 +199,27 @@ class Children:
 
     def tick(self, now: Now) -> None:
         """Kill what was asked to end and did not."""
-        for running in self._by_lease.values():
+        for running in self._killed.values():
             if running.kill_at_ms is not None and running.kill_at_ms <= now.mono_ms:
                 self._kill(running, now.mono_ms)
         self.tree.tick(now.mono_ms)
 
     def next_deadline(self) -> int | None:
-        due = [running.kill_at_ms for running in self._by_lease.values() if running.kill_at_ms is not None]
-        of_tree = self.tree.next_deadline()
-        return min([*due, *([] if of_tree is None else [of_tree])], default=None)
+        """When `tick` has something to do."""
+        due = [running.kill_at_ms for running in self._killed.values() if running.kill_at_ms is not None]
+        if (of_tree := self.tree.next_deadline()) is not None:
+            due.append(of_tree)
+        return min(due, default=None)
+
+    def next_watch(self) -> int | None:
+        """When `turn` has something to do though nothing is ready."""
+        return self._fresh[0][0] if self._fresh else None
 
 
 _AGAIN_MS = 100
 
 
 def _note(left: int, is_kept: bool) -> str:
-    if not left:
-        return ""
     processes = "1 process" if left == 1 else f"{left} processes"
     if is_kept:
         return f"left {processes} running, as asked"

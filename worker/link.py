@@ -7,13 +7,15 @@ nothing stale is ever sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import select
+from collections.abc import Callable, Container, Iterator
 
 import zmq
 
 from queuectl import wire
 from queuectl.errors import BadRequest
 from queuectl.messages import TO_WORKER, Bye, Hello, ToBroker, ToWorker
+from worker.children import Poller
 
 MESSAGE_BYTES_MAX = 4 * 2**20
 MESSAGES_PER_TURN_MAX = 256
@@ -23,16 +25,23 @@ _LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HAN
 
 
 class Link:
-    """The connection. `wants_to_write`: a HELLO could not go out, so tell when the socket can take one."""
+    """The connection.
 
-    def __init__(self, endpoint: str, chance: Callable[[], float], poller: zmq.Poller) -> None:
+    The descriptor of a ZeroMQ socket tells only that something has changed, and once only: whoever asks the socket
+    how it stands, or sends, has heard of it. `has_news` keeps what was learnt so.
+    """
+
+    def __init__(self, endpoint: str, chance: Callable[[], float], poller: Poller) -> None:
         self._endpoint = endpoint
         self._chance = chance
         self._poller = poller
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._wants_to_write = False
+        self._fd = self._monitor_fd = -1
+        self._wants_to_write = False  # a HELLO could not go out
+        self._is_readable = self._is_writable = False
+        self.has_news = False
         self.bad_messages = 0
         self.last_fault = ""  # of them
 
@@ -56,9 +65,10 @@ class Link:
             link.tcp_keepalive_intvl, link.tcp_keepalive_cnt = 10, 3
             link.setsockopt(zmq.TCP_MAXRT, 60_000)
         self._monitor = link.get_monitor_socket(_LOST)
+        self._fd, self._monitor_fd = link.FD, self._monitor.FD
+        self._poller.register(self._fd, select.EPOLLIN)
+        self._poller.register(self._monitor_fd, select.EPOLLIN)
         link.connect(self._endpoint)
-        self._poller.register(link, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
 
     def send(self, message: ToBroker) -> bool:
         """Hand a message over; False if nobody is there to take it."""
@@ -68,43 +78,48 @@ class Link:
             self._socket.send(wire.encode(message), zmq.NOBLOCK)
         except zmq.Again:
             if isinstance(message, Hello):
-                self._want_to_write(self._socket, True)
+                self._wants_to_write = True
             return False
+        finally:
+            self._ask()
         if isinstance(message, Bye):
             self._socket.linger = LINGER_MS
         return True
 
-    def _want_to_write(self, link: zmq.Socket[bytes], wanted: bool) -> None:
-        if wanted != self._wants_to_write:
-            self._wants_to_write = wanted
-            self._poller.register(link, zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN)
+    def _ask(self) -> None:
+        assert self._socket is not None
+        events = int(self._socket.getsockopt(zmq.EVENTS))
+        self._is_readable = events & zmq.POLLIN != 0
+        self._is_writable = events & zmq.POLLOUT != 0
+        self.has_news = self._is_readable or (self._wants_to_write and self._is_writable)
 
-    def is_readable(self, ready: Mapping[object, int]) -> bool:
-        return ready.get(self._socket, 0) & zmq.POLLIN != 0
+    def has_become_writable(self) -> bool:
+        """Whether the connection that a HELLO waits for has come up. Ask after the messages."""
+        has_become = self._wants_to_write and self._is_writable
+        if has_become:
+            self._wants_to_write = False
+            self.has_news = self._is_readable
+        return has_become
 
-    def has_become_writable(self, ready: Mapping[object, int]) -> bool:
-        """Whether the connection that a HELLO waits for has come up."""
-        if self._socket is None or not ready.get(self._socket, 0) & zmq.POLLOUT:
-            return False
-        self._want_to_write(self._socket, False)
-        return True
-
-    def was_lost(self, ready: Mapping[object, int]) -> bool:
+    def was_lost(self, ready: Container[int]) -> bool:
         """Whether the connection broke."""
-        if self._monitor is None or self._monitor not in ready:
+        if self._monitor is None or self._monitor_fd not in ready:
             return False
-        self._monitor.recv_multipart(zmq.NOBLOCK)
-        return True
+        was_lost = False
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+            was_lost = True
+        return was_lost
 
-    def messages(self) -> Iterator[ToWorker]:
+    def messages(self, ready: Container[int]) -> Iterator[ToWorker]:
         """What has arrived, within the budget of a turn. What cannot be understood is counted and left out."""
+        if self._socket is None or not (self.has_news or self._fd in ready):
+            return
         for _ in range(MESSAGES_PER_TURN_MAX):
-            if self._socket is None:
+            self._ask()
+            if not self._is_readable:
                 return
-            try:
-                body = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
-            except zmq.Again:
-                return
+            body = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
             try:
                 yield wire.decode(body, TO_WORKER, bytes_max=MESSAGE_BYTES_MAX)
             except BadRequest as error:
@@ -117,12 +132,14 @@ class Link:
         self._context.term()
 
     def _drop(self, *, linger_ms: int | None) -> None:
-        if self._socket is None or self._monitor is None:
-            return
-        self._poller.unregister(self._socket)
-        self._poller.unregister(self._monitor)
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(linger_ms)
+        if self._monitor is not None:
+            self._poller.unregister(self._fd)
+            self._poller.unregister(self._monitor_fd)
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger_ms)
+        if self._monitor is not None:
+            self._monitor.close(0)
         self._socket = self._monitor = None
-        self._wants_to_write = False
+        self._fd = self._monitor_fd = -1
+        self._wants_to_write = self._is_readable = self._is_writable = self.has_news = False

@@ -1,17 +1,16 @@
 """Moves bytes and time between the core and the outside: wait, read, decide, act, send.
 
 What has piled up is sent when nothing more can be read at once. So under a stream of very short jobs many
-results share a message, and the next command starts before the end of the last one is told.
+results share a message, and the next command starts before the end of the last one is written down and told.
 """
 
 from __future__ import annotations
 
+import select
 import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
-
-import zmq
 
 from queuectl.clock import Now, read_clock
 from queuectl.ids import lease_text
@@ -24,15 +23,17 @@ from worker.link import Link
 from worker.signals import STOP_NOW, SignalPipe, StopRequests
 from worker.spool import Spool
 
-FLUSH_MS = 8  # reports of short jobs travel together for so long: each message costs the broker a commit
+FLUSH_MS = 8  # while there is always more to read, what there is to say waits at most so long
+COMPANY_MS = 25  # reports of short jobs travel together for so long: each message costs the broker a commit
 P = ParamSpec("P")
 T = TypeVar("T")
-Ready = Mapping[object, int]  # what can be read or written, as a poller tells it
+Ready = Mapping[int, int]  # the descriptors that can be read, as an epoll tells it
 Turns = Generator[int, Ready, T]
 END_MS = 5000  # how long the processes that are left are waited for at the end
 MALFORMED_EVERY_MS = 1000  # a broker that speaks in riddles must not fill the log
 COMPLAIN_EVERY_MS = 10_000  # of a disk that refuses, which may last for hours
 _WAIT_MS_MAX = 3_600_000
+_EVENTS_MAX = 256  # in one turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Rooms:
     spool: Spool
     adoption: Adoption
     signals: SignalPipe
-    poller: zmq.Poller
+    poller: select.epoll
     log: Log
     guardian: int | None = None
 
@@ -71,6 +72,7 @@ class WorkerLoop:
         self._flushed_ms = 0
         self._left: effects.Leave | None = None
         self._end_at_ms = 0
+        self._due_ms = 0  # when the next tick is due, as far as was known before the last wait
         self._complain_at_ms = 0
         self._malformed_told = 0
         self._malformed_at_ms = 0
@@ -88,17 +90,17 @@ class WorkerLoop:
             effects.Leave: self._leave,
             effects.Tell: self._tell,
         }
-        for fd in (self._children.fileno(), rooms.signals.fileno(), rooms.guardian):
+        for fd in (rooms.signals.fileno(), rooms.guardian):
             if fd is not None:
-                rooms.poller.register(fd, zmq.POLLIN)
+                rooms.poller.register(fd, select.EPOLLIN)
 
     def run(self) -> int:
         """Work until the core has left and no process of its jobs runs any more. Returns the exit code."""
-        turns = self.turns()
+        turns, poll = self.turns(), self._rooms.poller.poll
         try:
             timeout_ms = next(turns)
             while True:
-                timeout_ms = turns.send(dict(self._rooms.poller.poll(timeout_ms)))
+                timeout_ms = turns.send(dict(poll(timeout_ms / 1000, _EVENTS_MAX)))
         except StopIteration as end:
             code: int = end.value
             return code
@@ -111,10 +113,11 @@ class WorkerLoop:
         while self._left is None or not self._is_over(now):
             ready = yield from self._wait()
             now = self._clock()
-            self._read(ready, now)
-            self.core.tick(now)
-            self._children.tick(now)
-            self._on_disk(now, self._spool.tick, now.mono_ms)
+            if self._is_of_commands_alone(ready, now):
+                self._children.turn(ready, self.core, now)
+            else:
+                self._read(ready, now)
+                self._tick(now)
             self._act(now)
         self._log.info("worker_stopped", exit_code=self._left.code)
         return self._left.code
@@ -122,32 +125,45 @@ class WorkerLoop:
     def _is_over(self, now: Now) -> bool:
         return self._children.tree.is_quiet or now.mono_ms >= self._end_at_ms
 
+    def _is_of_commands_alone(self, ready: Ready, now: Now) -> bool:
+        """Whether nothing has happened but to commands, and nothing is due: while short jobs stream, most turns."""
+        return (
+            len(ready) == 1
+            and self._children.fileno() in ready
+            and now.mono_ms < self._due_ms
+            and not self._link.has_news
+            and not self.core.is_draining
+        )
+
     # --- wait ---
 
     def _wait(self) -> Turns[Ready]:
         """Wait for something to happen; before a longer wait, say what there is to say."""
         if not self._outbox.is_dirty:
             return (yield self._timeout_ms())
-        ready = yield self._patience_ms()
+        has_time = self.core.slots.has_plenty
+        say_at_ms = self._flushed_ms + (COMPANY_MS if has_time else FLUSH_MS)
+        is_in_company = has_time and not self._link.has_news
+        ready = yield max(0, say_at_ms - self._clock().mono_ms) if is_in_company else 0
         now = self._clock()
-        if ready and now.mono_ms - self._flushed_ms < FLUSH_MS:
+        if ready and now.mono_ms < say_at_ms:
             return ready
         self._flushed_ms = now.mono_ms
         self.core.flush(now)
         self._send(now)
-        return ready or (yield self._timeout_ms())
-
-    def _patience_ms(self) -> int:
-        """How long reports may wait for company: not at all, unless there is work in hand for all slots meanwhile."""
-        if not self.core.slots.has_plenty:
-            return 0
-        return max(0, FLUSH_MS - (self._clock().mono_ms - self._flushed_ms))
+        timeout_ms = self._timeout_ms()
+        return ready or (yield timeout_ms)
 
     def _timeout_ms(self) -> int:
-        now_ms = self._clock().mono_ms
+        """For how long nothing is due. Not asked for while reports wait for company, which they never do for long."""
         due = [self._children.next_deadline(), self._spool.next_deadline()]
         due += [self._end_at_ms if self._left is not None else self.core.next_deadline()]
-        return max(0, min(_WAIT_MS_MAX, min(at_ms for at_ms in due if at_ms is not None) - now_ms))
+        self._due_ms = min(at_ms for at_ms in due if at_ms is not None)
+        if self._link.has_news:
+            return 0
+        watch_at_ms = self._children.next_watch()
+        wake_at_ms = self._due_ms if watch_at_ms is None else min(watch_at_ms, self._due_ms)
+        return max(0, min(_WAIT_MS_MAX, wake_at_ms - self._clock().mono_ms))
 
     # --- read ---
 
@@ -156,8 +172,7 @@ class WorkerLoop:
             self._on_signals(now)
         if self._has_guardian and self._rooms.guardian in ready:
             self._on_guardian_lost()
-        if self._children.fileno() in ready:
-            self._children.turn(self.core, now)
+        self._children.turn(ready, self.core, now)
         if self._left is None:
             self._read_link(ready, now)
 
@@ -165,14 +180,13 @@ class WorkerLoop:
         link, core = self._link, self.core
         if link.was_lost(ready):
             core.on_disconnected(now)
-        if link.is_readable(ready):
-            for message in link.messages():
-                core.on_message(message, now)
+        for message in link.messages(ready):
+            core.on_message(message, now)
         if link.bad_messages > self._malformed_told and now.mono_ms >= self._malformed_at_ms:
             self._malformed_told = link.bad_messages
             self._malformed_at_ms = now.mono_ms + MALFORMED_EVERY_MS
             self._log.warning("message_malformed", count=link.bad_messages, reason=link.last_fault)
-        if link.has_become_writable(ready):
+        if link.has_become_writable():
             core.on_writable(now)
 
     def _on_signals(self, now: Now) -> None:
@@ -181,8 +195,6 @@ class WorkerLoop:
             self.core.on_signal(now)
         if signal.SIGQUIT in numbers or STOP_NOW in numbers:
             self.core.stop(now, hard=True)
-        if signal.SIGCHLD in numbers:
-            self._children.tree.look(now.mono_ms)
 
     def _on_guardian_lost(self) -> None:
         assert self._rooms.guardian is not None
@@ -190,6 +202,11 @@ class WorkerLoop:
         self._rooms.poller.unregister(self._rooms.guardian)
         self._log.error("worker_process_died", detail="the process that watches over the worker is gone")
         self.core.on_guardian_lost()
+
+    def _tick(self, now: Now) -> None:
+        self.core.tick(now)
+        self._children.tick(now)
+        self._on_disk(now, self._spool.tick, now.mono_ms)
 
     # --- act and send ---
 

@@ -14,7 +14,8 @@ LEASE_MARK = b"QUEUECTL_JOB_LEASE="
 BOOT_MARK = b"QUEUECTL_JOB_WORKER="
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
-_LIST_BYTES_MAX = 1 << 20
+_WORD_BYTES_MAX = 16  # of a number in a list, and of what follows it
+_LIST_BYTES = 4096  # read at once: room for more would cost more to make than the list to read
 
 
 class Stat(NamedTuple):
@@ -92,7 +93,12 @@ class OwnChildren:
     def read(self) -> list[int]:
         if self._fd < 0:
             return children_of(os.getpid())
-        return [int(word) for word in os.pread(self._fd, _LIST_BYTES_MAX, 0).split()]
+        listed = os.pread(self._fd, _LIST_BYTES, 0)
+        room = _LIST_BYTES
+        while len(listed) > room - _WORD_BYTES_MAX:
+            room *= 4
+            listed = os.pread(self._fd, room, 0)
+        return [int(word) for word in listed.split()]
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -1,4 +1,4 @@
-"""One shell command as a child process: start it in a session of its own, read its pipes, learn how it ended."""
+"""One shell command as a child process: start it in a session of its own, read its pipes, let it go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import signal
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from queuectl.errors import QueuectlError
 from queuectl.messages import STDERR, STDOUT
@@ -17,7 +20,7 @@ SHELL = "/bin/sh"
 READ_BYTES_MAX = 64 * 1024  # of one pipe in one turn of the loop
 _LAST_READS_MAX = 16  # after the leader's end: a pipe holds 64 KiB unless made larger, and others may still write
 _ALL_SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
-_FILES_PER_COMMAND = 5  # two pipes and a handle, and both ends of both pipes while it is started
+_FILES_PER_COMMAND = 4  # both ends of both pipes while it is started
 _FILES_OF_OUR_OWN = 100
 _TOO_BIG = "the command and its environment are too long for the system (E2BIG)"
 
@@ -47,11 +50,6 @@ class WorkerFault(QueuectlError):
 
     code = "worker_fault"
 
-    def __init__(self, message: str, *, has_started: bool = False):
-        """`has_started`: it ran for a moment, and was killed."""
-        super().__init__(message)
-        self.has_started = has_started
-
 
 class Spawner:
     """Starts commands. Keeps what every start needs: /dev/null, and the directory to come back to."""
@@ -73,11 +71,8 @@ class Spawner:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             fds += os.pipe2(os.O_CLOEXEC)
-            fds.append(os.pidfd_open(os.getpid()))  # there is room for the handle; once the command runs it is too late
             brand = None if self._brands is None else self._brands.put_on()
             pid = self._spawn(command, environment, cwd, fds[1], fds[3])
-            os.close(fds.pop())
-            handle = _open_handle(pid)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -91,9 +86,7 @@ class Spawner:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, self._file_limit)
         os.close(fds[1])
         os.close(fds[3])
-        os.set_blocking(fds[0], False)
-        os.set_blocking(fds[2], False)
-        return Child(pid, handle, fds[0], fds[2], brand)
+        return Child(pid, fds[0], fds[2], brand)
 
     def _spawn(self, command: str, environment: Environment, cwd: str | None, stdout: int, stderr: int) -> int:
         actions = [
@@ -133,16 +126,6 @@ class Spawner:
             raise RuntimeError(f"cannot come back to the worker's own directory: {error.strerror}") from error
 
 
-def _open_handle(pid: int) -> int:
-    """A handle on a command that runs; without one it is killed, and the tree reaps it. Raises WorkerFault."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError as error:  # somebody else took the room that there was
-        with contextlib.suppress(PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        raise WorkerFault(f"cannot watch over a command: {error.strerror}", has_started=True) from None
-
-
 def _fault_of(error: OSError) -> QueuectlError:
     if error.errno == errno.E2BIG:
         return SpawnError(_TOO_BIG)
@@ -150,46 +133,68 @@ def _fault_of(error: OSError) -> QueuectlError:
 
 
 class Child:
-    """A running command: its leader's handle and our ends of its pipes."""
+    """A running command: its leader's number and our ends of its pipes."""
 
-    __slots__ = ("brand", "handle", "pid", "pipes")
+    __slots__ = ("_is_unblocked", "brand", "pid", "pipes")
 
-    def __init__(self, pid: int, handle: int, stdout: int, stderr: int, brand: int | None) -> None:
+    def __init__(self, pid: int, stdout: int, stderr: int, brand: int | None) -> None:
         self.pid = pid  # of the leader; also the number of its session and its process group
-        self.handle = handle
         self.brand = brand
         self.pipes = {STDOUT: stdout, STDERR: stderr}  # those still open
+        self._is_unblocked = False
+
+    def unblock(self) -> None:
+        """Let no read wait, for whatever reason the pipe should be empty. May be called twice."""
+        if not self._is_unblocked:
+            self._is_unblocked = True
+            for fd in self.pipes.values():
+                os.set_blocking(fd, False)
 
     def read(self, stream: int) -> bytes | None:
         """What there is to read, at most READ_BYTES_MAX. None: nothing now. Empty: the pipe has ended."""
+        self.unblock()
         try:
             return os.read(self.pipes[stream], READ_BYTES_MAX)
         except BlockingIOError:
             return None
 
-    def read_rest(self, stream: int) -> list[bytes]:
-        """What is in the pipe now; others may hold it open and go on writing, so there is a bound."""
-        chunks = []
-        for _ in range(_LAST_READS_MAX):
-            data = self.read(stream)
-            if not data:
-                break
-            chunks.append(data)
-        return chunks
-
-    def exit_status(self) -> tuple[int | None, int | None] | None:
-        """Exit code or signal of the leader, None while it runs. Leaves it a zombie, so that its number stays taken."""
-        info = os.waitid(os.P_PIDFD, self.handle, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is None:
-            return None
-        if info.si_code == os.CLD_EXITED:
-            return info.si_status, None
-        return None, info.si_status
+    def read_rest(self) -> Iterator[tuple[int, bytes]]:
+        """What is in the pipes now; others may hold them open and go on writing, so there is a bound."""
+        poller = select.poll()  # one call for both: mostly there is nothing
+        for fd in self.pipes.values():
+            poller.register(fd, select.POLLIN)
+        readable = {fd for fd, events in poller.poll(0) if events & select.POLLIN}
+        for stream in [stream for stream, fd in self.pipes.items() if fd in readable]:
+            for _ in range(_LAST_READS_MAX):
+                data = self.read(stream)
+                if not data:
+                    break
+                yield stream, data
 
     def reap(self) -> None:
-        """Let the leader's number go."""
-        os.waitid(os.P_PIDFD, self.handle, os.WEXITED | os.WNOHANG)
-        os.close(self.handle)
+        """Let the number of the leader, which has ended, go."""
+        os.waitpid(self.pid, os.WNOHANG)
 
     def close_pipe(self, stream: int) -> None:
         os.close(self.pipes.pop(stream))
+
+
+class Death(NamedTuple):
+    """A child that has ended: with an exit code, or by a signal."""
+
+    pid: int
+    exit_code: int | None
+    signal: int | None
+
+
+def find_dead() -> Death | None:
+    """A child that has ended. It stays a zombie, so that its number stays taken, and is found until it is reaped."""
+    try:
+        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if info is None:
+        return None
+    if info.si_code == os.CLD_EXITED:
+        return Death(info.si_pid, info.si_status, None)
+    return Death(info.si_pid, None, info.si_status)

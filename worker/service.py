@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import secrets
+import select
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -129,9 +130,7 @@ def _run(
 
 
 def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: OnReady | None) -> WorkerLoop:
-    # zmq is loaded only here, in the process that needs it.
-    import zmq
-
+    # What speaks to a broker is loaded only here, in the process that does.
     from worker.brand import Brands
     from worker.children import Children
     from worker.core import Identity, WorkerCore
@@ -151,24 +150,21 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
     for torn, bytes_lost in adoption.torn.items():
         log.warning("spool_torn", boot=torn, bytes=bytes_lost)
     identity = Identity(
-        boot=boot,
-        home=str(home.path)[-_TEXT_MAX:],
-        host=host[:_TEXT_MAX],
-        pid=order.pid,
-        slots=order.slots,
-        queues=tuple(order.queues),
-        software=queuectl.__version__,
+        boot, _tail(home.path), host[:_TEXT_MAX], order.pid, order.slots, tuple(order.queues), queuectl.__version__
     )
     patience_ms = ERRAND_MS if order.is_errand else PATIENCE_MS
     core = WorkerCore(identity, chance=random.random, adopted=adopted, patience_ms=patience_ms)
     if order.is_errand:
         core.stop(read_clock())
-    poller = zmq.Poller()
+    poller = select.epoll()
     endpoint = order.config.endpoints(home)[0]
     rooms = Rooms(
         link=Link(endpoint, random.random, poller),
         children=Children(
-            JobEnvironment(os.environb, boot, home.path), file_limit=raise_file_limit(order.slots), brands=brands
+            JobEnvironment(os.environb, boot, home.path),
+            poller,
+            file_limit=raise_file_limit(order.slots),
+            brands=brands,
         ),
         spool=spool,
         adoption=adoption,
@@ -187,6 +183,10 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
             ready({**told, "endpoint": endpoint})
 
     return WorkerLoop(core, rooms, on_ready)
+
+
+def _tail(path: Path) -> str:
+    return str(path)[-_TEXT_MAX:]
 
 
 def _tell_swept(log: Log, pid: int) -> None:

@@ -93,7 +93,7 @@ class Tree:
         that hops from process to process only this chain tells to which job it belongs, and since when it is to end.
         """
         for _ in range(_LOOKS_MAX):
-            dead = [pid for pid in self._orphans if _is_dead(pid)]
+            dead = [pid for pid in self._orphans if _is_dead(pid)] if self._orphans else []
             new = [pid for pid in self._own.read() if pid not in self._leaders and pid not in self._orphans]
             for pid in new:
                 self._take_in(pid, now_ms)
@@ -166,6 +166,8 @@ class Tree:
         """
         self.look(now_ms)
         leader = self._leaders.pop(pid)
+        if not self._orphans:
+            return 0
         lease, count = leader.lease, 0
         for orphan in [orphan for orphan in self._orphans.values() if lease in orphan.owners]:
             is_sure = orphan.owners == {lease} and orphan.lease in (None, lease)

@@ -11,18 +11,20 @@ import zmq
 from tests.simulation.network import TO_BROKER, WORKERS, Line, Network, Path
 from worker.link import Link
 
+SOCKET_FD, MONITOR_FD = 1004, 1005
+
 
 class Poller:
     """Which sources the loop wants to hear of."""
 
     def __init__(self) -> None:
-        self.wanted: dict[object, int] = {}
+        self.wanted: dict[int, int] = {}
 
-    def register(self, source: object, flags: int) -> None:
-        self.wanted[source] = flags
+    def register(self, fd: int, eventmask: int) -> None:
+        self.wanted[fd] = eventmask
 
-    def unregister(self, source: object) -> None:
-        self.wanted.pop(source, None)
+    def unregister(self, fd: int) -> None:
+        del self.wanted[fd]
 
 
 class Socket:
@@ -56,9 +58,11 @@ class Socket:
             raise zmq.Again
         self._network.send(self.line, TO_BROKER, body)
 
+    def getsockopt(self, option: int) -> int:
+        assert option == zmq.EVENTS
+        return (zmq.POLLIN if self.inbox else 0) | (zmq.POLLOUT if self.is_up else 0)
+
     def recv_multipart(self, flags: int) -> list[bytes]:
-        if not self.inbox:
-            raise zmq.Again
         return [self.inbox.popleft()]
 
     def hang_up(self, *, is_silent: bool = False) -> None:
@@ -71,8 +75,12 @@ class Monitor:
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
 
+    def getsockopt(self, option: int) -> int:
+        assert option == zmq.EVENTS
+        return zmq.POLLIN if self._socket.losses else 0
+
     def recv_multipart(self, flags: int) -> list[bytes]:
-        self._socket.losses = 0
+        self._socket.losses -= 1
         return []
 
 
@@ -85,7 +93,8 @@ class SimulatedLink(Link):
         self._poller: Any = poller
         self._socket: Any = None
         self._monitor: Any = None
-        self._wants_to_write = False
+        self._fd, self._monitor_fd = SOCKET_FD, MONITOR_FD
+        self._wants_to_write = self._is_readable = self._is_writable = self.has_news = False
         self.bad_messages = 0
         self.last_fault = ""
 
@@ -93,26 +102,22 @@ class SimulatedLink(Link):
         self.close()
         self._socket = Socket(self._name, self._network, self._path, self._on_news)
         self._monitor = Monitor(self._socket)
-        self._wants.register(self._socket, zmq.POLLIN)
+        self._wants.register(SOCKET_FD, zmq.POLLIN)
+        self._wants.register(MONITOR_FD, zmq.POLLIN)
 
-    def ready(self) -> dict[object, int]:
-        """What a poller would tell of it."""
+    def ready(self) -> dict[int, int]:
+        """What an epoll would tell of it."""
         socket = self._socket
         if socket is None:
             return {}
-        ready: dict[object, int] = {}
-        flags = zmq.POLLIN if socket.inbox else 0
-        if self._wants_to_write and socket.is_up:
-            flags |= zmq.POLLOUT
-        if flags:
-            ready[socket] = flags
-        if socket.losses:
-            ready[self._monitor] = zmq.POLLIN
-        return ready
+        is_news = socket.inbox or (self._wants_to_write and socket.is_up)
+        ready = {SOCKET_FD: 1} if is_news else {}
+        return ready | {MONITOR_FD: 1} if socket.losses else ready
 
     def close(self, *, is_silent: bool = False) -> None:
         if self._socket is not None:
-            self._wants.unregister(self._socket)
+            self._wants.unregister(SOCKET_FD)
+            self._wants.unregister(MONITOR_FD)
             self._socket.hang_up(is_silent=is_silent)
         self._socket = self._monitor = None
-        self._wants_to_write = False
+        self._wants_to_write = self._is_readable = self._is_writable = self.has_news = False

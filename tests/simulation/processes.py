@@ -134,7 +134,7 @@ class SimulatedChildren(Children):
         self.ended.append(process)
         self._on_news()
 
-    def turn(self, listener: Listener, now: Now) -> None:
+    def turn(self, ready: Mapping[int, int], listener: Listener, now: Now) -> None:
         ended, self.ended = self.ended, []
         for process in ended:
             lease = process.grant.lease
@@ -163,6 +163,9 @@ class SimulatedChildren(Children):
     def next_deadline(self) -> int | None:
         due: Mapping[int, int] = {n: p.kill_at_ms for n, p in self.running.items() if p.kill_at_ms is not None}
         return min(due.values(), default=None)
+
+    def next_watch(self) -> int | None:
+        return None
 
     def close(self) -> None:
         for process in self.running.values():

@@ -110,7 +110,7 @@ class Worker:
             self._wakes += 1
             self._timeline.after(at_ms - self._timeline.now_ms, self._turn, self._wakes)
 
-    def _ready(self) -> dict[object, int]:
+    def _ready(self) -> dict[int, int]:
         ready = self.link.ready()
         if self.children.ended:
             ready[CHILDREN_FD] = 1

@@ -457,8 +457,11 @@ def test_heartbeat_names_what_is_held_and_what_is_done(desk: Desk) -> None:
     desk.run(2)
     desk.advance(1900)
     desk.push(grant(3))
-    desk.finish(1)
+    desk.end(1)
     desk.take(effects.Start)
+    desk.take(effects.Spool)
+    desk.flush()
+    desk.take(Results)
 
     desk.advance(100)
 
@@ -510,8 +513,8 @@ def test_what_was_finished_or_given_back_is_said_before_the_heartbeat(desk: Desk
     desk.run(2)
     desk.push(grant(3))
     desk.end(1)
-    desk.take(effects.Spool)
     desk.take(effects.Start)
+    desk.take(effects.Spool)
     desk.core.stop(desk.now)
 
     assert [found.lease for found in desk.take(Results).results] == [1]
@@ -522,14 +525,14 @@ def test_what_was_finished_or_given_back_is_said_before_the_heartbeat(desk: Desk
 # --- slots -------------------------------------------------------------------------------------
 
 
-def test_leases_run_in_order_in_the_lowest_free_slot(desk: Desk) -> None:
+def test_leases_run_in_order_in_the_lowest_free_slot_before_the_end_of_the_last_is_written_down(desk: Desk) -> None:
     desk.push(grant(1), grant(2), grant(3))
     assert [desk.take(effects.Start) for _ in range(2)] == [effects.Start(grant(1), 1), effects.Start(grant(2), 2)]
 
     desk.end(1)
 
-    desk.take(effects.Spool)
     assert desk.take(effects.Start) == effects.Start(grant(3), 1)
+    desk.take(effects.Spool)
     desk.flush()
     desk.take(Results)
 
@@ -580,8 +583,8 @@ def test_lease_waits_on_while_slots_change_hands(desk: Desk) -> None:
     desk.advance(200)
 
     desk.end(1)
-    desk.take(effects.Spool)
     desk.take(effects.Start)
+    desk.take(effects.Spool)
     desk.flush()
     desk.take(Results)
     desk.advance(249)
@@ -672,6 +675,24 @@ def test_plenty_is_one_lease_waiting_for_every_slot(desk: Desk) -> None:
     desk.push(grant(4))
 
     assert desk.core.slots.has_plenty
+
+
+def test_plenty_ends_when_more_results_wait_than_leases(desk: Desk) -> None:
+    desk.push(*(grant(lease) for lease in range(1, 9)))
+    desk.end(1)
+    desk.end(2)
+    desk.end(3)
+    plenty = [desk.core.slots.has_plenty]  # three wait on either side
+    desk.end(4)
+    plenty.append(desk.core.slots.has_plenty)
+
+    desk.flush()
+    plenty.append(desk.core.slots.has_plenty)
+
+    assert plenty == [True, False, True]
+    desk.collect()
+    desk.said.clear()
+    desk.done.clear()
 
 
 def test_plenty_begins_at_one_lease_for_one_slot_and_is_never_there_without_slots() -> None:
@@ -791,20 +812,6 @@ def test_fault_of_the_worker_gives_back_what_waits(desk: Desk) -> None:
     desk.flush()
 
     assert desk.take(Release).leases == [Returned(2, "worker_fault"), Returned(3, "worker_fault")]
-
-
-def test_command_that_ran_before_the_fault_is_lost_and_named_until_the_broker_knows(desk: Desk) -> None:
-    desk.push(grant(1), grant(2), grant(3))
-    desk.take(effects.Start)
-    desk.take(effects.Start)
-
-    desk.core.on_worker_fault(2, "no memory", desk.now, has_started=True)
-    desk.flush()
-
-    assert desk.take(Release).leases == [Returned(2, "lost"), Returned(3, "worker_fault")]
-    desk.core.on_disconnected(desk.now)
-    desk.core.on_writable(desk.now)
-    assert [held.lease for held in desk.take(Hello).held] == [1, 2]
 
 
 # --- verdicts ----------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Reports:
         """Send again what was not answered for, and what waited for its pace."""
         self.results.resend_due(now.mono_ms)
         due_ms = self.output.next_deadline()
-        if self.results.has_unsent or (due_ms is not None and due_ms <= now.mono_ms):
+        if self.results.unsent or (due_ms is not None and due_ms <= now.mono_ms):
             self._outbox.is_dirty = True
 
     def next_deadline(self) -> int | None:

@@ -98,8 +98,9 @@ class Unsettled:
         return pending is not None and pending.is_ours
 
     @property
-    def has_unsent(self) -> bool:
-        return bool(self._unsent)
+    def unsent(self) -> int:
+        """How many are to be sent to this broker as soon as may be."""
+        return len(self._unsent)
 
     @property
     def is_owing(self) -> bool:

@@ -61,8 +61,8 @@ class Slots:
 
     @property
     def has_plenty(self) -> bool:
-        """Whether every slot has another lease waiting for it."""
-        return len(self._waiting) >= self._count > 0
+        """Whether as many leases wait as results are untold: so the slots stay busy until those are answered for."""
+        return len(self._waiting) >= max(self._count, self._reports.results.unsent) > 0
 
     @property
     def has_returned(self) -> bool:
@@ -141,6 +141,7 @@ class Slots:
         """The leader of a command has ended, and with it the attempt."""
         lease = self._free_slot(number)
         self._fault_pause_ms = 0
+        self._fill(now)  # the next command first: what is to be said and written of this one need not delay it
         outcome = _outcome(exit_code) if lease.ending is None else _OUTCOMES.get(lease.ending)
         if outcome is not None:
             self._reports.finish(lease, outcome, now, exit_code=exit_code, signal=signal, note=note)
@@ -148,7 +149,6 @@ class Slots:
             self._reports.forget(number)
         if lease.ending is Ending.STOPPED:
             self._return(lease, "stopped")
-        self._fill(now)
 
     def on_spawn_error(self, number: int, note: str, now: Now) -> None:
         """The command cannot be started, here or anywhere: a failed attempt."""
@@ -157,18 +157,13 @@ class Slots:
         self._reports.finish(lease, Outcome.SPAWN_ERROR, now, exit_code=None, signal=None, note=note)
         self._fill(now)
 
-    def on_worker_fault(self, number: int, note: str, now: Now, *, has_started: bool) -> None:
-        """This machine cannot start commands now: take nothing for a growing while.
-
-        No attempt was made, unless the command had started: then it was killed, and is lost.
-        """
+    def on_worker_fault(self, number: int, note: str, now: Now) -> None:
+        """This machine cannot start commands now: take nothing for a growing while. No attempt was made."""
         lease = self._free_slot(number)
         self._fault_pause_ms = min(max(FAULT_PAUSE_MS, 2 * self._fault_pause_ms), FAULT_PAUSE_MAX_MS)
         self._fault_until_ms = now.mono_ms + self._fault_pause_ms
         self._outbox.tell("error", "spawn_failed", **lease.keys(), detail=note, retry_ms=self._fault_pause_ms)
-        if has_started:
-            lease.ending = Ending.LOST
-        self._return(lease, "lost" if has_started else "worker_fault")
+        self._return(lease, "worker_fault")
         self.return_waiting("worker_fault")
 
     def _free_slot(self, number: int) -> Lease:

@@ -215,9 +215,9 @@ class WorkerCore:
         """The command cannot be started, here or anywhere."""
         self.slots.on_spawn_error(lease, note, now)
 
-    def on_worker_fault(self, lease: int, note: str, now: Now, *, has_started: bool = False) -> None:
-        """This machine cannot start commands now. `has_started`: this one ran for a moment."""
-        self.slots.on_worker_fault(lease, note, now, has_started=has_started)
+    def on_worker_fault(self, lease: int, note: str, now: Now) -> None:
+        """This machine cannot start commands now."""
+        self.slots.on_worker_fault(lease, note, now)
 
     # --- the end ---
 
