@@ -65,6 +65,7 @@ class Link:
             link.tcp_keepalive_intvl, link.tcp_keepalive_cnt = 10, 3
             link.setsockopt(zmq.TCP_MAXRT, 60_000)
         self._monitor = link.get_monitor_socket(_LOST)
+        self._monitor.getsockopt(zmq.EVENTS)  # or its descriptor would not tell of the first event
         self._fd, self._monitor_fd = link.FD, self._monitor.FD
         self._poller.register(self._fd, select.EPOLLIN)
         self._poller.register(self._monitor_fd, select.EPOLLIN)
