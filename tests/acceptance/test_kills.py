@@ -160,6 +160,7 @@ def test_broker_and_worker_killed_while_results_wait(q: CommandLine) -> None:
     q.await_count("processing", 4)
     until(lambda: journal.lines)
     q.kill_broker()
+    doomed.await_log("worker_disconnected")  # until then it takes what it sends for delivered
     open_and_await(gate, doomed, 3)
     kill_whole(doomed, inner)
 
