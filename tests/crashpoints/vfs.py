@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
-from broker.store.connection import CHECKPOINT_BYTES, Connection, meaning
+from broker.store.connection import CHECKPOINT_BYTES, REUSED_BYTES, Connection, meaning
 from queuectl.errors import StorageFailed
 from tests.crashpoints.contents import digest
 from tests.crashpoints.disk import Disk, Fault, File
@@ -19,6 +19,7 @@ from tests.crashpoints.disk import Disk, Fault, File
 T = TypeVar("T")
 
 LOG_BYTES = 48 * 1024  # where the store's log is long: in proportion to a database of a few jobs
+LOG_REUSED_BYTES = LOG_BYTES * REUSED_BYTES // CHECKPOINT_BYTES
 
 _SYNCS_DIRECTORY = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL  # as SQLite does it, with the first sync
 _names = itertools.count(1)
@@ -172,7 +173,7 @@ class ApswConnection(Connection):
         self._vfs = DiskVfs(disk)
         self._adapted = {  # pragmas of the store that are other ones here
             "PRAGMA synchronous = FULL": f"PRAGMA synchronous = {synchronous}",
-            f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES // 2}": f"PRAGMA journal_size_limit = {LOG_BYTES // 2}",
+            f"PRAGMA journal_size_limit = {REUSED_BYTES}": f"PRAGMA journal_size_limit = {LOG_REUSED_BYTES}",
         }
         self._keeps_log = keeps_log  # when abandoned; where it cannot be told to, SQLite empties the log
         super().__init__(path)
