@@ -19,6 +19,8 @@ SELECT 'attempt', seq FROM attempt WHERE seq NOT IN (SELECT seq FROM job UNION S
 SELECT 'output', seq FROM output WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
 SELECT 'doomed', seq FROM doomed WHERE seq IN (SELECT seq FROM job)"""
 
+_LAST = "SELECT (SELECT coalesce(max(seq), 0) FROM job), (SELECT coalesce(max(seq), 0) FROM doomed)"
+
 _PIECES = """
 SELECT o.seq, o.attempt, o.stream, o.offset, length(o.data), s.output_limit
 FROM output o JOIN spec s ON s.seq = o.seq ORDER BY o.seq, o.attempt, o.stream, o.offset"""
@@ -105,9 +107,9 @@ def _broken_books(core: Core) -> Iterator[str]:
     if not counted == stored == in_memory:
         yield f"tallies: counted {counted}, stored {stored}, in memory {in_memory}"
     facts = core.store.ledger.facts()
-    [(last_seq,)] = _query(core, "SELECT coalesce(max(seq), 0) FROM job")
-    if not last_seq < core.next_seq == facts.get("next_seq", 1):
-        yield f"next_seq: {core.next_seq} in memory, {facts.get('next_seq')} stored, {last_seq} used"
+    [(last_seq, last_doomed)] = _query(core, _LAST)
+    if not last_doomed < max(facts.get("next_seq", 1), last_seq + 1) <= core.next_seq:
+        yield f"next_seq: {core.next_seq} in memory, {facts.get('next_seq')} stored, {last_seq}, {last_doomed} used"
     [(kept,)] = _query(core, "SELECT coalesce(sum(length(data)), 0) FROM output")
     if not kept == core.output_bytes == facts.get("output_bytes", 0):
         yield f"output: {kept} bytes kept, {core.output_bytes} in memory, {facts.get('output_bytes')} stored"

@@ -95,10 +95,9 @@ class Core(State):
             self.store.ledger.write_tallies(changes)
         if turn.replies:
             self.store.ledger.keep_replies(turn.replies)
-        books = (self.next_seq, self.output_bytes)
-        if books != self.written:
-            self.store.ledger.note({"next_seq": self.next_seq, "output_bytes": self.output_bytes})
-            self.written = books
+        if self.output_bytes != self.written_bytes:
+            self.store.ledger.note({"output_bytes": self.output_bytes})
+            self.written_bytes = self.output_bytes
 
     def wake_ms(self, now: Now) -> int | None:
         """Milliseconds until the next duty that no message brings; None: there is none."""

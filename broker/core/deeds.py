@@ -42,6 +42,7 @@ def dlq_purge(core: State, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     core.has_doomed = True
     outputs.forget(core, set(seqs))
     core.store.jobs.delete(seqs)
+    core.store.ledger.note({"next_seq": core.next_seq})  # or the numbers of the newest jobs would be given again
     for job in jobs:
         core.tally.add(job.bucket, job.state, -1)
         turn.log("info", "dlq_purged", job_id=job.id)

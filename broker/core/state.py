@@ -125,9 +125,8 @@ class State:
         self.buckets: dict[str, int] = ledger.buckets()
         self.queues: dict[int, str] = {bucket: queue for queue, bucket in self.buckets.items()}
         self.tally = Tally(ledger.tallies())
-        self.next_seq = int(facts.get("next_seq", 1))
-        self.output_bytes = int(facts.get("output_bytes", 0))
-        self.written = (self.next_seq, self.output_bytes)
+        self.next_seq = max(int(facts.get("next_seq", 1)), self.store.jobs.last_seq() + 1)
+        self.output_bytes = self.written_bytes = int(facts.get("output_bytes", 0))
         self.ready: set[int] = {bucket for bucket in self.queues if self.store.jobs.any_ready(bucket)}
         self.next_due_ms = self.store.jobs.next_due_ms()
         self.closing.clear()

@@ -71,6 +71,9 @@ HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE ready = 2 AND run_at_ms
 # When is the next delayed job due?
 NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
 
+# Which job is the newest?
+LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM job"
+
 # Which queues have jobs to lease?
 ANY_READY = "SELECT 1 FROM job WHERE bucket = ? AND ready = 1 LIMIT 1"
 ANY_READY_ALONE = "SELECT 1 FROM job WHERE bucket = ? AND ready = 3 LIMIT 1"
@@ -180,6 +183,10 @@ class Jobs:
         """When the next delayed job is due."""
         rows = self._db.query(NEXT_DUE)
         return rows[0][0] if rows else None
+
+    def last_seq(self) -> int:
+        """The number of the newest job that is there; 0 if there is none."""
+        return int(self._db.query(LAST_SEQ)[0][0])
 
     def any_ready(self, bucket: int) -> bool:
         """Whether a queue has a job to lease."""

@@ -30,7 +30,7 @@ CREATE TABLE worker (                   -- one row for each start of a worker th
 ) STRICT;
 
 CREATE TABLE job (                      -- the mutable part of a job
-  seq            INTEGER PRIMARY KEY,   -- order of arrival; never used twice (meta.next_seq)
+  seq            INTEGER PRIMARY KEY,   -- order of arrival; never used twice (meta.next_seq, noted when jobs are deleted)
   id             TEXT NOT NULL UNIQUE,
   bucket         INTEGER NOT NULL,
   priority       INTEGER NOT NULL,

@@ -137,6 +137,3 @@ def _damage(db: sqlite3.Connection) -> Iterator[str]:
     facts = dict(db.execute("SELECT key, value FROM meta"))
     if facts["clean"] != 1:
         yield "the last end was not clean"
-    [(last_seq,)] = db.execute("SELECT coalesce(max(seq), 0) FROM job")
-    if facts["next_seq"] <= last_seq:
-        yield f"the next number is {facts['next_seq']}, and {last_seq} is used"

@@ -33,6 +33,7 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH job USING INDEX job_due (run_at_ms<?)",
     ),
     "NEXT_DUE": ("SCAN job USING INDEX job_due",),
+    "LAST_SEQ": ("SEARCH job",),
     "ANY_READY": ("SEARCH job USING INDEX job_ready (bucket=?)",),
     "ANY_READY_ALONE": ("SEARCH job USING INDEX job_alone (bucket=?)",),
     "LEASED": ("SEARCH j USING INDEX job_state (state=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
