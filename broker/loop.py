@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import zmq
 
@@ -33,6 +34,7 @@ SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
+COMPANY_MS, COMPANY_RUNNING_MS = 100, 20  # a turn for each heartbeat of many idle workers costs more than their jobs
 PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
@@ -44,6 +46,13 @@ GOODBYE_PAUSE_S = 0.1  # what a peer has received, but not read yet, is lost to 
 FromWorker = tuple[bytes, bytes]
 FromClient = tuple[Envelope, bytes]
 _NOTHING: tuple[list[Message], bool] = ([], True)
+
+
+class Wait(NamedTuple):
+    """How long the loop has nothing to do: at most, and after a worker has said something. In ms."""
+
+    timeout_ms: int
+    company_ms: int
 
 
 class Loop:
@@ -81,21 +90,21 @@ class Loop:
 
     def run(self, read_signals: Callable[[], bool]) -> None:
         """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
-        watch = Watch((self._workers.socket, self._clients.socket), self._monitor, self._wakeup)
+        watch = Watch(self._workers.socket, self._clients.socket, self._monitor, self._wakeup)
         turns = self.turns(read_signals)
         with suppress(StopIteration):
-            timeout_ms = next(turns)
+            wait = next(turns)
             while True:
-                timeout_ms = turns.send(watch.wait(timeout_ms))
+                wait = turns.send(watch.wait(*wait))
 
-    def turns(self, read_signals: Callable[[], bool]) -> Generator[int, Collection[object], None]:
-        """The loop but for its waiting: it yields for how many ms at most, and is sent what has become readable."""
+    def turns(self, read_signals: Callable[[], bool]) -> Generator[Wait, Collection[object], None]:
+        """The loop but for its waiting: it yields how long to wait, and is sent what has become readable."""
         before = self._clock()
         self._forgive(0, before.mono_ms - self.core.started_ms)
         while not self.core.stopping:
             asleep = self._clock()
             timeout_ms = self._timeout_ms(asleep)
-            woken = yield timeout_ms
+            woken = yield Wait(timeout_ms, self._company_ms())
             now = self._clock()
             self._forgive(now.mono_ms - asleep.mono_ms - timeout_ms, asleep.mono_ms - before.mono_ms)
             before = now
@@ -126,6 +135,15 @@ class Loop:
         # Of a machine that was suspended only what goes beyond the wait is seen, so where there are leases it is short.
         longest_ms = self.core.heartbeat_ms // 2 if self.core.leases else WAIT_MS_MAX
         return longest_ms if wake_ms is None else min(wake_ms, longest_ms)
+
+    def _company_ms(self) -> int:
+        """What workers say may wait for more of it, and save a turn, as long as nobody is there who could notice.
+
+        A client that asks wakes the loop at once, and all that workers have said is heard first.
+        """
+        if self.core.is_awaited():
+            return 0
+        return min(COMPANY_RUNNING_MS if self.core.leases else COMPANY_MS, self.core.heartbeat_ms // 20)
 
     def _forgive(self, late_ms: int, turn_ms: int) -> None:
         """Time in which nobody could be heard, asleep for too long or busy, is forgiven to all."""

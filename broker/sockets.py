@@ -8,7 +8,7 @@ handshake and backlog; ZMTP heartbeats only to reap dead connections, liveness i
 from __future__ import annotations
 
 import select
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
 
@@ -131,23 +131,38 @@ class Watch:
 
     def __init__(
         self,
-        sockets: Collection[zmq.Socket[bytes]],
+        workers: zmq.Socket[bytes],
+        clients: zmq.Socket[bytes],
         monitor: zmq.Socket[bytes],
         descriptor: int,
     ):
-        self._sockets = tuple(sockets)
-        self._sources: dict[int, object] = {int(source.getsockopt(zmq.FD)): source for source in (*sockets, monitor)}
+        self._workers, self._clients = workers, clients
+        self._sources: dict[int, object] = {
+            int(source.getsockopt(zmq.FD)): source for source in (workers, clients, monitor)
+        }
         self._sources[descriptor] = descriptor
         drain_monitor(monitor)
-        self._poll = select.poll()
-        for number in self._sources:
-            self._poll.register(number, select.POLLIN)
+        self._all, self._others = select.poll(), select.poll()
+        for number, source in self._sources.items():
+            self._all.register(number, select.POLLIN)
+            if source is not workers:
+                self._others.register(number, select.POLLIN)
 
-    def wait(self, timeout_ms: int) -> set[object]:
-        """Which of the sockets, the monitor and the descriptor have something to read; none after so many ms."""
-        ready: set[object] = {socket for socket in self._sockets if _has_message(socket)}
-        told = {self._sources[number] for number, _ in self._poll.poll(0 if ready else timeout_ms)}
+    def wait(self, timeout_ms: int, company_ms: int = 0) -> set[object]:
+        """Which of the sockets, the monitor and the descriptor have something to read; none after so many ms.
+
+        What workers say waits `company_ms`, but within the time, for whatever else may come.
+        """
+        began = monotonic()
+        ready: set[object] = {socket for socket in (self._workers, self._clients) if _has_message(socket)}
+        told = self._poll(self._all, 0 if ready else timeout_ms)
+        if company_ms and ready | told == {self._workers}:
+            left_ms = timeout_ms - int((monotonic() - began) * 1000)
+            told |= self._poll(self._others, max(0, min(company_ms, left_ms)))
         return ready | {source for source in told if not isinstance(source, zmq.Socket) or _has_message(source)}
+
+    def _poll(self, poll: select.poll, timeout_ms: int) -> set[object]:
+        return {self._sources[number] for number, _ in poll.poll(timeout_ms)}
 
 
 def _has_message(socket: zmq.Socket[bytes]) -> bool:

@@ -56,6 +56,7 @@ class Core(State):
             self._tick(turn, drained=drained)
             grants.grant(self, turn)
         waits.answer(self, turn)
+        self.takes_output = any(told.taken for told in turn.told.values())
         sessions.say_verdicts(self, turn)
         self._write_books(turn)
         return turn

@@ -34,12 +34,14 @@ def grant(core: State, turn: Turn) -> None:
         return
     for group in core.rooms.groups(turn.now.mono_ms):
         buckets = [bucket for bucket in sorted(core.ready) if not group.queues or core.queues[bucket] in group.queues]
-        candidates = _candidates(core, buckets, min(GRANTS_PER_TURN, group.room))
-        if candidates:
-            _grant_group(core, turn, group, candidates)
+        limit = min(GRANTS_PER_TURN, group.room)
+        candidates = _candidates(core, buckets, limit)
+        if candidates and _grant_group(core, turn, group, candidates) == len(candidates) < limit:
+            core.ready.difference_update(buckets)  # that was all
 
 
-def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candidate]) -> None:
+def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candidate]) -> int:
+    """Lease what may be leased; how many that were."""
     rows = []
     pushes: dict[bytes, list[tuple[Lease, Candidate]]] = defaultdict(list)
     for session, candidate in _share_out(group, candidates):
@@ -51,6 +53,7 @@ def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candida
     core.store.jobs.lease(rows)
     for route, leases in pushes.items():
         _push(core, turn, core.sessions[route], leases)
+    return len(rows)
 
 
 def _share_out(group: Group, candidates: list[Candidate]) -> Iterator[tuple[Session, Candidate]]:

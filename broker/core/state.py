@@ -83,6 +83,7 @@ class State:
         self.closing: dict[int, Kept] = {}  # ended attempts whose output is still on its way
         self.waiters: list[Waiter] = []  # never changed in place: the turn may fail yet
         self.rooms = Rooms()
+        self.takes_output = False  # in the last turn: more of it may be on its way
         self.stopping = False
         self.disk_low = False  # no new jobs
         self.storage_full = False  # nothing can be written: what needs no message to happen waits
@@ -180,6 +181,10 @@ class State:
     @property
     def silence_ms(self) -> int:
         return self.heartbeat_ms * SILENCE_HEARTBEATS
+
+    def is_awaited(self) -> bool:
+        """Whether anything waits for what workers say next: a job for room, a client, a worker for room for output."""
+        return bool(self.ready or self.waiters or self.takes_output)
 
     # --- helpers of all rooms -------------------------------------------------------------------------
 

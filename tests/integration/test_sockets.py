@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,15 @@ def watched(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> Iterator[
     """A socket that is watched, its monitor, and where a byte may be written that wakes up, too."""
     router = bound(worker_router(context), endpoint)
     monitor = router.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    clients = client_router(context)
     reader, writer = os.pipe()
-    yield router, Watch([router.socket], monitor, reader), monitor, writer
+    yield router, Watch(router.socket, clients.socket, monitor, reader), monitor, writer
     for number in (reader, writer):
         os.close(number)
     router.socket.disable_monitor()
     monitor.close(0)
     router.close(0)
+    clients.close(0)
 
 
 def test_nothing_to_read_ends_the_wait_in_time(watched: tuple[Router, Watch, Any, int]) -> None:
@@ -144,6 +147,23 @@ def test_first_connection_that_ends_and_every_later_one_is_told_of(
             until(lambda: router.drain(**BUDGET)[0], "it is connected")
         until(lambda: monitor in watch.wait(100), "its end is told")
         assert drain_monitor(monitor)
+
+
+def test_what_a_worker_says_waits_for_company(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, watched: tuple[Router, Watch, Any, int]
+) -> None:
+    router, watch, _, writer = watched
+    with dealer(context, endpoint) as link:
+        link.send(b"one")
+        began = time.monotonic()
+        assert watch.wait(5000, 50) == {router.socket}
+        assert time.monotonic() - began >= 0.05
+        began = time.monotonic()
+        assert watch.wait(20, 60_000) == {router.socket}  # but not beyond the time
+        assert time.monotonic() - began >= 0.019
+
+        os.write(writer, b"x")
+        assert len(watch.wait(60_000, 60_000)) == 2  # nor when there is something else
 
 
 def test_signal_wakes_up(watched: tuple[Router, Watch, Any, int]) -> None:

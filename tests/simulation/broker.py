@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection, Generator, Mapping
 
 from broker.core import Core, Identity
-from broker.loop import Loop
+from broker.loop import Loop, Wait
 from broker.store import OF_THE_STORE
 from queuectl.errors import StorageFailed
 from queuectl.settings import DEFAULTS
@@ -41,7 +41,8 @@ class BrokerMachine:
         self.on_turn: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self.restart_ms: Callable[[], int] = lambda: 100
-        self._steps: Generator[int, Collection[object], None] | None = None
+        self._steps: Generator[Wait, Collection[object], None] | None = None
+        self._patience = Wait(0, 0)
         self._busy_until_ms = 0
         self._wake_at_ms = 0
         self._wakes = 0
@@ -72,7 +73,10 @@ class BrokerMachine:
         self.starts += 1
         self._tape.note("broker", "started", core.epoch)
         self.core = core
-        self.routers = {door: SimulatedRouter(self._network, self.wake, self._on_send) for door in (WORKERS, CLIENTS)}
+        self.routers = {
+            WORKERS: SimulatedRouter(self._network, self._wake_in_company, self._on_send),
+            CLIENTS: SimulatedRouter(self._network, self.wake, self._on_send),
+        }
         for router in self.routers.values():
             router.messages_max = self.messages_max
         loop = Loop(
@@ -86,9 +90,9 @@ class BrokerMachine:
             clock=self.clock,
         )
         self._steps = loop.turns(lambda: False)
-        timeout_ms = next(self._steps)
+        self._patience = next(self._steps)
         self._rest()
-        self._wait(timeout_ms)
+        self._wait()
         self._network.open_doors(self.routers)
         self.on_turn()
 
@@ -137,11 +141,19 @@ class BrokerMachine:
         """There is news."""
         self._wake_in(0)
 
-    def _wait(self, timeout_ms: int) -> None:
-        has_news = any(router.inbox for router in self.routers.values()) or self.routers[WORKERS].monitor.events
+    def _wake_in_company(self) -> None:
+        """A worker has said something, or a connection has ended."""
+        is_prompt = self.routers[WORKERS].monitor.events
+        self._wake_in(0 if is_prompt else self.clock.true_ms(self._patience.company_ms))
+
+    def _wait(self) -> None:
         self._wakes += 1
         self._wake_at_ms = 2**62
-        self._wake_in(0 if has_news else self.clock.true_ms(timeout_ms))
+        self._wake_in(self.clock.true_ms(self._patience.timeout_ms))
+        if self.routers[CLIENTS].inbox:
+            self.wake()
+        elif self.routers[WORKERS].inbox or self.routers[WORKERS].monitor.events:
+            self._wake_in_company()
 
     def _wake_in(self, ms: int) -> None:
         now_ms = self._timeline.now_ms
@@ -155,14 +167,15 @@ class BrokerMachine:
         if number != self._wakes or self._steps is None:
             return
         if self._timeline.now_ms < self.paused_until_ms:
-            self._wait(0)
+            self._patience = Wait(0, 0)
+            self._wait()
             return
         self.turns += 1
         readable: set[object] = {router.socket for router in self.routers.values() if router.inbox}
         if (monitor := self.routers[WORKERS].monitor).events:
             readable.add(monitor)
         try:
-            timeout_ms = self._steps.send(readable)
+            self._patience = self._steps.send(readable)
         except StopIteration:
             self._stop()
             return
@@ -177,7 +190,7 @@ class BrokerMachine:
             return
         self._rest()
         self.on_turn()
-        self._wait(timeout_ms)
+        self._wait()
 
     def _rest(self) -> None:
         """What it did has taken its time."""

@@ -7,7 +7,7 @@ import pytest
 from broker.core.grants import GRANTS_PER_TURN
 from broker.core.memory import AHEAD_MAX, Session
 from queuectl.messages import ByeOk, Echo, Push
-from tests.harness import BrokerHarness, FakeWorker
+from tests.harness import BrokerHarness, FakeWorker, request
 
 
 def connected(broker: BrokerHarness, name: str = "w", **about: object) -> FakeWorker:
@@ -266,12 +266,39 @@ def test_lease_is_logged_only_where_somebody_reads_it(broker: BrokerHarness) -> 
 def test_empty_queue_is_not_asked_again(broker: BrokerHarness) -> None:
     worker = connected(broker, slots=2)
     broker.enqueue()
-    worker.grants()
-    assert broker.core.ready == {1}
+    assert len(worker.grants()) == 1
+    assert broker.core.ready == set()  # there was room for one more, and no more came
 
-    broker.turn()
+    broker.enqueue()
+    assert len(worker.grants()) == 1
+    assert broker.core.ready == {1}  # the room was full, so nobody knows
 
+    broker.enqueue(queue="other")
+    assert broker.core.ready == {1, 2}
+    second = connected(broker, "second", slots=2)
+    assert len(second.grants()) == 1
     assert broker.core.ready == set()
+
+
+def test_what_workers_say_is_awaited_as_long_as_anybody_could_notice(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    assert not broker.core.is_awaited()
+    broker.enqueue("first", "second", "third")
+    first = worker.grant()
+    assert broker.core.is_awaited()  # the others wait for room
+
+    worker.finish(first)
+    worker.finish(worker.grant())
+    last = worker.grant()
+    connected(broker, "another")
+    assert not broker.core.is_awaited()
+    worker.write(last, b"some output")
+    assert broker.core.is_awaited()  # there may be more of it
+    broker.turn()
+    assert not broker.core.is_awaited()
+    broker.turn(clients=[request("wait", empty=True, timeout_ms=1000)])
+    assert broker.core.is_awaited()
+    broker.outbox.clear()
 
 
 def test_delayed_job_is_granted_when_it_is_due(broker: BrokerHarness) -> None:
