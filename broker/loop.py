@@ -34,7 +34,7 @@ SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
-COMPANY_MS, COMPANY_RUNNING_MS = 100, 20  # a turn for each heartbeat of many idle workers costs more than their jobs
+HEAR_IDLE_MS, HEAR_RUNNING_MS = 100, 20  # a turn for each word of many workers would cost more than their jobs
 PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
@@ -49,10 +49,10 @@ _NOTHING: tuple[list[Message], bool] = ([], True)
 
 
 class Wait(NamedTuple):
-    """How long the loop has nothing to do: at most, and after a worker has said something. In ms."""
+    """How long the loop has nothing to do, and for how much of that it need not hear workers. In ms."""
 
     timeout_ms: int
-    company_ms: int
+    deaf_ms: int
 
 
 class Loop:
@@ -80,6 +80,7 @@ class Loop:
         self._min_free: int | None = None  # as it was when the disk was last measured
         self._log = log
         self._wakeup = wakeup
+        self._heard_ms = 0  # when workers were heard last
         self._monitor = workers.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: list[bytes] = []
         self._probes_ms: list[int] = []  # when to look for routes that are gone: soon, and again
@@ -104,7 +105,7 @@ class Loop:
         while not self.core.stopping:
             asleep = self._clock()
             timeout_ms = self._timeout_ms(asleep)
-            woken = yield Wait(timeout_ms, self._company_ms())
+            woken = yield Wait(timeout_ms, self._deaf_ms(asleep))
             now = self._clock()
             self._forgive(now.mono_ms - asleep.mono_ms - timeout_ms, asleep.mono_ms - before.mono_ms)
             before = now
@@ -116,6 +117,7 @@ class Loop:
             self._turn(now, woken)
         now = self._clock()
         self._forgive(0, now.mono_ms - before.mono_ms)
+        self._heard_ms = 0
         self._turn(now, (self._workers.socket, self._clients.socket))  # answers those who wait
 
     def close(self) -> None:
@@ -136,14 +138,12 @@ class Loop:
         longest_ms = self.core.heartbeat_ms // 2 if self.core.leases else WAIT_MS_MAX
         return longest_ms if wake_ms is None else min(wake_ms, longest_ms)
 
-    def _company_ms(self) -> int:
-        """What workers say may wait for more of it, and save a turn, as long as nobody is there who could notice.
-
-        A client that asks wakes the loop at once, and all that workers have said is heard first.
-        """
+    def _deaf_ms(self, now: Now) -> int:
+        """What workers say is heard once in a while, as long as nothing waits for it: many words cost one turn."""
         if self.core.is_awaited():
             return 0
-        return min(COMPANY_RUNNING_MS if self.core.leases else COMPANY_MS, self.core.heartbeat_ms // 20)
+        hear_again_ms = min(HEAR_RUNNING_MS if self.core.leases else HEAR_IDLE_MS, self.core.heartbeat_ms // 20)
+        return max(0, self._heard_ms + hear_again_ms - now.mono_ms)
 
     def _forgive(self, late_ms: int, turn_ms: int) -> None:
         """Time in which nobody could be heard, asleep for too long or busy, is forgiven to all."""
@@ -161,8 +161,10 @@ class Loop:
         return max(min(due_ms), 0) if due_ms else None
 
     def _turn(self, now: Now, readable: Collection[object]) -> None:
-        workers, drained = self._hear_workers() if self._workers.socket in readable else _NOTHING
         clients, _ = self._hear_clients() if self._clients.socket in readable else _NOTHING
+        workers, drained = _NOTHING
+        if self._workers.socket in readable:
+            workers, drained = ([], False) if clients and self._deaf_ms(now) else self._hear_workers(now)
         self._renew_sessions(now)
         self._probe(now)
         self.core.storage_full = now.mono_ms < self._full_until_ms
@@ -172,7 +174,8 @@ class Loop:
             self._send(turn)
         self._tidy(now)
 
-    def _hear_workers(self) -> tuple[list[Message], bool]:
+    def _hear_workers(self, now: Now) -> tuple[list[Message], bool]:
+        self._heard_ms = now.mono_ms
         return self._workers.drain(
             messages_max=WORKER_MESSAGES_PER_TURN, bytes_max=WORKER_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
         )

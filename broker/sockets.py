@@ -148,21 +148,23 @@ class Watch:
             if source is not workers:
                 self._others.register(number, select.POLLIN)
 
-    def wait(self, timeout_ms: int, company_ms: int = 0) -> set[object]:
+    def wait(self, timeout_ms: int, deaf_ms: int = 0) -> set[object]:
         """Which of the sockets, the monitor and the descriptor have something to read; none after so many ms.
 
-        What workers say waits `company_ms`, but within the time, for whatever else may come.
+        For `deaf_ms` what workers say does not end the wait; it is told of together with what does.
         """
-        began = monotonic()
         ready: set[object] = {socket for socket in (self._workers, self._clients) if _has_message(socket)}
-        told = self._poll(self._all, 0 if ready else timeout_ms)
-        if company_ms and ready | told == {self._workers}:
-            left_ms = timeout_ms - int((monotonic() - began) * 1000)
-            told |= self._poll(self._others, max(0, min(company_ms, left_ms)))
-        return ready | {source for source in told if not isinstance(source, zmq.Socket) or _has_message(source)}
-
-    def _poll(self, poll: select.poll, timeout_ms: int) -> set[object]:
-        return {self._sources[number] for number, _ in poll.poll(timeout_ms)}
+        told: list[tuple[int, int]] = []
+        if deaf_ms:
+            deaf_ms = min(deaf_ms, timeout_ms)
+            told = self._others.poll(0 if self._clients in ready else deaf_ms)
+        if not told:
+            told = self._all.poll(0 if ready else timeout_ms - deaf_ms)
+        sources = [self._sources[number] for number, _ in told]
+        ready.update(source for source in sources if not isinstance(source, zmq.Socket) or _has_message(source))
+        if deaf_ms and _has_message(self._workers):
+            ready.add(self._workers)
+        return ready
 
 
 def _has_message(socket: zmq.Socket[bytes]) -> bool:

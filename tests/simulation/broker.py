@@ -42,9 +42,9 @@ class BrokerMachine:
         self.on_down: Callable[[], None] = lambda: None
         self.restart_ms: Callable[[], int] = lambda: 100
         self._steps: Generator[Wait, Collection[object], None] | None = None
-        self._patience = Wait(0, 0)
+        self._wait_for = Wait(0, 0)
         self._busy_until_ms = 0
-        self._wake_at_ms = 0
+        self._wake_at_ms = self._hears_at_ms = 0
         self._wakes = 0
 
     # --- life ---
@@ -74,7 +74,7 @@ class BrokerMachine:
         self._tape.note("broker", "started", core.epoch)
         self.core = core
         self.routers = {
-            WORKERS: SimulatedRouter(self._network, self._wake_in_company, self._on_send),
+            WORKERS: SimulatedRouter(self._network, self._on_worker, self._on_send),
             CLIENTS: SimulatedRouter(self._network, self.wake, self._on_send),
         }
         for router in self.routers.values():
@@ -90,7 +90,7 @@ class BrokerMachine:
             clock=self.clock,
         )
         self._steps = loop.turns(lambda: False)
-        self._patience = next(self._steps)
+        self._wait_for = next(self._steps)
         self._rest()
         self._wait()
         self._network.open_doors(self.routers)
@@ -141,19 +141,20 @@ class BrokerMachine:
         """There is news."""
         self._wake_in(0)
 
-    def _wake_in_company(self) -> None:
+    def _on_worker(self) -> None:
         """A worker has said something, or a connection has ended."""
         is_prompt = self.routers[WORKERS].monitor.events
-        self._wake_in(0 if is_prompt else self.clock.true_ms(self._patience.company_ms))
+        self._wake_in(0 if is_prompt else max(0, self._hears_at_ms - self._timeline.now_ms))
 
     def _wait(self) -> None:
         self._wakes += 1
         self._wake_at_ms = 2**62
-        self._wake_in(self.clock.true_ms(self._patience.timeout_ms))
+        self._hears_at_ms = self._timeline.now_ms + self.clock.true_ms(self._wait_for.deaf_ms)
+        self._wake_in(self.clock.true_ms(self._wait_for.timeout_ms))
         if self.routers[CLIENTS].inbox:
             self.wake()
         elif self.routers[WORKERS].inbox or self.routers[WORKERS].monitor.events:
-            self._wake_in_company()
+            self._on_worker()
 
     def _wake_in(self, ms: int) -> None:
         now_ms = self._timeline.now_ms
@@ -167,7 +168,7 @@ class BrokerMachine:
         if number != self._wakes or self._steps is None:
             return
         if self._timeline.now_ms < self.paused_until_ms:
-            self._patience = Wait(0, 0)
+            self._wait_for = Wait(0, 0)
             self._wait()
             return
         self.turns += 1
@@ -175,7 +176,7 @@ class BrokerMachine:
         if (monitor := self.routers[WORKERS].monitor).events:
             readable.add(monitor)
         try:
-            self._patience = self._steps.send(readable)
+            self._wait_for = self._steps.send(readable)
         except StopIteration:
             self._stop()
             return

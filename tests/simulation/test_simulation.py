@@ -29,7 +29,9 @@ def test_promises_hold_whatever_goes_wrong(part: int) -> None:
     outcomes = [run_seed(seed) for seed in range(1 + part, 1 + SEEDS, PARTS)]
 
     assert [outcome.violation for outcome in outcomes if outcome.violation] == []
-    assert all(outcome.numbers["jobs"] and outcome.faults for outcome in outcomes)
+    assert all(outcome.faults for outcome in outcomes)
+    idle = [outcome.seed for outcome in outcomes if not outcome.numbers["jobs"]]
+    assert len(idle) <= len(outcomes) // 20  # a disk may be low for as long as there are clients
 
 
 @pytest.mark.parametrize("seed", PAST)

@@ -280,7 +280,7 @@ def test_empty_queue_is_not_asked_again(broker: BrokerHarness) -> None:
     assert broker.core.ready == set()
 
 
-def test_what_workers_say_is_awaited_as_long_as_anybody_could_notice(broker: BrokerHarness) -> None:
+def test_what_workers_say_is_awaited_where_something_depends_on_it(broker: BrokerHarness) -> None:
     worker = connected(broker)
     assert not broker.core.is_awaited()
     broker.enqueue("first", "second", "third")
