@@ -19,7 +19,7 @@ FIRST = {
     "pending": "pending",
 }
 # Jobs that the database of a version has beside those.
-SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}}
+SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}, "0.3.0": {"once": "pending"}}
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
 
 
