@@ -22,6 +22,14 @@ def job_id_of(seq: int) -> str:
     return chr(ord("a") + len(digits) - 1) + digits
 
 
+def job_ids(first: int, count: int) -> list[str]:
+    """The generated ids of so many jobs in a row."""
+    if len(str(first)) != len(str(first + count)):
+        return [job_id_of(seq) for seq in range(first, first + count)]
+    letter = job_id_of(first)[0]
+    return [f"{letter}{seq}" for seq in range(first, first + count)]
+
+
 def new_request_id() -> str:
     """A time-ordered request id: 48 bits of milliseconds and 80 random bits, as UUIDv7 (RFC 9562), in 32 hex digits."""
     return f"{int(time.time() * 1000):012x}{os.urandom(10).hex()}"

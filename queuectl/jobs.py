@@ -7,11 +7,13 @@ broker on what arrives by wire, so both refuse the same things in the same words
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
+from msgspec.structs import astuple
 
 from queuectl.errors import BadJob
 from queuectl.ids import JOB_ID, QUEUE_NAME
@@ -20,6 +22,7 @@ from queuectl.times import parse_rfc3339
 
 COMMAND_BYTES_MAX = 128 * 1024 - 1  # one argument of execve holds 128 KiB with its end mark (MAX_ARG_STRLEN)
 ENV_BYTES_MAX = 128 * 1024  # all of a job's env; leaves room beside the worker's own under ARG_MAX
+ENV_VARIABLES_MAX = 2000  # entries of one map, as the protocol has it
 CWD_BYTES_MAX = 4095  # PATH_MAX less its end mark
 PRIORITY_MAX = 1_000_000
 SECONDS_MAX = 10 * 365 * 86400.0
@@ -70,7 +73,7 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     timeout: float | None = None  # seconds, for each attempt
     delay: float | None = None  # seconds from the broker's receipt
     run_at: str | None = None  # RFC 3339
-    env: dict[str, str] | None = None
+    env: Annotated[dict[str, str], Meta(max_length=ENV_VARIABLES_MAX)] | None = None
     cwd: str | None = None
     on_lost: str = "retry"  # retry | dead: if its worker is lost after it may have started
     keep_children: bool = False  # leave alone what the command left running
@@ -101,13 +104,41 @@ def parse_job(fields: Any) -> JobSpec:
         spec = msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
         raise BadJob(_plain(str(error))) from None
-    for name in fields:
+    _check(spec, fields)
+    return spec
+
+
+def in_common(spec: JobSpec) -> tuple[Any, ...]:
+    """All of a job but its command and its id: what neighbours in a long list mostly have in common."""
+    return astuple(spec)[2:]
+
+
+def are_sound(specs: Iterable[JobSpec]) -> bool:
+    """Whether `parse_job` would take these jobs, of which only the types are known to be right.
+
+    What neighbours have in common is looked at once.
+    """
+    known = _PLAIN
+    try:
+        for spec in specs:
+            _check_command(spec.command)
+            if spec.id is not None:
+                _check_id(spec.id)
+            if (common := in_common(spec)) != known:
+                _check(spec, _IN_COMMON)
+                known = common
+    except BadJob:
+        return False
+    return True
+
+
+def _check(spec: JobSpec, names: Iterable[str]) -> None:
+    for name in names:
         value = getattr(spec, name)
         if value is not None:
             _CHECKS[name](value)
     if spec.delay is not None and spec.run_at is not None:
         raise BadJob("delay and run_at exclude each other")
-    return spec
 
 
 def _unknown(word: str) -> BadJob:
@@ -221,6 +252,9 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "output_limit": _within("output_limit", 64 * 2**20),
 }
 assert tuple(_CHECKS) == JobSpec.__struct_fields__
+_IN_COMMON = JobSpec.__struct_fields__[2:]
+assert JobSpec.__struct_fields__[:2] == ("command", "id")
+_PLAIN = in_common(JobSpec(command="true"))
 
 
 def _plain(text: str) -> str:
@@ -236,5 +270,5 @@ def _plain(text: str) -> str:
         return f"{match[1]}: is missing"
     match = re.match(r"(.+) - at `\$\.([^`]+)`", text)
     if match:
-        return f"{match[2]}: {match[1][0].lower()}{match[1][1:]}"
+        return f"{match[2]}: {match[1][0].lower()}{match[1][1:].replace('`', chr(39))}"
     return text.replace("`", "'")

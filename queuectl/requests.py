@@ -8,10 +8,13 @@ changing request makes it safe to repeat: the broker stores the reply with the e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from queuectl.jobs import JobSpec, are_sound
+from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 
 JOBS_PER_REQUEST_MAX = 1000
 ROWS_PER_REPLY_MAX = 500
@@ -43,6 +46,39 @@ class Enqueue(_Args, frozen=True):
     """Store jobs (each is a JobSpec). → `{ids: [id | null], errors: [{index, code, message, …}]}`."""
 
     jobs: Annotated[list[Any], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]  # stored in this order
+
+
+class SoundJobs(_Args, frozen=True):
+    """The arguments of an enqueue with nothing wrong in them."""
+
+    jobs: Annotated[list[JobSpec], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]
+
+
+class SoundEnqueue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to store jobs with nothing wrong in it."""
+
+    v: Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)]
+    id: RequestIdField
+    op: Literal["enqueue"]
+    args: SoundJobs
+
+
+_SOUND_ENQUEUE = msgspec.msgpack.Decoder(SoundEnqueue)
+
+
+def sound_enqueue(body: bytes) -> SoundEnqueue | None:
+    """The request of a body that stores jobs and has nothing wrong in it; None for every other body.
+
+    Most bodies are of this kind. It is read straight into structs, several times as fast as step by step; what this
+    takes, `convert` and `parse_job` take, and make the same of it.
+    """
+    if len(body) > CLIENT_MESSAGE_BYTES_MAX:
+        return None
+    try:
+        request = _SOUND_ENQUEUE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return request if are_sound(request.args.jobs) else None
 
 
 class Job(_Args, frozen=True):

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 import msgpack
 
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, READY, STATES, JobRow, NewJob
-from queuectl.errors import DiskFull, JobExists, QueuectlError
-from queuectl.ids import job_id_of
-from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, parse_job
-from queuectl.requests import Enqueue
+from broker.store.rows import CODES, DUE_LATER, READY, STATES, JobRow, NewJob, NewSpec
+from queuectl.errors import JobExists, QueuectlError
+from queuectl.ids import job_ids
+from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
+from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
 _PENDING = CODES[JobState.PENDING]
+_OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
+_BUCKET_AND_READY, _RUN_AT = itemgetter(1, 3), itemgetter(4)  # of a row
 
 
 @dataclass(slots=True)
 class Wanted:
     """The jobs of one request: what was asked for, and what became of each."""
 
-    specs: list[JobSpec | None]
+    specs: Sequence[JobSpec | None]
     ids: list[str | None] = field(default_factory=list)
     errors: dict[int, QueuectlError] = field(default_factory=dict)
+
+    def settle(self, core: State, ids: list[str | None]) -> None:
+        """Take the ids that its specs got; where there is none, it asked for one that is in use."""
+        if not self.errors and None not in ids:
+            self.ids = ids
+            return
+        self.ids = [None] * len(self.specs)
+        sound = [(index, spec) for index, spec in enumerate(self.specs) if spec is not None]
+        for (index, spec), job_id in zip(sound, ids, strict=True):
+            self.ids[index] = job_id
+            if job_id is None:
+                self.errors[index] = _exists(core, str(spec.id))
 
     def answer(self) -> dict[str, Any]:
         """The data of the reply."""
@@ -34,29 +50,29 @@ class Wanted:
         return {"ids": self.ids, "errors": errors}
 
 
-def read(core: State, args: Enqueue) -> Wanted:
-    """Check each job of a request. What is wrong with one does not touch the others. Raises DiskFull."""
-    if core.disk_low:
-        raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
-    wanted = Wanted([])
+def read(args: Enqueue | SoundJobs) -> Wanted:
+    """The jobs of a request, each of them checked. What is wrong with one does not touch the others."""
+    if isinstance(args, SoundJobs):
+        return Wanted(args.jobs)
+    specs: list[JobSpec | None] = []
+    wanted = Wanted(specs)
     for index, fields in enumerate(args.jobs):
         try:
-            wanted.specs.append(parse_job(fields))
+            specs.append(parse_job(fields))
         except QueuectlError as error:
-            wanted.specs.append(None)
+            specs.append(None)
             wanted.errors[index] = error
-    wanted.ids = [None] * len(wanted.specs)
     return wanted
 
 
-def is_repeat(core: State, args: Enqueue, ids: list[str | None]) -> bool:
+def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None]) -> bool:
     """Whether these are the jobs that got these ids before, as far as the store can still tell."""
-    if len(args.jobs) != len(ids):
+    if len(specs) != len(ids):
         return False
     known = core.store.jobs.known(job_id for job_id in ids if job_id is not None)
     return all(
-        _is_job(core, fields, core.store.jobs.row(known[job_id].seq))
-        for fields, job_id in zip(args.jobs, ids, strict=True)
+        spec is not None and _is_job(core, spec, core.store.jobs.row(known[job_id].seq))
+        for spec, job_id in zip(specs, ids, strict=True)
         if job_id in known
     )
 
@@ -65,12 +81,8 @@ _AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd")
 _IF_SAID = ("id", "max_retries", "backoff_base", "backoff_max", "backoff_jitter", "output_limit")  # else as it was set
 
 
-def _is_job(core: State, fields: Any, row: JobRow) -> bool:
+def _is_job(core: State, spec: JobSpec, row: JobRow) -> bool:
     """Whether what is asked for is this job; when it was to run is not compared."""
-    try:
-        spec = parse_job(fields)
-    except QueuectlError:
-        return False
     return (
         all(getattr(spec, name) == getattr(row, name) for name in _AS_SAID)
         and all(getattr(spec, name) in (None, getattr(row, name)) for name in _IF_SAID)
@@ -84,35 +96,89 @@ def _timeout_ms(timeout: float) -> int:
     return max(1, round(timeout * 1000))
 
 
-def store(core: State, turn: Turn, requests: list[Wanted]) -> None:
+def store(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
     """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
-    todo = [
-        (request, index, spec) for request in requests for index, spec in enumerate(request.specs) if spec is not None
-    ]
-    while todo:
-        terms = _terms(core)
-        jobs = [_new_job(core, turn, seq, spec, terms) for seq, (_, _, spec) in enumerate(todo, core.next_seq)]
-        core.next_seq += len(jobs)
-        refused = core.store.jobs.enqueue(jobs)
-        again = []
-        for job, (request, index, spec) in zip(jobs, todo, strict=True):
-            if job.seq not in refused:
-                request.ids[index] = job.id
-            elif spec.id is None:
-                again.append((request, index, spec))  # somebody gave another job the name that was its turn
-            else:
-                request.errors[index] = _exists(core, spec.id)
-        _count(core, [job for job in jobs if job.seq not in refused] if refused else jobs)
-        todo = again
+    specs = [spec for wanted in requests for spec in wanted.specs if spec is not None]
+    ids = _insert(core, turn, specs) if specs else []
+    while again := _again(specs, ids):
+        for place, job_id in zip(again, _insert(core, turn, [specs[place] for place in again]), strict=True):
+            ids[place] = job_id
+    start = 0
+    for wanted in requests:
+        end = start + len(wanted.specs) - len(wanted.errors)
+        wanted.settle(core, ids[start:end])
+        start = end
 
 
-def _count(core: State, jobs: list[NewJob]) -> None:
-    for (bucket, ready), count in Counter((job.bucket, job.ready) for job in jobs).items():
-        core.tally.add(bucket, _PENDING, count)
+def _again(specs: list[JobSpec], ids: list[str | None]) -> list[int]:
+    """The places of those whose turn it was to get a name that somebody gave another job."""
+    if None not in ids:
+        return []
+    return [place for place, spec in enumerate(specs) if ids[place] is None and spec.id is None]
+
+
+def _insert(core: State, turn: Turn, specs: list[JobSpec]) -> list[str | None]:
+    """Store jobs; the id of each, None where it is in use."""
+    jobs, rest = _rows(core, turn, specs)
+    core.next_seq += len(jobs)
+    refused = core.store.jobs.enqueue(jobs, rest)
+    _count(core, [job for job in jobs if job[-1] not in refused] if refused else jobs)
+    return [None if job[-1] in refused else job[0] for job in jobs]
+
+
+def _rows(core: State, turn: Turn, specs: Sequence[JobSpec]) -> tuple[list[NewJob], list[NewSpec]]:
+    """The rows of new jobs. What neighbours have in common is worked out once."""
+    now_ms, first = turn.now.wall_ms, core.next_seq
+    jobs: list[NewJob] = []
+    rest: list[NewSpec] = []
+    known: tuple[Any, ...] | None = None
+    for seq, job_id, spec in zip(range(first, first + len(specs)), job_ids(first, len(specs)), specs, strict=True):
+        if (common := in_common(spec)) != known:
+            known = common
+            (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, spec)
+        jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, now_ms, seq))
+        rest.append((seq, spec.command, *terms))
+    return jobs, rest
+
+
+def _place(core: State, now_ms: int, spec: JobSpec) -> tuple[int, int, int, int]:
+    """Where a new job stands: its bucket, its priority, whether it is ready, and when it is to run."""
+    run_at_ms = now_ms
+    if spec.run_at is not None:
+        run_at_ms = parse_rfc3339(spec.run_at)
+    elif spec.delay:
+        run_at_ms += round(spec.delay * 1000)
+    ready = DUE_LATER if run_at_ms > now_ms else READY
+    return core.bucket_of(spec.queue or DEFAULT_QUEUE), spec.priority, ready, run_at_ms
+
+
+def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
+    """The rest of a new job's spec; what it leaves open is as the settings are now."""
+    max_retries, backoff_base, backoff_max, backoff_jitter, timeout, output_limit = _OPEN(core.settings)
+    if spec.timeout is not None:
+        timeout = spec.timeout
+    return (
+        spec.max_retries if spec.max_retries is not None else max_retries,
+        spec.backoff_base if spec.backoff_base is not None else backoff_base,
+        spec.backoff_max if spec.backoff_max is not None else backoff_max,
+        spec.backoff_jitter or backoff_jitter,
+        None if timeout is None else _timeout_ms(timeout),
+        spec.output_limit if spec.output_limit is not None else output_limit,
+        int(spec.keep_children),
+        msgpack.packb(spec.env) if spec.env else None,
+        spec.cwd,
+        spec.on_lost,
+    )
+
+
+def _count(core: State, jobs: Iterable[NewJob]) -> None:
+    for (bucket, ready), group in groupby(jobs, _BUCKET_AND_READY):
+        alike = list(group)
+        core.tally.add(bucket, _PENDING, len(alike))
         if ready == READY:
             core.ready.add(bucket)
         else:
-            core.wait_until(min(job.run_at_ms for job in jobs if job.ready == ready))
+            core.wait_until(min(map(_RUN_AT, alike)))
 
 
 def _exists(core: State, job_id: str) -> QueuectlError:
@@ -125,58 +191,14 @@ def _exists(core: State, job_id: str) -> QueuectlError:
     )
 
 
-class Terms(NamedTuple):
-    """The settings of this moment that a job takes over where it leaves them open."""
-
-    max_retries: Any
-    backoff_base: Any
-    backoff_max: Any
-    backoff_jitter: Any
-    timeout: Any
-    output_limit: Any
-
-
-def _terms(core: State) -> Terms:
-    return Terms(*(core.settings[name] for name in Terms._fields))
-
-
-def _new_job(core: State, turn: Turn, seq: int, spec: JobSpec, terms: Terms) -> NewJob:
-    """The row of a new job."""
-    now_ms = run_at_ms = turn.now.wall_ms
-    if spec.run_at is not None:
-        run_at_ms = parse_rfc3339(spec.run_at)
-    elif spec.delay:
-        run_at_ms += round(spec.delay * 1000)
-    timeout = spec.timeout if spec.timeout is not None else terms.timeout
-    return NewJob(
-        spec.id if spec.id is not None else job_id_of(seq),
-        core.bucket_of(spec.queue or DEFAULT_QUEUE),
-        spec.priority,
-        DUE_LATER if run_at_ms > now_ms else READY,
-        run_at_ms,
-        now_ms,
-        seq,
-        spec.command,
-        spec.max_retries if spec.max_retries is not None else terms.max_retries,
-        spec.backoff_base if spec.backoff_base is not None else terms.backoff_base,
-        spec.backoff_max if spec.backoff_max is not None else terms.backoff_max,
-        spec.backoff_jitter or terms.backoff_jitter,
-        None if timeout is None else _timeout_ms(timeout),
-        spec.output_limit if spec.output_limit is not None else terms.output_limit,
-        spec.keep_children,
-        msgpack.packb(spec.env) if spec.env else None,
-        spec.cwd,
-        spec.on_lost,
-    )
-
-
 def note(turn: Turn, request_id: str, wanted: Wanted) -> None:
     """Log what a request has brought."""
-    stored = [(job_id, spec) for job_id, spec in zip(wanted.ids, wanted.specs, strict=True) if job_id and spec]
-    if len(stored) == 1:
-        [(job_id, spec)] = stored
-        turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, request_id=request_id)
-    elif stored:
-        turn.log("info", "jobs_enqueued", count=len(stored), request_id=request_id)
+    count = len(wanted.ids) - wanted.ids.count(None)
+    if count == 1:
+        [(job_id, spec)] = [found for found in zip(wanted.ids, wanted.specs, strict=True) if found[0] is not None]
+        queue = spec.queue if spec else None
+        turn.log("info", "job_enqueued", job_id=job_id, queue=queue or DEFAULT_QUEUE, request_id=request_id)
+    elif count:
+        turn.log("info", "jobs_enqueued", count=count, request_id=request_id)
     if wanted.errors:
         turn.log("info", "jobs_refused", count=len(wanted.errors), request_id=request_id)

@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from broker.core import asks, deeds, enqueues, reading
@@ -19,15 +19,17 @@ from broker.store import OF_THE_STORE
 from broker.store.ledger import StoredReply
 from queuectl.errors import (
     BadRequest,
+    DiskFull,
     QueuectlError,
     RequestIdReused,
     ShuttingDown,
     VersionMismatch,
 )
-from queuectl.requests import OPS, Enqueue, Output, Request, Wait
+from queuectl.requests import OPS, Enqueue, Output, Request, SoundEnqueue, Wait, sound_enqueue
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
+AnyRequest = Request | SoundEnqueue
 Handler = Callable[[State, Turn, Any], dict[str, Any]]
 _OWN_ID = "a request that is not a repeat takes an id of its own"
 
@@ -50,21 +52,23 @@ assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
 
 def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
     """Carry out the requests of a turn."""
-    parsed = [(envelope, request) for envelope, body in arrived if (request := _parse(core, turn, envelope, body))]
+    parsed = [
+        (envelope, request)
+        for envelope, body in arrived
+        if (request := sound_enqueue(body) or _parse(core, turn, envelope, body))
+    ]
     changing = [request.id for _, request in parsed if OPS[request.op].changes]
     answered = core.store.ledger.replies(changing) if changing else {}
-    batch: list[tuple[Envelope, Request]] = []
-    in_batch: set[str] = set()
+    batch: dict[str, tuple[Envelope, AnyRequest]] = {}  # by the id of the request
     for envelope, request in parsed:
-        if request.op != "enqueue" or request.id in in_batch:
-            _store(core, turn, batch, answered)
-            batch, in_batch = [], set()
+        if request.op != "enqueue" or request.id in batch:
+            _store(core, turn, batch.values(), answered)
+            batch = {}
         if request.op == "enqueue" and request.id not in answered:
-            batch.append((envelope, request))
-            in_batch.add(request.id)
+            batch[request.id] = envelope, request
         else:
             _carry_out(core, turn, envelope, request, answered)
-    _store(core, turn, batch, answered)
+    _store(core, turn, batch.values(), answered)
 
 
 def _parse(core: State, turn: Turn, envelope: Envelope, body: bytes) -> Request | None:
@@ -87,7 +91,9 @@ def _parse(core: State, turn: Turn, envelope: Envelope, body: bytes) -> Request 
         return None
 
 
-def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, answered: dict[str, StoredReply]) -> None:
+def _carry_out(
+    core: State, turn: Turn, envelope: Envelope, request: AnyRequest, answered: dict[str, StoredReply]
+) -> None:
     """One request, unless it has been carried out before."""
     try:
         if (before := answered.get(request.id)) is not None and OPS[request.op].changes:
@@ -115,13 +121,13 @@ def _carry_out(core: State, turn: Turn, envelope: Envelope, request: Request, an
     turn.reply(envelope, ok(request.id, body))
 
 
-def _refuse_reuse(core: State, request: Request, before: StoredReply) -> None:
+def _refuse_reuse(core: State, request: AnyRequest, before: StoredReply) -> None:
     """A repeat is the same request. What is compared costs nothing where nothing is repeated."""
     if before.op != request.op:
         raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before", hint=_OWN_ID)
     if request.op == "enqueue":
         ids = unpack(before.body, bytes_max=len(before.body))["ids"]
-        if not enqueues.is_repeat(core, convert(request.args, Enqueue), ids):
+        if not enqueues.is_repeat(core, _wanted(request).specs, ids):
             raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
 
 
@@ -131,14 +137,23 @@ def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
     turn.held.append(waiter)
 
 
-def _store(core: State, turn: Turn, batch: list[tuple[Envelope, Request]], answered: dict[str, StoredReply]) -> None:
+def _wanted(request: AnyRequest) -> enqueues.Wanted:
+    return enqueues.read(request.args if isinstance(request, SoundEnqueue) else convert(request.args, Enqueue))
+
+
+def _store(
+    core: State, turn: Turn, batch: Iterable[tuple[Envelope, AnyRequest]], answered: dict[str, StoredReply]
+) -> None:
     """Store the jobs of neighbouring enqueues in one go, and answer each."""
-    wanted: list[tuple[Envelope, Request, enqueues.Wanted]] = []
+    wanted: list[tuple[Envelope, AnyRequest, enqueues.Wanted]] = []
     for envelope, request in batch:
         try:
             if core.stopping:
                 raise ShuttingDown(hint="start it again: queuectl broker start")
-            wanted.append((envelope, request, enqueues.read(core, convert(request.args, Enqueue))))
+            jobs = _wanted(request)
+            if core.disk_low:
+                raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
+            wanted.append((envelope, request, jobs))
         except QueuectlError as error:
             _refuse(turn, envelope, request, error)
     enqueues.store(core, turn, [jobs for _, _, jobs in wanted])
@@ -149,11 +164,11 @@ def _store(core: State, turn: Turn, batch: list[tuple[Envelope, Request]], answe
         turn.reply(envelope, ok(request.id, body))
 
 
-def _keep(core: State, turn: Turn, request: Request, body: bytes, answered: dict[str, StoredReply]) -> None:
+def _keep(core: State, turn: Turn, request: AnyRequest, body: bytes, answered: dict[str, StoredReply]) -> None:
     turn.replies.append((request.id, request.op, core.steady_wall_ms(turn.now), body))
     answered[request.id] = StoredReply(request.op, body)
 
 
-def _refuse(turn: Turn, envelope: Envelope, request: Request, error: QueuectlError) -> None:
+def _refuse(turn: Turn, envelope: Envelope, request: AnyRequest, error: QueuectlError) -> None:
     turn.log("info", "request_refused", request_id=request.id, code=error.code, reason=error.message)
     turn.reply(envelope, failed(request.id, error))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from broker.store.connection import Connection, StoreRefused
-from broker.store.rows import Candidate, Completion, JobRow, Known, LeaseRow, Move, NewJob
+from broker.store.rows import Candidate, Completion, JobRow, Known, LeaseRow, Move, NewJob, NewSpec
 
 SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseconds
 
@@ -130,24 +130,20 @@ DELETE_JOB = "DELETE FROM job WHERE seq = ?"
 DELETE_SPEC = "DELETE FROM spec WHERE seq = ?"
 
 
-_SPEC_FROM = NewJob._fields.index("seq") + 1
-
-
 class Jobs:
     """The verbs on jobs. None of them commits."""
 
     def __init__(self, connection: Connection):
         self._db = connection
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> set[int]:
+    def enqueue(self, jobs: Sequence[NewJob], specs: Sequence[NewSpec]) -> set[int]:
         """Store jobs of consecutive seq; the seqs of those left out because their id is in use."""
-        stored = self._db.run_many(INSERT_JOB, [job[:_SPEC_FROM] for job in jobs])
         refused: set[int] = set()
-        if stored != len(jobs):
-            present = {seq for (seq,) in self._db.query(STORED, (jobs[0].seq, jobs[-1].seq))}
-            refused = {job.seq for job in jobs} - present
-            jobs = [job for job in jobs if job.seq not in refused]
-        self._db.run_many(INSERT_SPEC, [job[_SPEC_FROM - 1 :] for job in jobs])
+        if self._db.run_many(INSERT_JOB, jobs) != len(jobs):
+            present = {seq for (seq,) in self._db.query(STORED, (specs[0][0], specs[-1][0]))}
+            refused = {spec[0] for spec in specs} - present
+            specs = [spec for spec in specs if spec[0] not in refused]
+        self._db.run_many(INSERT_SPEC, specs)
         return refused
 
     def candidates(self, bucket: int, limit: int, *, alone: bool = False) -> list[Candidate]:

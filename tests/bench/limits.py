@@ -19,7 +19,7 @@ import zmq
 
 from broker.store import Store, open_store
 from broker.store.connection import Connection
-from broker.store.rows import READY, AttemptRow, Candidate, Completion, NewJob
+from broker.store.rows import READY, AttemptRow, Candidate, Completion, NewJob, NewSpec
 from queuectl.ids import job_id_of, new_request_id
 from queuectl.settings import DEFAULTS
 from queuectl.wire import encode
@@ -84,10 +84,11 @@ class Database:
 
     def enqueue(self, jobs: int) -> None:
         """Store jobs in one transaction."""
-        rows = [_job(self._next_seq + place) for place in range(jobs)]
+        seqs = range(self._next_seq, self._next_seq + jobs)
         self._next_seq += jobs
+        new, specs = [_job(seq) for seq in seqs], [_spec(seq) for seq in seqs]
         self.store.begin()
-        self.store.jobs.enqueue(rows)
+        self.store.jobs.enqueue(new, specs)
         self.store.commit()
         self.store.tidy()
 
@@ -139,27 +140,13 @@ def cycle_rate(jobs: int, batch: int) -> float:
 
 def _job(seq: int) -> NewJob:
     now_ms = time.time_ns() // 1_000_000
+    return job_id_of(seq), 1, 0, READY, now_ms, now_ms, seq
+
+
+def _spec(seq: int) -> NewSpec:
     settings: dict[str, Any] = DEFAULTS
-    return NewJob(
-        seq=seq,
-        id=job_id_of(seq),
-        bucket=1,
-        priority=0,
-        ready=READY,
-        run_at_ms=now_ms,
-        now_ms=now_ms,
-        command=f"echo job {seq}",
-        max_retries=settings["max_retries"],
-        backoff_base=settings["backoff_base"],
-        backoff_max=settings["backoff_max"],
-        backoff_jitter=settings["backoff_jitter"],
-        timeout_ms=None,
-        output_limit=settings["output_limit"],
-        keep_children=False,
-        env=None,
-        cwd=None,
-        on_lost="retry",
-    )
+    policy = (settings["max_retries"], settings["backoff_base"], settings["backoff_max"], settings["backoff_jitter"])
+    return seq, f"echo job {seq}", *policy, None, settings["output_limit"], 0, None, None, "retry"
 
 
 def _completed(job: Candidate, now_ms: int) -> Completion:

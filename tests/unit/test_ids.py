@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from queuectl.ids import JOB_ID, REQUEST_ID, job_id_of, lease_text, new_request_id
+from queuectl.ids import JOB_ID, REQUEST_ID, job_id_of, job_ids, lease_text, new_request_id
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ def test_job_ids_sort_in_order_of_arrival_and_none_begins_another() -> None:
 
     assert ids == sorted(ids)
     assert not [pair for pair in itertools.permutations(ids, 2) if pair[1].startswith(pair[0])]
+
+
+@pytest.mark.parametrize(("first", "count"), [(1, 1), (1, 9), (1, 10), (95, 1000), (100, 900), (1000, 3), (5, 0)])
+def test_job_ids_in_a_row_are_those_of_each(first: int, count: int) -> None:
+    assert job_ids(first, count) == [job_id_of(seq) for seq in range(first, first + count)]
 
 
 def test_request_ids_are_unique_and_ordered_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,8 @@ def test_environment_is_bounded() -> None:
     parse_job({"command": "x", "env": {"A": "x" * (ENV_BYTES_MAX - 3)}})
 
     assert "env: has" in problem({"command": "x", "env": {"A": "x" * (ENV_BYTES_MAX - 2)}}).message
+    many = {f"A{number}": "" for number in range(2001)}
+    assert problem({"command": "x", "env": many}).message == "env: expected 'object' of length <= 2000"
 
 
 def test_words_of_a_library_that_are_not_known_are_told_as_they_are() -> None:

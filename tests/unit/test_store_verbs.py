@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from broker.store import Store, StoreRefused, open_store
-from broker.store.rows import Move, NewJob
+from broker.store.rows import Move, NewJob, NewSpec
 
 
 @pytest.fixture
@@ -20,9 +19,15 @@ def store() -> Iterator[Store]:
     store.close()
 
 
-def new_job(seq: int, job_id: str, **changes: Any) -> NewJob:
-    job = NewJob(job_id, 1, 0, 1, 0, 0, seq, "true", 3, 2.0, 3600.0, "none", None, 100, False, None, None, "retry")
-    return job._replace(**changes)
+def new_job(seq: int, job_id: str, *, bucket: int = 1, ready: int = 1, run_at_ms: int = 0) -> tuple[NewJob, NewSpec]:
+    return (
+        (job_id, bucket, 0, ready, run_at_ms, 0, seq),
+        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry"),
+    )
+
+
+def enqueue(store: Store, *new: tuple[NewJob, NewSpec]) -> set[int]:
+    return store.jobs.enqueue([job for job, _ in new], [spec for _, spec in new])
 
 
 def move(seq: int, lease: int, from_state: int = 1) -> Move:
@@ -30,15 +35,15 @@ def move(seq: int, lease: int, from_state: int = 1) -> Move:
 
 
 def test_ids_in_use_are_left_out_and_named(store: Store) -> None:
-    assert store.jobs.enqueue([new_job(1, "a"), new_job(2, "b")]) == set()
+    assert enqueue(store, new_job(1, "a"), new_job(2, "b")) == set()
 
-    assert store.jobs.enqueue([new_job(3, "b"), new_job(4, "c"), new_job(5, "c")]) == {3, 5}
+    assert enqueue(store, new_job(3, "b"), new_job(4, "c"), new_job(5, "c")) == {3, 5}
 
     assert store._db.query("SELECT seq FROM spec") == [(1,), (2,), (4,)]
 
 
 def test_move_needs_its_lease(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a")])
+    enqueue(store, new_job(1, "a"))
     store.jobs.lease([(77, 1, 1, 0, 1)])
 
     with pytest.raises(StoreRefused, match="move: 1 rows were to change, 0 did"):
@@ -46,7 +51,7 @@ def test_move_needs_its_lease(store: Store) -> None:
 
 
 def test_move_needs_its_state(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a")])
+    enqueue(store, new_job(1, "a"))
     store.jobs.lease([(77, 1, 1, 0, 1)])
 
     with pytest.raises(StoreRefused):
@@ -54,7 +59,7 @@ def test_move_needs_its_state(store: Store) -> None:
 
 
 def test_job_is_leased_once(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a")])
+    enqueue(store, new_job(1, "a"))
     store.jobs.lease([(77, 1, 1, 0, 1)])
 
     with pytest.raises(StoreRefused, match="lease: 1 rows"):
@@ -62,14 +67,14 @@ def test_job_is_leased_once(store: Store) -> None:
 
 
 def test_delayed_job_is_not_leased(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a", ready=2)])
+    enqueue(store, new_job(1, "a", ready=2))
 
     with pytest.raises(StoreRefused):
         store.jobs.lease([(78, 1, 1, 0, 1)])
 
 
 def test_only_the_dead_are_revived(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a")])
+    enqueue(store, new_job(1, "a"))
 
     with pytest.raises(StoreRefused, match="revive"):
         store.jobs.revive([1], 0)
@@ -81,7 +86,7 @@ def test_only_what_is_there_is_deleted(store: Store) -> None:
 
 
 def test_adoption_needs_the_lost_lease(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a")])
+    enqueue(store, new_job(1, "a"))
     store.jobs.lease([(77, 1, 0, 0, 1)])
     store.jobs.move([move(1, 77)._replace(state=0, ready=1, losses=1, keep_lease=77, finished_at_ms=None)])
 
@@ -93,7 +98,7 @@ def test_adoption_needs_the_lost_lease(store: Store) -> None:
 
 
 def test_suspected_jobs_are_promoted_to_run_alone(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a", ready=2), new_job(2, "b", ready=2, bucket=2)])
+    enqueue(store, new_job(1, "a", ready=2), new_job(2, "b", ready=2, bucket=2))
     store._db.run("UPDATE job SET losses = 2 WHERE seq = 2")
 
     assert store.jobs.promote_due(0, 10, alone_from_losses=2) == {1, 2}
@@ -104,7 +109,7 @@ def test_suspected_jobs_are_promoted_to_run_alone(store: Store) -> None:
 
 
 def test_promotion_takes_the_longest_due_first(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a", ready=2, run_at_ms=9), new_job(2, "b", ready=2, run_at_ms=3)])
+    enqueue(store, new_job(1, "a", ready=2, run_at_ms=9), new_job(2, "b", ready=2, run_at_ms=3))
 
     store.jobs.promote_due(10, 1, alone_from_losses=2)
 
@@ -146,7 +151,7 @@ def test_replies_are_forgotten_from_the_oldest(store: Store) -> None:
 
 
 def test_eviction_goes_on_from_where_it_was(store: Store) -> None:
-    store.jobs.enqueue([new_job(1, "a"), new_job(2, "b")])
+    enqueue(store, new_job(1, "a"), new_job(2, "b"))
     store._db.run("UPDATE job SET state = 2, ready = 0, finished_at_ms = 1 WHERE seq = 2")
     for offset in range(3):
         store._db.run("INSERT INTO output (seq, attempt, stream, offset, data) VALUES (1, 1, 1, ?, x'00')", (offset,))
