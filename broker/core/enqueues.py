@@ -195,9 +195,10 @@ def note(turn: Turn, request_id: str, wanted: Wanted) -> None:
     """Log what a request has brought."""
     count = len(wanted.ids) - wanted.ids.count(None)
     if count == 1:
-        [(job_id, spec)] = [found for found in zip(wanted.ids, wanted.specs, strict=True) if found[0] is not None]
-        queue = spec.queue if spec else None
-        turn.log("info", "job_enqueued", job_id=job_id, queue=queue or DEFAULT_QUEUE, request_id=request_id)
+        [(job_id, spec)] = [
+            (job_id, spec) for job_id, spec in zip(wanted.ids, wanted.specs, strict=True) if job_id and spec
+        ]
+        turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, request_id=request_id)
     elif count:
         turn.log("info", "jobs_enqueued", count=count, request_id=request_id)
     if wanted.errors:

@@ -11,17 +11,16 @@ from queuectl.wire import PROTOCOL_VERSION, encode
 
 Envelope = tuple[bytes, ...]  # the frames before the body, as they came
 
-_V = msgpack.packb("v") + msgpack.packb(PROTOCOL_VERSION)
-_ID = msgpack.packb("id")
-_OK = msgpack.packb("ok")
-_REPEATED = msgpack.packb("repeated") + msgpack.packb(True)
+_HEAD = encode("v") + encode(PROTOCOL_VERSION) + encode("id")
+_OK = encode("ok")
+_REPEATED = encode("repeated") + encode(True)
 
 
 def ok(request_id: str, data: bytes | dict[str, Any], *, repeated: bool = False) -> bytes:
     """A reply that carries data, given as it is or packed already."""
     packed = data if isinstance(data, bytes) else encode(data)
-    parts = [b"\x84" if repeated else b"\x83", _V, _ID, msgpack.packb(request_id), _OK, packed]
-    return b"".join([*parts, _REPEATED] if repeated else parts)
+    said = b"".join((_HEAD, encode(request_id), _OK, packed))
+    return b"\x84" + said + _REPEATED if repeated else b"\x83" + said
 
 
 def failed(request_id: str, error: QueuectlError) -> bytes:
