@@ -96,6 +96,7 @@ FIGURES = (
                 "jobs/s",
                 (
                     Bar("series", 0.7),
+                    Bar("series, rows of jobs alone"),
                     Bar("beanstalkd -f 0"),
                     Bar("RQ, Redis always"),
                     Bar("bare LPUSH, Redis always"),
@@ -114,6 +115,7 @@ FIGURES = (
                 "jobs/s",
                 (
                     Bar("series", 0.5),
+                    Bar("series, rows of jobs alone"),
                     Bar("RQ, Redis always", 1.0),
                     Bar("beanstalkd -f 0", 1.0),
                     Bar("bare LPUSH, Redis always"),

@@ -66,6 +66,9 @@ class Timed(Connection):
         self._time(super().checkpoint)
 
 
+_REPLY = encode({"ids": ["a1"], "errors": []})
+
+
 class Database:
     """A store with jobs in one queue, and the seconds that SQLite has worked for it."""
 
@@ -82,12 +85,20 @@ class Database:
     def seconds(self) -> float:
         return sum(connection.seconds for connection in self._connections)
 
-    def enqueue(self, jobs: int) -> None:
-        """Store jobs in one transaction."""
+    def enqueue(self, jobs: int, requests: int = 0) -> None:
+        """Store jobs in one transaction, with what is written for so many requests that brought them, if for any.
+
+        Each request is looked up and its reply kept, that a repeat has no effect; the count is written once.
+        """
         seqs = range(self._next_seq, self._next_seq + jobs)
         self._next_seq += jobs
         new, specs = [_job(seq) for seq in seqs], [_spec(seq) for seq in seqs]
         self.store.begin()
+        if requests:
+            ids = [new_request_id() for _ in range(requests)]
+            self.store.ledger.replies(ids)
+            self.store.ledger.keep_replies([(each, "enqueue", seqs[0], _REPLY) for each in ids])
+            self.store.ledger.write_tallies([(1, 0, self._next_seq - 1)])
         self.store.jobs.enqueue(new, specs)
         self.store.commit()
         self.store.tidy()
@@ -118,12 +129,12 @@ def database() -> Iterator[Database]:
             it.store.abandon()
 
 
-def insert_rate(jobs: int, batch: int) -> float:
-    """Jobs stored per second, in transactions of `batch`."""
+def insert_rate(jobs: int, batch: int, requests: int = 0) -> float:
+    """Jobs stored per second, in transactions of `batch`, each of them brought by so many requests."""
     with database() as db:
         began = db.seconds
         for _ in range(0, jobs, batch):
-            db.enqueue(batch)
+            db.enqueue(batch, requests)
         return jobs / (db.seconds - began)
 
 
@@ -227,9 +238,12 @@ def round_trip_rate(clients: int, times: int) -> float:
     return times // clients * clients / span_s(told)
 
 
-def series_rate(clients: int, jobs: int) -> float:
-    """Jobs per second if the clients' round trips and one commit of a job of each came strictly one after the other."""
-    return 1 / (1 / round_trip_rate(clients, jobs) + 1 / insert_rate(jobs, clients))
+def series_rate(clients: int, jobs: int, *, requests: int) -> float:
+    """Jobs per second if the clients' round trips and one commit of a job of each came strictly one after the other.
+
+    With what is written for so many requests, or, for none, with the rows of the jobs alone.
+    """
+    return 1 / (1 / round_trip_rate(clients, jobs) + 1 / insert_rate(jobs, clients, requests))
 
 
 # --- processes ---------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def eight(jobs: int) -> Readings:
 def _measure(jobs: int, clients: int) -> Readings:
     return take_turns(
         {
-            "series": lambda: limits.series_rate(clients, jobs),
+            "series": lambda: limits.series_rate(clients, jobs, requests=clients),
+            "series, rows of jobs alone": lambda: limits.series_rate(clients, jobs, requests=0),
             "beanstalkd -f 0": lambda: _peer(partial(peers.beanstalkd, 0), peers.put_beanstalk, jobs, clients),
             "RQ, Redis always": lambda: _rq(jobs, clients),
             "bare LPUSH, Redis always": lambda: _peer(peers.redis, peers.push_redis, jobs, clients),
