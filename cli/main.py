@@ -7,7 +7,6 @@ a traceback is shown with --debug only.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +15,9 @@ import click
 
 from cli.options import LazyGroup
 from queuectl import __version__
-from queuectl.errors import QueuectlError
 
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+EXIT_BROKEN_PIPE = 141  # as if SIGPIPE had ended it
 
 COMMANDS = {
     "enqueue": ("cli.enqueue:enqueue", "Store a job, or many."),
@@ -97,6 +95,8 @@ def _run(args: list[str]) -> int:
 
 def _explain(error: Exception) -> tuple[dict[str, Any], int]:
     """The error as `--json` prints it, and its exit code."""
+    from queuectl.errors import QueuectlError
+
     if isinstance(error, QueuectlError):
         return error.to_wire(), error.exit_code
     if isinstance(error, click.Abort):

@@ -5,7 +5,6 @@ Data goes to stdout, words about it to stderr.
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -57,19 +56,22 @@ class Session:
     def client(self, *, autostart: bool = True) -> Client:
         """The broker, started in the background if it may be. Raises BrokerUnreachable, NotAllowed."""
         if self._client is None:
-            if autostart:
+            from queuectl.client import Client
+
+            client = Client(self.client_endpoint if self.config.is_local else self.config.endpoint)
+            if autostart and self.config.is_local and not client.connect():
                 from cli.autostart import ensure_broker
 
                 ensure_broker(self)
-            from queuectl.client import Client
-
-            self._client = Client(self.config.endpoint, home=self.home)
+            self._client = client
         return self._client
 
     # --- speaking ----------------------------------------------------------------------------------
 
     def emit(self, value: Any) -> None:
         """Print one JSON value."""
+        import json
+
         click.echo(json.dumps(value, indent=2))
 
     def print(self, text: str = "") -> None:

@@ -93,6 +93,13 @@ class Client:
         """Close the connection. May be called twice."""
         self._link.close()
 
+    def connect(self) -> bool:
+        """Connect now rather than on the first request; False if nobody listens at the endpoint.
+
+        Raises BrokerUnreachable where somebody does, but does not answer, and NotAllowed.
+        """
+        return self._link.connect()
+
     def request(
         self,
         op: str,

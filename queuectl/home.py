@@ -89,9 +89,9 @@ class Home:
             return True
 
 
-def refuse_foreign_directory(directory: Path) -> None:
+def refuse_foreign_directory(directory: Path | str) -> None:
     """Raise NotAllowed unless this directory is a real one, ours, and closed to others."""
-    info = directory.lstat()
+    info = os.lstat(directory)
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
         raise NotAllowed(
             f"{directory} is not a directory that only you can use",

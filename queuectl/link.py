@@ -1,19 +1,15 @@
-"""The client's end of the wire: one socket, one request at a time, repeated under its id until answered.
+"""The client's end of the wire: one connection, one request at a time, repeated under its id until answered.
 
-The socket is kept between requests. When it fails, or a reply stays out, it is thrown away and the same
+The connection is kept between requests. When it fails, or a reply stays out, it is thrown away and the same
 request goes out on a fresh one; the broker answers a request id that it has seen from its stored replies,
-so repeating is safe. Knows nothing of jobs. Belongs to one thread, and to the process that made it.
+so repeating is safe. Knows nothing of jobs. Belongs to one thread; a forked child connects anew.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import time
-from dataclasses import dataclass
-from typing import Any
-
-import zmq
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from queuectl import packed
 from queuectl.errors import (
@@ -24,17 +20,17 @@ from queuectl.errors import (
     VersionMismatch,
     from_wire,
 )
-from queuectl.probe import IPC, somebody_listens
 
+if TYPE_CHECKING:
+    from queuectl.remote import RemoteLine
+    from queuectl.zmtp import LocalLine
+
+_IPC = "ipc://"
 CONNECT_TIMEOUT_S = 3.0
-PROMPT_MS = 20  # most replies come sooner: until then only the socket is watched, which is cheaper
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
-_MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
-_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What the broker answered. `repeated`: from its stored replies. `tries`: how often this call had to send."""
 
     value: dict[str, Any]
@@ -42,13 +38,15 @@ class Reply:
     tries: int
 
 
-@dataclass(slots=True)
 class Begun:
     """A request that is on its way."""
 
-    request_id: str
-    body: bytes
-    tries: int = 0
+    __slots__ = ("body", "request_id", "tries")
+
+    def __init__(self, request_id: str, body: bytes) -> None:
+        self.request_id = request_id
+        self.body = body
+        self.tries = 0
 
 
 class Link:
@@ -56,11 +54,18 @@ class Link:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
+        self._line: LocalLine | RemoteLine | None = None
         self._pid = os.getpid()
+
+    def connect(self) -> bool:
+        """Connect, if no connection is there; False if nobody listens at the endpoint.
+
+        Raises BrokerUnreachable where somebody does, but does not answer, and NotAllowed.
+        """
+        if self._line is None or self._pid != os.getpid():
+            self.close()
+            return self._connect()
+        return True
 
     def begin(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
         """Send one request; `finish` gets its reply. In between nothing else may be sent.
@@ -87,7 +92,7 @@ class Link:
             envelope = self._receive(begun.request_id, timeout_s)
             if envelope is not None:
                 return _open(envelope, begun.tries)
-            self._drop()
+            self.close()
         raise OutcomeUnknown(
             f"the request went out {begun.tries} times to {self.endpoint}, but no reply came",
             hint=f"it may or may not have been carried out; repeating it with request id {begun.request_id} is safe",
@@ -95,6 +100,8 @@ class Link:
         )
 
     def _send_again(self, begun: Begun, pause_s: float) -> bool:
+        import random
+
         time.sleep(pause_s * random.uniform(1.0, 1.5))
         try:
             self._send(begun.body)
@@ -105,92 +112,80 @@ class Link:
         return True
 
     def close(self) -> None:
-        """Close the socket. May be called twice; a later call connects again."""
-        self._drop()
-        if self._context is not None and self._pid == os.getpid():
-            self._context.term()
-        self._context = None
+        """Close the connection. May be called twice; a later call connects again."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     def _send(self, body: bytes) -> None:
         if self._try_send(body):
             return
-        self._drop()
-        self._connect()
-        if not self._try_send(body):
+        self.close()
+        if not (self._connect() and self._try_send(body)):
             raise self._unreachable()
 
     def _try_send(self, body: bytes) -> bool:
-        """Hand a request over; False if no connection is up to take it."""
-        if self._socket is None:
+        """Hand a request over; False if no connection of ours is up to take it."""
+        if self._line is None or self._pid != os.getpid():
             return False
         try:
-            self._socket.send(b"", _MORE)
-            self._socket.send(body, _LAST)
-        except zmq.Again:
+            return self._line.send(body)
+        except BaseException:  # interrupted half-way: what follows would be taken for the rest
+            self.close()
+            raise
+
+    def _connect(self) -> bool:
+        line = self._open()
+        if line is None:
             return False
+        self._line, self._pid = line, os.getpid()
+        try:
+            is_up = line.greet(CONNECT_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+        if not is_up:
+            self.close()
+            raise self._unreachable()
         return True
 
-    def _connect(self) -> None:
-        if self.endpoint.startswith(IPC) and not somebody_listens(self.endpoint):
-            raise self._unreachable()
-        if self._context is None:
-            self._context, self._pid = zmq.Context(), os.getpid()
-        link = self._socket = self._context.socket(zmq.DEALER)
-        link.linger = 0
-        link.immediate = 1
-        link.sndhwm = link.rcvhwm = 10
-        link.rcvtimeo = PROMPT_MS
-        link.maxmsgsize = packed.REPLY_BYTES_MAX
-        link.handshake_ivl = 3000
-        link.connect_timeout = 3000
-        link.reconnect_ivl, link.reconnect_ivl_max = 100, 1000
-        if not self.endpoint.startswith(IPC):
-            link.ipv6 = True
-            link.setsockopt(zmq.TCP_MAXRT, 10_000)
-        self._monitor = link.get_monitor_socket(_LOST)
-        self._poller = zmq.Poller()
-        self._poller.register(link, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        link.connect(self.endpoint)
-        if not link.poll(int(CONNECT_TIMEOUT_S * 1000), zmq.POLLOUT):
-            raise self._unreachable()
+    def _open(self) -> LocalLine | RemoteLine | None:
+        """A connection to whoever listens there. Raises NotAllowed where others could have put a socket."""
+        if not self.endpoint.startswith(_IPC):
+            from queuectl.remote import RemoteLine
+
+            return RemoteLine(self.endpoint, bytes_max=packed.REPLY_BYTES_MAX)
+        from queuectl.probe import dial
+
+        connected = dial(self.endpoint)
+        if connected is None:
+            return None
+        from queuectl.zmtp import LocalLine
+
+        return LocalLine(connected, bytes_max=packed.REPLY_BYTES_MAX)
 
     def _receive(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
-        """The envelope of the reply, or None if none can be expected any more on this socket."""
+        """The envelope of the reply, or None if none can be expected any more on this connection."""
+        if self._line is None or self._pid != os.getpid():
+            return None
         deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            body = self._next(left_s)
+        left_s = timeout_s
+        while left_s > 0:
+            try:
+                body = self._line.receive(left_s)
+            except BaseException:  # interrupted half-way through a message
+                self.close()
+                raise
             if body is None:
                 return None
             envelope = packed.unpack(body, bytes_max=packed.REPLY_BYTES_MAX)
             if isinstance(envelope, dict) and envelope.get("id") == request_id:
                 return envelope
+            left_s = deadline - time.monotonic()
         return None
-
-    def _next(self, timeout_s: float) -> bytes | None:
-        """The next message; None if none came in time, or the broker is gone, and with it the way back for any."""
-        assert self._socket is not None
-        try:
-            return self._socket.recv_multipart()[-1]
-        except zmq.Again:
-            ready = dict(self._poller.poll(int(timeout_s * 1000) + 1))
-        if self._socket in ready or self._socket.poll(0):  # its last words may have come just now
-            return self._socket.recv_multipart()[-1]
-        return None
-
-    def _drop(self) -> None:
-        """Throw the socket away with all that waits in it."""
-        if self._socket is None:
-            return
-        if self._pid == os.getpid():  # a forked child must leave its parent's sockets alone
-            if self._monitor is not None:
-                self._socket.disable_monitor()
-                self._monitor.close(0)
-            self._socket.close(0)
-        self._socket = self._monitor = None
 
     def _unreachable(self) -> BrokerUnreachable:
-        if self.endpoint.startswith(IPC):
+        if self.endpoint.startswith(_IPC):
             hint = "start one: queuectl broker start --detach"
         else:
             hint = "is a broker running there with --listen, and does the firewall let you through?"
