@@ -20,22 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+import msgspec
 
 from cli.escape import visible
 from cli.options import usage
 from cli.progress import progress_bar
 from cli.render import counted
 from cli.session import Session
-from cli.strict_json import parse_object
+from cli.strict_json import parse_object, parse_plain_objects
 from queuectl.errors import BadJob, QueuectlError, from_wire
-from queuectl.jobs import parse_job
+from queuectl.jobs import JobSpec, are_sound, parse_job
 
 if TYPE_CHECKING:
-    from queuectl.link import Begun
+    from queuectl.link import Begun, Reply
 
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 2**20
 LINE_BYTES_MAX = 2 * 2**20  # the longest command and env, each letter written as an escape
+
+Jobs = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +56,21 @@ class Run:
 
 @dataclass(slots=True)
 class Chunk:
-    """Jobs that go out in one request; `lines` are their numbers, `raw` is what identifies them."""
+    """Lines that go out in one request."""
 
-    jobs: list[dict[str, Any]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    raw: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
-    size: int = 0
-    end: int = 0  # offset in the source after its last line
+    raw: list[bytes] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    size: int = 0  # bytes of the lines, with the fields that go into every job
+    end: int = 0  # offset in the source after the last line
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A chunk on its way: the numbers of its good lines, and the request, if it has any."""
+class Request:
+    """A chunk made ready: the numbers of its good lines, what to send, if any is good, and the line after it."""
 
-    chunk: Chunk
     lines: list[int]
     begun: Begun | None
+    next_line: int
 
 
 @dataclass(slots=True)
@@ -90,12 +92,18 @@ def enqueue_lines(session: Session, run: Run) -> int:
         tally = Tally(next_line=run.from_line)
         progress = stack.enter_context(_progress(session, source))
         try:
-            under_way: Sent | None = None
-            for chunk in _chunks(source, run, session, tally):  # read while the broker stores the one before
-                _settle(session, run, under_way, tally)
-                under_way = _send(session, chunk, token)
+            under_way: Request | None = None
+            for chunk in _chunks(source, run):
+                following = _prepare(session, run, chunk, token, tally)  # while the broker stores the one before
+                reply = _finish(session, under_way)
+                try:
+                    if following.begun is not None:
+                        session.client().send(following.begun)
+                finally:  # while the broker stores the next
+                    _count(session, run, under_way, reply, tally)
+                under_way = following
                 progress.update(chunk.end - progress.pos)
-            _settle(session, run, under_way, tally)
+            _count(session, run, under_way, _finish(session, under_way), tally)
         except (KeyboardInterrupt, QueuectlError) as error:
             progress.render_finish()
             _say_how_to_resume(session, run, token, tally)
@@ -134,30 +142,29 @@ def _progress(session: Session, source: BinaryIO) -> Any:
     return progress_bar(session, "Enqueueing", length=length)
 
 
-def _chunks(source: BinaryIO, run: Run, session: Session, tally: Tally) -> Iterator[Chunk]:
-    """Yield the good jobs in chunks that are always cut at the same lines; put the bad lines into the tally."""
-    prefix = json.dumps(run.fields, sort_keys=True).encode()
+def _chunks(source: BinaryIO, run: Run) -> Iterator[Chunk]:
+    """Yield the lines, less blank ones, in chunks that are always cut at the same places."""
     chunk, offset = Chunk(), 0
+    of_fields = len(_prefix(run))
     for number, line in enumerate(_lines(source), start=1):
         offset += len(line)
-        if number < run.from_line or not line.strip():
+        if number < run.from_line or line.isspace():
             continue
-        size = len(prefix) + len(line)  # the fields of the options go into every job
-        if chunk.lines and (len(chunk.lines) >= CHUNK_JOBS or chunk.size + size > CHUNK_BYTES):
+        size = of_fields + len(line)
+        if chunk.raw and (len(chunk.raw) >= CHUNK_JOBS or chunk.size + size > CHUNK_BYTES):
             yield chunk
             chunk = Chunk()
-        if not chunk.lines:
-            chunk.raw.update(prefix)
-        chunk.lines.append(number)
-        chunk.raw.update(line)
+        chunk.raw.append(line)
+        chunk.numbers.append(number)
         chunk.size += size
         chunk.end = offset
-        try:
-            chunk.jobs.append(_job(line, run.fields))
-        except QueuectlError as error:
-            chunk.jobs.append({})
-            _refuse(session, tally, number, error)
-    yield chunk
+    if chunk.raw:
+        yield chunk
+
+
+def _prefix(run: Run) -> bytes:
+    """The fields of the options, which go into every job."""
+    return json.dumps(run.fields, sort_keys=True).encode()
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
@@ -167,6 +174,48 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
         while rest and not rest.endswith(b"\n"):
             rest = source.readline(LINE_BYTES_MAX)
         yield line
+
+
+def _prepare(session: Session, run: Run, chunk: Chunk, token: str, tally: Tally) -> Request:
+    """Read the lines of a chunk and make them a request; put the bad ones into the tally."""
+    lines, jobs = chunk.numbers, _all_at_once(chunk, run.fields)
+    if jobs is None:
+        lines, jobs = _one_by_one(session, run, chunk, tally)
+    begun = None
+    if jobs:
+        # Not the line after the chunk before: a run that is resumed may find blank lines in between.
+        raw = hashlib.blake2b(_prefix(run) + b"".join(chunk.raw), digest_size=16).digest()
+        digest = hashlib.blake2b(f"{token}\0{chunk.numbers[0]}\0".encode() + raw, digest_size=16)
+        begun = session.client().prepare("enqueue", {"jobs": jobs}, request_id=f"bulk-{digest.hexdigest()}")
+    return Request(lines, begun, chunk.numbers[-1] + 1)
+
+
+def _all_at_once(chunk: Chunk, fields: dict[str, Any]) -> Jobs | None:
+    """The jobs of lines that are all good, or None if one of them needs a closer look."""
+    if chunk.size >= LINE_BYTES_MAX:
+        return None
+    jobs = parse_plain_objects(chunk.raw)
+    if jobs is None:
+        return None
+    if fields:
+        jobs = [{**fields, **job} for job in jobs]
+    try:
+        return jobs if are_sound(msgspec.convert(jobs, list[JobSpec])) else None
+    except msgspec.ValidationError:
+        return None
+
+
+def _one_by_one(session: Session, run: Run, chunk: Chunk, tally: Tally) -> tuple[list[int], Jobs]:
+    """The numbers and jobs of the good lines; every bad one is named."""
+    lines: list[int] = []
+    jobs: Jobs = []
+    for number, line in zip(chunk.numbers, chunk.raw, strict=True):
+        try:
+            jobs.append(_job(line, run.fields))
+            lines.append(number)
+        except QueuectlError as error:
+            _refuse(session, tally, number, error)
+    return lines, jobs
 
 
 def _job(line: bytes, fields: dict[str, Any]) -> dict[str, Any]:
@@ -182,40 +231,31 @@ def _refuse(session: Session, tally: Tally, line: int, error: QueuectlError) -> 
     session.warn(f"line {line}: {visible(error.message)}" + (f" ({visible(error.hint)})" if error.hint else ""))
 
 
-def _send(session: Session, chunk: Chunk, token: str) -> Sent:
-    good = [(line, job) for line, job in zip(chunk.lines, chunk.jobs, strict=True) if job]
-    if not good:
-        return Sent(chunk, [], None)
-    # Not the line after the chunk before: a run that is resumed may find blank lines in between.
-    digest = hashlib.blake2b(f"{token}\0{chunk.lines[0]}\0".encode() + chunk.raw.digest(), digest_size=16)
-    begun = session.client().begin(
-        "enqueue", {"jobs": [job for _, job in good]}, request_id=f"bulk-{digest.hexdigest()}"
-    )
-    return Sent(chunk, [line for line, _ in good], begun)
+def _finish(session: Session, request: Request | None) -> Reply | None:
+    """Wait for the broker's word on a request, if there is one."""
+    return session.client().finish(request.begun) if request is not None and request.begun is not None else None
 
 
-def _settle(session: Session, run: Run, sent: Sent | None, tally: Tally) -> None:
-    """Wait for the broker's word on a chunk, and count what it took."""
-    if sent is None:
+def _count(session: Session, run: Run, request: Request | None, reply: Reply | None, tally: Tally) -> None:
+    """Put what the broker said of a request into the tally."""
+    if request is None:
         return
-    if sent.begun is not None:
-        reply = session.client().finish(sent.begun)
+    if reply is not None:
         for each in reply.value["errors"]:
-            _refuse(session, tally, sent.lines[each["index"]], from_wire(each))
-        ids = [visible(job_id) for job_id in reply.value["ids"] if job_id is not None]
+            _refuse(session, tally, request.lines[each["index"]], from_wire(each))
+        ids = [job_id for job_id in reply.value["ids"] if job_id is not None]
         tally.accepted += len(ids)
         tally.repeated += len(ids) if reply.repeated and reply.tries == 1 else 0
         if run.prints:
             _print_ids(session, tally, ids)
-    tally.next_line = sent.chunk.lines[-1] + 1 if sent.chunk.lines else tally.next_line
+    tally.next_line = request.next_line
 
 
 def _print_ids(session: Session, tally: Tally, ids: list[str]) -> None:
     if session.as_json:
-        tally.ids += ids
-    elif session.quiet:
-        for job_id in ids:
-            session.print(job_id)
+        tally.ids += [visible(job_id) for job_id in ids]
+    elif session.quiet and ids:
+        session.print("\n".join(visible(job_id) for job_id in ids))
 
 
 def _say_how_to_resume(session: Session, run: Run, token: str, tally: Tally) -> None:

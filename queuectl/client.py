@@ -130,7 +130,17 @@ class Client:
 
         `finish` gets the reply; until then nothing else may be asked. Raises BrokerUnreachable.
         """
-        return self._link.begin(op, dict(args or {}), request_id=request_id or new_request_id())
+        begun = self.prepare(op, args, request_id=request_id)
+        self._link.send(begun)
+        return begun
+
+    def prepare(self, op: str, args: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> Begun:
+        """Make a request ready, as `begin` does, but do not send it yet. Raises BadRequest, TooLarge."""
+        return self._link.prepare(op, dict(args or {}), request_id=request_id or new_request_id())
+
+    def send(self, begun: Begun) -> None:
+        """Send what was prepared. Raises BrokerUnreachable."""
+        self._link.send(begun)
 
     def finish(self, begun: Begun, *, timeout: float | None = None) -> Reply:
         """Wait for the reply to what was begun, and return it together with how it came about."""

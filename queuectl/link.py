@@ -39,7 +39,7 @@ class Reply(NamedTuple):
 
 
 class Begun:
-    """A request that is on its way."""
+    """A request that is ready, or on its way."""
 
     __slots__ = ("body", "request_id", "tries")
 
@@ -67,19 +67,21 @@ class Link:
             return self._connect()
         return True
 
-    def begin(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
-        """Send one request; `finish` gets its reply. In between nothing else may be sent.
+    def prepare(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
+        """Make a request ready to be sent. Raises BadRequest, TooLarge."""
+        return Begun(request_id, _encode(op, args, request_id))
+
+    def send(self, begun: Begun) -> None:
+        """Send what was prepared; `finish` gets its reply. In between nothing else may be sent.
 
         Raises BrokerUnreachable: nothing was sent.
         """
-        begun = Begun(request_id, _encode(op, args, request_id))
         try:
             self._send(begun.body)
         except BrokerUnreachable:
             self.close()
             raise
         begun.tries = 1
-        return begun
 
     def finish(self, begun: Begun, *, timeout_s: float) -> Reply:
         """Wait for the reply, and send the request again until there is one; `timeout_s` bounds each wait.

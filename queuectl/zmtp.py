@@ -32,7 +32,7 @@ class LocalLine:
 
     def __init__(self, connected: socket.socket, *, bytes_max: int) -> None:
         self._socket = connected
-        self._stream = connected.makefile("rb")
+        self._stream = open(connected.fileno(), "rb", closefd=False)  # noqa: SIM115  makefile reads in Python
         self._bytes_max = bytes_max
         self._patience_s = 0.0
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from queuectl.errors import DiskFull, JobExists
+from queuectl.client import Client
+from queuectl.errors import BrokerUnreachable, DiskFull, JobExists
 from tests.harness_client import Answer, ScriptedBroker, run_cli, scripted_broker
 
 
@@ -257,8 +258,6 @@ def test_cut_run_of_stdin_is_resumed_with_its_token(memory: Memory) -> None:
 
 
 def test_interrupted_run_says_how_far_it_came(memory: Memory, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from queuectl.client import Client
-
     original = Client.finish
     finished: list[Any] = []
 
@@ -274,6 +273,24 @@ def test_interrupted_run_says_how_far_it_came(memory: Memory, file: Path, monkey
     assert ran.code == 130
     assert "Stopped: 1000 jobs enqueued" in ran.err
     assert resume_line(ran.err) == ["enqueue", "--file", str(file), "--from-line", "1001"]
+
+
+def test_broker_that_goes_away_between_requests_leaves_nothing_uncounted(
+    memory: Memory, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Client.send
+
+    def send(self: Client, begun: Any) -> None:
+        if memory.jobs:
+            raise BrokerUnreachable
+        original(self, begun)
+
+    monkeypatch.setattr(Client, "send", send)
+    ran = run_cli("enqueue", "--quiet", "--file", str(file))
+
+    assert ran.code == 69
+    assert ran.out.split() == [f"j{number}" for number in range(1000)]
+    assert "Stopped: 1000 jobs enqueued, every line before 1001 is dealt with" in ran.err
 
 
 def resume_line(text: str) -> list[str]:
