@@ -97,6 +97,7 @@ class Disk:
         self.files = {name: File(name, number, data) for number, (name, data) in enumerate(self.start.items(), 1)}
         self.log: list[Op] = []
         self.plan: Callable[[str, str], None] = lambda operation, name: None
+        self.is_heard = True  # whether what fails is told to anybody: not to one who lets go of the database
         self._ignores_sync = ignores_sync
         self._made = len(self.files)
 

@@ -18,7 +18,7 @@ from tests.crashpoints.vfs import WAYS, Failed
 from tests.crashpoints.workload import STEPS, Work
 
 STOPPED = (StorageFailed, DatabaseRefused, StoreFull)  # the last one where the database is being opened
-MUST_STOP = {("sync", "eio"), ("write", "eio")}  # these are never passed over
+MUST_STOP = {("sync", "eio"), ("write", "eio")}  # these are never passed over, if anybody can hear of them
 
 
 @dataclass
@@ -29,12 +29,12 @@ class Answers(Found):
     answers: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (operation, how, answer)
 
 
-def operations(seed: int) -> list[str]:
+def operations(seed: int, *, keeps_log: bool = True) -> list[str]:
     """What the broker of a seed does to its disk when nothing fails."""
     disk = Disk(start_of(seed))
     seen: list[str] = []
     disk.plan = lambda operation, name: seen.append(operation)
-    _work(Work(disk, seed))
+    _work(Work(disk, seed, keeps_log=keeps_log))
     return seen
 
 
@@ -48,13 +48,17 @@ def _work(work: Work) -> None:
 
 
 def fail_each(seed: int, found: Answers, *, every: int = 1) -> None:
-    """Let every operation fail in every way; or every sync, and every so many of the others."""
+    """Let every operation fail in every way; or every sync, and every so many of the others.
+
+    Those of odd numbers are of a broker that cannot keep its log when it is abandoned, and does more to its disk.
+    """
     found.seeds += 1
     with Judge() as judge:
-        for number, operation in enumerate(operations(seed)):
-            if operation == "sync" or (number + seed) % every == 0:
-                for how in WAYS[operation]:
-                    _fail(judge, found, seed, Planned(number, operation, how))
+        for keeps_log in (True, False):
+            for number, operation in enumerate(operations(seed, keeps_log=keeps_log)):
+                if number % 2 != keeps_log and (operation == "sync" or (number + seed) % every == 0):
+                    for how in WAYS[operation]:
+                        _fail(judge, found, seed, Planned(number, operation, how))
 
 
 class Planned(NamedTuple):
@@ -68,7 +72,8 @@ class Planned(NamedTuple):
 def _fail(judge: Judge, found: Answers, seed: int, planned: Planned) -> None:
     """Let one operation fail, and judge what is left when the store has stopped, or gone on to the end."""
     disk = Disk(start_of(seed))
-    disk.plan = _plan(planned)
+    heard: list[bool] = []
+    disk.plan = _plan(planned, lambda: heard.append(disk.is_heard))
     work = Work(disk, seed, keeps_log=planned.number % 2 == 0)
     answer = "went on"
     try:
@@ -81,7 +86,7 @@ def _fail(judge: Judge, found: Answers, seed: int, planned: Planned) -> None:
     found.runs += 1
     found.answers[planned.operation, planned.how, answer] += 1
     where = f"seed {seed}, {planned.how} at operation {planned.number}, {planned.operation}: {answer}"
-    if answer == "went on" and (planned.operation, planned.how) in MUST_STOP:
+    if answer == "went on" and heard == [True] and (planned.operation, planned.how) in MUST_STOP:
         found.faults.append(f"{where}, and it must not")
     chance = random.Random(planned.number)
     moments = _moments(disk.log)
@@ -91,11 +96,12 @@ def _fail(judge: Judge, found: Answers, seed: int, planned: Planned) -> None:
         found.take(judge.judge(files, expected), where)
 
 
-def _plan(planned: Planned) -> Callable[[str, str], None]:
+def _plan(planned: Planned, note: Callable[[], None]) -> Callable[[str, str], None]:
     numbers = itertools.count()
 
     def plan(operation: str, name: str) -> None:
         if next(numbers) == planned.number:
+            note()
             raise Fault(operation, planned.how)
 
     return plan

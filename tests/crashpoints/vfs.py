@@ -224,10 +224,12 @@ class ApswConnection(Connection):
         self._vfs.forget()
 
     def _let_go(self) -> None:  # the log stays, or is emptied, as with the standard library's SQLite
+        self.disk.is_heard = False
         with suppress(apsw.Error):
             if self._keeps_log and self.wal_bytes():
                 self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._db.close()
+        self.disk.is_heard = True
 
     def _bytes_of(self, suffix: str) -> int | None:
         file = self.disk.files.get(self._file + suffix)
