@@ -58,7 +58,7 @@ class Session:
         if self._client is None:
             from queuectl.client import Client
 
-            client = Client(self.client_endpoint if self.config.is_local else self.config.endpoint)
+            client = Client(self.client_endpoint if self.config.is_local else self.config.endpoint, home=self.home)
             if autostart and self.config.is_local and not client.connect():
                 from cli.autostart import ensure_broker
 

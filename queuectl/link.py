@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from queuectl import packed
 from queuectl.errors import (
-    BadRequest,
     BrokerUnreachable,
     OutcomeUnknown,
     TooLarge,
@@ -197,10 +196,7 @@ class Link:
 
 
 def _encode(op: str, args: dict[str, Any], request_id: str) -> bytes:
-    try:
-        body = packed.pack({"v": packed.PROTOCOL_VERSION, "id": request_id, "op": op, "args": args})
-    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
-        raise BadRequest(f"the request cannot be encoded: {error}") from None
+    body = packed.pack({"v": packed.PROTOCOL_VERSION, "id": request_id, "op": op, "args": args})
     if len(body) > packed.CLIENT_MESSAGE_BYTES_MAX:
         raise TooLarge(f"the request has {len(body)} bytes, the broker takes {packed.CLIENT_MESSAGE_BYTES_MAX}")
     return body

@@ -19,7 +19,7 @@ from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 JOBS_PER_REQUEST_MAX = 1000
 ROWS_PER_REPLY_MAX = 500
 
-RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern="^[A-Za-z0-9._:-]*$")]
+RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"\A[A-Za-z0-9._:-]*\Z")]
 IdText = Annotated[str, Meta(min_length=1, max_length=256)]
 Cursor = Annotated[int, Meta(ge=0, le=2**62)]  # what SQLite takes for an integer, and some room
 Attempt = Annotated[int, Meta(ge=1, le=2**62)]

@@ -19,6 +19,8 @@ SELECT 'attempt', seq FROM attempt WHERE seq NOT IN (SELECT seq FROM job UNION S
 SELECT 'output', seq FROM output WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
 SELECT 'doomed', seq FROM doomed WHERE seq IN (SELECT seq FROM job)"""
 
+_LATER_MS = 2**62  # when every pause is over
+
 _LAST = "SELECT (SELECT coalesce(max(seq), 0) FROM job), (SELECT coalesce(max(seq), 0) FROM doomed)"
 
 _PIECES = """
@@ -32,6 +34,7 @@ def find_broken(core: Core) -> list[str]:
         *_broken_jobs(core),
         *_broken_leases(core),
         *_broken_sessions(core),
+        *_broken_rooms(core),
         *_broken_books(core),
         *_broken_output(core),
     ]
@@ -96,6 +99,23 @@ def _broken_sessions(core: Core) -> Iterator[str]:
             yield f"{boot} is the boot of {holder.worker.boot}"
         if holder.session is not None and core.sessions.get(holder.session.route) is not holder.session:
             yield f"{boot} has a session that is not open"
+
+
+def _broken_rooms(core: Core) -> Iterator[str]:
+    """Who is said to have room has it, unless it has been touched since or waits for the end of a pause."""
+    unsettled = core.rooms._touched.keys() | core.rooms._paused.keys()
+    if gone := unsettled - {session.number for session in core.sessions.values()}:
+        yield f"sessions {sorted(gone)} are over, and somebody waits for them"
+    for session in core.sessions.values():
+        room = max(0, session.room(_LATER_MS))
+        if session.number not in unsettled and session.credit != room:
+            yield f"session {session.number} has room for {room}, and passes for one with {session.credit}"
+        if (session.credit > 0) != (session.place is not None):
+            yield f"session {session.number} has room for {session.credit} at place {session.place}"
+    for group in core.rooms._groups.values():
+        members = [session for session in core.sessions.values() if session.queues == group.queues]
+        if (group.members, group.room) != (len(members), sum(session.credit for session in members)):
+            yield f"a group of {group.members} with room for {group.room} has {len(members)} sessions"
 
 
 def _broken_books(core: Core) -> Iterator[str]:

@@ -144,9 +144,10 @@ class WorkerLoop:
         has_time = self.core.slots.has_plenty
         say_at_ms = self._flushed_ms + (COMPANY_MS if has_time else FLUSH_MS)
         is_in_company = has_time and not self._link.has_news
-        ready = yield max(0, say_at_ms - self._clock().mono_ms) if is_in_company else 0
+        wake_at_ms = min(say_at_ms, self._children.next_watch() or say_at_ms)
+        ready = yield max(0, wake_at_ms - self._clock().mono_ms) if is_in_company else 0
         now = self._clock()
-        if ready and now.mono_ms < say_at_ms:
+        if (ready or is_in_company) and now.mono_ms < say_at_ms:
             return ready
         self._flushed_ms = now.mono_ms
         self.core.flush(now)
@@ -155,7 +156,7 @@ class WorkerLoop:
         return ready or (yield timeout_ms)
 
     def _timeout_ms(self) -> int:
-        """For how long nothing is due. Not asked for while reports wait for company, which they never do for long."""
+        """For how long nothing is due. What is due while reports wait for company waits with them."""
         due = [self._children.next_deadline(), self._spool.next_deadline()]
         due += [self._end_at_ms if self._left is not None else self.core.next_deadline()]
         self._due_ms = min(at_ms for at_ms in due if at_ms is not None)

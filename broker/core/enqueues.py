@@ -12,7 +12,7 @@ import msgpack
 
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, READY, STATES, JobRow, NewJob, NewSpec
+from broker.store.rows import CODES, DUE_LATER, READY, STATES, Candidate, NewJob, NewSpec
 from queuectl.errors import JobExists, QueuectlError
 from queuectl.ids import job_ids
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
@@ -69,11 +69,11 @@ def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None
     """Whether these are the jobs that got these ids before, as far as the store can still tell."""
     if len(specs) != len(ids):
         return False
-    known = core.store.jobs.known(job_id for job_id in ids if job_id is not None)
+    stored = core.store.jobs.specified(job_id for job_id in ids if job_id is not None)
     return all(
-        spec is not None and _is_job(core, spec, core.store.jobs.row(known[job_id].seq))
+        spec is not None and _is_job(core, spec, stored[job_id])
         for spec, job_id in zip(specs, ids, strict=True)
-        if job_id in known
+        if job_id in stored
     )
 
 
@@ -81,7 +81,7 @@ _AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd")
 _IF_SAID = ("id", "max_retries", "backoff_base", "backoff_max", "backoff_jitter", "output_limit")  # else as it was set
 
 
-def _is_job(core: State, spec: JobSpec, row: JobRow) -> bool:
+def _is_job(core: State, spec: JobSpec, row: Candidate) -> bool:
     """Whether what is asked for is this job; when it was to run is not compared."""
     return (
         all(getattr(spec, name) == getattr(row, name) for name in _AS_SAID)

@@ -65,7 +65,7 @@ class Rooms:
     def __init__(self, sessions: Iterable[Session] = ()):
         self._groups: dict[frozenset[str], Group] = {}
         self._touched: dict[int, Session] = {}
-        self._paused: dict[int, Session] = {}
+        self._paused: dict[int, tuple[int, Session]] = {}  # when the next of its pauses is over, monotonic
         for session in sessions:
             self.open(session)
 
@@ -91,17 +91,17 @@ class Rooms:
 
     def groups(self, mono_ms: int) -> Iterator[Group]:
         """The groups that have room now."""
-        for session in [session for session in self._paused.values() if session.back_in_ms(mono_ms) is None]:
-            del self._paused[session.number]
-            self.touch(session)
+        for end_ms, session in self._paused.values():
+            if end_ms <= mono_ms:
+                self.touch(session)
         for session in self._touched.values():
             self._groups[session.queues].put(session, max(0, session.room(mono_ms)))
-            if session.back_in_ms(mono_ms) is not None:
-                self._paused[session.number] = session
+            self._paused.pop(session.number, None)
+            if (pause_ms := session.back_in_ms(mono_ms)) is not None:
+                self._paused[session.number] = mono_ms + pause_ms, session
         self._touched.clear()
         return (group for group in self._groups.values() if group.room)
 
     def back_in_ms(self, mono_ms: int) -> int | None:
         """Milliseconds until the next pause of a session is over; None: there is no pause."""
-        pauses = (session.back_in_ms(mono_ms) for session in self._paused.values())
-        return min((pause for pause in pauses if pause is not None), default=None)
+        return min((max(0, end_ms - mono_ms) for end_ms, _ in self._paused.values()), default=None)

@@ -34,6 +34,11 @@ SELECT priority, run_at_ms, j.seq, id, bucket, state, attempt, attempts, losses,
 FROM job j CROSS JOIN spec s ON s.seq = j.seq
 WHERE bucket = ? AND ready = 1 ORDER BY priority DESC, run_at_ms, j.seq LIMIT ?"""
 
+# Jobs of these ids, with all that was asked for.
+SPECIFIED = f"""
+SELECT priority, run_at_ms, j.seq, j.id, bucket, state, attempt, attempts, losses, {_SPEC_COLUMNS}
+FROM json_each(?) CROSS JOIN job j ON j.id = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
+
 # The same among jobs that are suspected to kill their workers.
 CANDIDATES_ALONE = CANDIDATES.replace("ready = 1", "ready = 3")
 
@@ -150,6 +155,11 @@ class Jobs:
         """The next jobs of a queue in leasing order: priority (higher first), due time, arrival."""
         rows = self._db.query(CANDIDATES_ALONE if alone else CANDIDATES, (bucket, limit))
         return list(map(Candidate._make, rows))
+
+    def specified(self, ids: Iterable[str]) -> dict[str, Candidate]:
+        """What was asked for where jobs of these ids were stored, as far as they are there."""
+        rows = map(Candidate._make, self._db.query(SPECIFIED, (json.dumps(list(ids)),)))
+        return {row.id: row for row in rows}
 
     def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""

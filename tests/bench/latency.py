@@ -121,7 +121,7 @@ def _series(samples: int) -> list[Times]:
             began = time.monotonic()
             bouncer.bounce()
             bounced, worked = time.monotonic(), db.seconds
-            db.enqueue(1)
+            db.enqueue(1, requests=1)
             committed_s, spawned = db.seconds - worked, time.monotonic()
             child = os.posix_spawn("/bin/sh", ["sh", "-c", bell.command], environment)
             taken = 1000 * (bounced - began + committed_s + bell.wait() - spawned)

@@ -28,4 +28,6 @@ def test_every_figure_is_measured(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "build" / "bench-quick.json").read_text())
 
     assert list(results) == [figure.name for figure in FIGURES]
-    assert all(row["ours"]["median"] >= 0 for entry in results.values() for row in entry["rows"])
+    rows = [row for entry in results.values() for row in entry["rows"]]
+    assert all(row["ours"]["median"] >= 0 for row in rows)  # a share of a core may be too small for a quick look
+    assert all(row["ours"]["median"] > 0 for row in rows if row["unit"].endswith(("/s", "ms")))

@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ from broker.store.connection import SCHEMA_VERSION
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
 from queuectl.messages import Beat, Echo, Recorded, Results, Who
 from tests.harness_process import (
+    LIMIT_S,
     BrokerProcess,
     RawClient,
     ScriptedWorker,
@@ -425,6 +427,18 @@ def test_the_log_is_json_with_a_growing_seq(broker: BrokerProcess) -> None:
     assert {"broker_started", "broker_ready", "job_enqueued", "request_refused", "broker_stopped"} <= {
         record["event"] for record in broker.logged()
     }
+
+
+def test_worker_is_heard_while_a_client_talks_without_a_pause(broker: BrokerProcess) -> None:
+    with RawClient(broker.endpoint) as client, ScriptedWorker(broker.home.worker_endpoint) as worker:
+        worker.hello()
+        worker.beat()  # heard just now: it need not be heard again at once
+        worker.say(Beat(worker.session, 77, 0, [], [], draining=False))
+        end = time.monotonic() + LIMIT_S
+        while not worker.socket.poll(0):
+            assert time.monotonic() < end, "nobody hears the worker"
+            client.ok("ping")
+        assert worker.hear(Echo).n == 77
 
 
 def shorten(client: RawClient, *, heartbeat: float, lease: float) -> None:

@@ -55,6 +55,20 @@ def test_places_that_sessions_have_left_are_thrown_out() -> None:
     assert group.least_busy() is None
 
 
+def test_each_of_two_pauses_is_over_by_itself() -> None:
+    session_ = session(1, slots=2)
+    rooms = Rooms([session_])
+    session_.observe(1)
+    session_.paused_until_ms, session_.no_ahead_until_ms = 100, 190
+    assert (list(rooms.groups(0)), rooms.back_in_ms(0)) == ([], 100)
+
+    [group] = rooms.groups(100)
+    assert (group.room, rooms.back_in_ms(100)) == (2, 90)
+    [group] = rooms.groups(190)
+    assert group.room > 2
+    assert rooms.back_in_ms(190) is None
+
+
 def test_pause_is_over_by_itself() -> None:
     paused = session(1)
     rooms = Rooms([paused])

@@ -23,6 +23,11 @@ PLANS: dict[str, tuple[str, ...]] = {
     "INSERT_SPEC": (),
     "STORED": ("SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",),
     "CANDIDATES": ("SEARCH j USING INDEX job_ready (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
+    "SPECIFIED": (
+        "SCAN json_each",
+        "SEARCH j USING INDEX sqlite_autoindex_job_1 (id=?)",
+        "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
     "CANDIDATES_ALONE": ("SEARCH j USING INDEX job_alone (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
     "LEASE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "MOVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
