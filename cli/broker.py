@@ -135,6 +135,8 @@ def stop(session: Session, timeout: float) -> int:
     Example:
       queuectl broker stop
     """
+    from queuectl.probe import somebody_listens
+
     client = session.client(autostart=False)
     try:
         told = client.shutdown()
@@ -145,6 +147,8 @@ def stop(session: Session, timeout: float) -> int:
             raise
         pid = local_broker(session.home)
         if pid is None:
+            if somebody_listens(session.client_endpoint):
+                raise
             return _say_stopped(session, None)
         session.note(f"The broker (pid {pid}) does not answer at {session.client_endpoint}; it was sent SIGTERM.")
         os.kill(pid, signal.SIGTERM)
@@ -179,15 +183,13 @@ def _is_there(session: Session, pid: int | None) -> bool:
 
     if not session.config.is_local:
         return False  # its acknowledgement has to do
-    if somebody_listens(session.client_endpoint):
-        return True
+    if pid is None:
+        return somebody_listens(session.client_endpoint)
     try:
-        if pid is not None:
-            os.kill(pid, 0)
-            return not _is_zombie(pid)
+        os.kill(pid, 0)
     except OSError:
-        pass
-    return False
+        return False
+    return not _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:

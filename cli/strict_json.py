@@ -19,13 +19,13 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
         value = _DECODER.decode(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise BadJob(f"not valid JSON: {error.msg} at {where}", hint=_HINT) from None
+        raise BadJob(f"not valid JSON: {error.msg.removesuffix(' at')} at {where}", hint=_HINT) from None
     except UnicodeDecodeError:
         raise BadJob("not valid UTF-8") from None
     except RecursionError:
         raise BadJob("the JSON is nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise BadJob(f"not valid JSON: {error}") from None
+    except ValueError:  # the limit of int()
+        raise BadJob("a number has thousands of digits") from None
     if not isinstance(value, dict):
         raise BadJob("a job is a JSON object", hint=_HINT)
     return value

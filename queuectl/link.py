@@ -147,7 +147,7 @@ class Link:
             raise
         if not is_up:
             self.close()
-            raise self._unreachable()
+            raise self._silent()
         return True
 
     def _open(self) -> LocalLine | RemoteLine | None:
@@ -184,6 +184,13 @@ class Link:
                 return envelope
             left_s = deadline - time.monotonic()
         return None
+
+    def _silent(self) -> BrokerUnreachable:
+        if not self.endpoint.startswith(_IPC):
+            return self._unreachable()
+        from queuectl.probe import silent
+
+        return silent(self.endpoint)
 
     def _unreachable(self) -> BrokerUnreachable:
         if self.endpoint.startswith(_IPC):

@@ -44,6 +44,8 @@ def unpack(body: bytes, *, bytes_max: int) -> Any:
         if sum(map(body.count, _LONG_ARRAYS)) > _LONG_ARRAYS_MAX:
             _read_over(body)
         return msgpack.unpackb(body, strict_map_key=True, max_array_len=_ARRAY_MAX, max_map_len=_MAP_MAX)
+    except OSError:  # never of msgpack: a signal handler of the program has raised it
+        raise
     except Exception as error:  # noqa: BLE001  msgpack raises ValueError, its subclasses, TypeError and others for bad input
         raise BadRequest(f"the message is not msgpack within the limits: {type(error).__name__}") from None
 

@@ -6,31 +6,46 @@ zmq itself would try again and again until a time-out; a plain connect is refuse
 from __future__ import annotations
 
 import socket
+import struct
 
-from queuectl.errors import NotAllowed
+from queuectl.errors import BrokerUnreachable, NotAllowed
 from queuectl.home import refuse_foreign_directory
 
 IPC = "ipc://"
+_CONNECT_TIMEVAL = struct.pack("ll", 3, 0)  # seconds, microseconds: longer where a listener has a queue that is full
 
 
 def dial(endpoint: str) -> socket.socket | None:
     """A socket that is connected to this ipc endpoint, or None if nobody listens there.
 
-    Raises NotAllowed where others could have put a socket.
+    Raises NotAllowed where others could have put a socket, BrokerUnreachable where the listener takes no more.
     """
     path = endpoint.removeprefix(IPC)
     line = socket.socket(socket.AF_UNIX)
     try:
         refuse_foreign_directory(path.rpartition("/")[0])
+        line.settimeout(None)  # whatever the program has set for others: a local connect has one of its own
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEVAL)
         line.connect(path)
     except BaseException as error:
         line.close()
+        if isinstance(error, BlockingIOError):
+            raise silent(endpoint) from None
         if isinstance(error, PermissionError):
             raise NotAllowed(f"{path} belongs to another user") from None
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             return None
         raise
     return line
+
+
+def silent(endpoint: str) -> BrokerUnreachable:
+    """Somebody listens there, and does not answer."""
+    return BrokerUnreachable(
+        f"whoever listens at {endpoint} does not answer; nothing was sent",
+        hint="it is a broker that is stopped (SIGSTOP) or overloaded, or another program",
+        details={"endpoint": endpoint},
+    )
 
 
 def somebody_listens(endpoint: str) -> bool:

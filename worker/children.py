@@ -20,7 +20,7 @@ from worker.process import Child, Death, Limit, Spawner, SpawnError, WorkerFault
 from worker.signals import DeathNotices
 from worker.tree import Tree
 
-WATCH_AFTER_MS = 2  # most short commands are over by then, and never need to be watched for output
+WATCH_AFTER_MS = 4  # most short commands are over by then, and never need to be watched for output
 _DEATHS_MAX = 256  # in one turn: a command that starts orphans without end must not hold the worker up
 
 

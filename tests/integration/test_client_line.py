@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import zmq
 
-from queuectl import Client, link
+from queuectl import Client, link, probe
 from queuectl.errors import BrokerUnreachable, OutcomeUnknown
 from queuectl.zmtp import LocalLine
 from tests.harness_client import scripted_broker
@@ -162,6 +163,79 @@ def test_listener_that_says_nothing_is_unreachable(home: Path, monkeypatch: pyte
         client.connect()
     over.set()
     thread.join()
+
+
+def test_time_out_that_the_program_has_set_for_its_sockets_is_not_ours(home: Path) -> None:
+    socket.setdefaulttimeout(5)
+    try:
+        with scripted_broker(home) as broker, Client() as client:
+            broker.on("ping", {"pid": 7})
+            assert client.ping() == {"pid": 7}
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+class OfTheProgram(TimeoutError):
+    """What a signal handler raises."""
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("impatient")
+def test_what_a_signal_handler_raises_goes_through(ends: tuple[LocalLine, socket.socket]) -> None:
+    line, _ = ends
+
+    def interrupt(*_: object) -> None:
+        raise OfTheProgram
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(OfTheProgram):
+            line.receive(60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.timeout(30)
+def test_signals_without_end_do_not_lengthen_a_wait(ends: tuple[LocalLine, socket.socket]) -> None:
+    line, _ = ends
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        assert line.receive(0.2) is None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.timeout(30)
+def test_reply_that_comes_a_byte_at_a_time_is_not_waited_for_without_end(ends: tuple[LocalLine, socket.socket]) -> None:
+    line, theirs = ends
+    over = threading.Event()
+
+    def drip() -> None:
+        theirs.sendall(b"\x00\xff")
+        while not over.wait(0.02):
+            theirs.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    assert line.receive(0.3) is None
+    over.set()
+    thread.join()
+
+
+@pytest.mark.timeout(30)
+def test_listener_whose_queue_is_full_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_CONNECT_TIMEVAL", struct.pack("ll", 0, 50_000))
+    (home / "run").mkdir(mode=0o700)
+    path = str(home / "run" / "client.sock")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(path)
+        server.listen(0)
+        first.connect(path)
+        with Client() as client, pytest.raises(BrokerUnreachable, match="does not answer"):
+            client.ping()
 
 
 def test_client_knows_whether_somebody_listens(home: Path) -> None:
