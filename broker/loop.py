@@ -34,8 +34,9 @@ SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
-HEAR_IDLE_MS, HEAR_RUNNING_MS = 100, 20  # a turn for each word of many workers would cost more than their jobs
+HEAR_EVERY_MS = 100  # a turn for each word of many workers would cost more than their jobs
 PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
+TIDY_EVERY_MS = 20  # the database's log, if it has become long
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
@@ -76,7 +77,7 @@ class Loop:
         self._workers = workers
         self._clients = clients
         self._disk = disk
-        self._look_at_ms = self._measure_at_ms = 0
+        self._look_at_ms = self._measure_at_ms = self._tidy_at_ms = 0
         self._min_free: int | None = None  # as it was when the disk was last measured
         self._log = log
         self._wakeup = wakeup
@@ -142,7 +143,7 @@ class Loop:
         """What workers say is heard once in a while, as long as nothing waits for it: many words cost one turn."""
         if self.core.is_awaited():
             return 0
-        hear_again_ms = min(HEAR_RUNNING_MS if self.core.leases else HEAR_IDLE_MS, self.core.heartbeat_ms // 20)
+        hear_again_ms = min(HEAR_EVERY_MS, self.core.heartbeat_ms // 20)
         return max(0, self._heard_ms + hear_again_ms - now.mono_ms)
 
     def _forgive(self, late_ms: int, turn_ms: int) -> None:
@@ -196,8 +197,9 @@ class Loop:
 
     def _tidy(self, now: Now) -> None:
         self._log_misframed()
-        if self.core.storage_full:
+        if self.core.storage_full or now.mono_ms < self._tidy_at_ms:
             return
+        self._tidy_at_ms = now.mono_ms + TIDY_EVERY_MS
         try:
             if self._store.tidy():
                 self._log.debug("checkpointed")

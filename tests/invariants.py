@@ -56,6 +56,8 @@ def _broken_jobs(core: Core) -> Iterator[str]:
             yield f"{name}: state {state} with ready {ready}"
         if ready in (1, 3) and bucket not in core.ready:
             yield f"{name} is ready, and nobody looks at its queue"
+        if ready == 3 and bucket not in core.suspects:
+            yield f"{name} is ready alone, and nobody looks for it"
         if ready == 2 and (core.next_due_ms is None or core.next_due_ms > run_at_ms):
             yield f"{name} is due at {run_at_ms}, and nobody wakes up for it"
         if attempts > max(1, max_retries) or (state == 3 and attempts >= max_retries):

@@ -88,7 +88,9 @@ class Core(State):
 
     def _promote(self, now: Now) -> None:
         limit, alone = PROMOTED_PER_TURN, ALONE_FROM_LOSSES
-        self.ready |= self.store.jobs.promote_due(now.wall_ms, limit, alone_from_losses=alone)
+        promoted = self.store.jobs.promote_due(now.wall_ms, limit, alone_from_losses=alone)
+        self.ready |= promoted
+        self.suspects |= promoted
         self.next_due_ms = self.store.jobs.next_due_ms()
 
     def _write_books(self, turn: Turn) -> None:

@@ -92,7 +92,9 @@ def _candidates(core: State, buckets: list[int], limit: int) -> list[Candidate]:
     found: list[list[Candidate]] = []
     for bucket in buckets:
         plain = core.store.jobs.candidates(bucket, limit)
-        alone = core.store.jobs.candidates(bucket, limit, alone=True)
+        alone = core.store.jobs.candidates(bucket, limit, alone=True) if bucket in core.suspects else []
+        if not alone:
+            core.suspects.discard(bucket)
         if not plain and not alone:
             core.ready.discard(bucket)
         found += [plain, alone]

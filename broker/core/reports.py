@@ -280,5 +280,7 @@ def _readiness(core: State, lease: Lease, decision: Decision, run_at_ms: int) ->
         return DUE_LATER
     if decision.event in (Event.RETRY, Event.RETURN):
         core.ready.add(lease.bucket)
+        if decision.alone:
+            core.suspects.add(lease.bucket)
         return READY_ALONE if decision.alone else READY
     return RESTING

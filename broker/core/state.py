@@ -100,6 +100,7 @@ class State:
         self.grants_left = False  # more could be leased than one turn may lease
         self.next_sweep_ms = 0
         self.next_tidy_ms = 0
+        self.suspects: set[int] = set()  # queues that may have jobs which are suspected to kill their workers
         self.started_ms = 0
         self.clock_ms = 0  # wall clock less monotonic clock, as last seen
         self.steady_ms = 0  # the same when this epoch began
@@ -129,6 +130,7 @@ class State:
         self.next_seq = max(int(facts.get("next_seq", 1)), self.store.jobs.last_seq() + 1)
         self.output_bytes = self.written_bytes = int(facts.get("output_bytes", 0))
         self.ready: set[int] = {bucket for bucket in self.queues if self.store.jobs.any_ready(bucket)}
+        self.suspects = set(self.ready)
         self.next_due_ms = self.store.jobs.next_due_ms()
         self.closing.clear()
         self._reload_leases(now)
