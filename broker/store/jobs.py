@@ -28,19 +28,22 @@ STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"
 _SPEC_COLUMNS = """command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
        keep_children, env, cwd, on_lost"""
 
+_CANDIDATE_COLUMNS = f"""priority, run_at_ms, j.seq, j.id, bucket, state, attempt, attempts, losses,
+       {_SPEC_COLUMNS}"""
+
 # The next jobs of a queue, in the order in which they are leased.
 CANDIDATES = f"""
-SELECT priority, run_at_ms, j.seq, id, bucket, state, attempt, attempts, losses, {_SPEC_COLUMNS}
+SELECT {_CANDIDATE_COLUMNS}
 FROM job j CROSS JOIN spec s ON s.seq = j.seq
 WHERE bucket = ? AND ready = 1 ORDER BY priority DESC, run_at_ms, j.seq LIMIT ?"""
 
-# Jobs of these ids, with all that was asked for.
-SPECIFIED = f"""
-SELECT priority, run_at_ms, j.seq, j.id, bucket, state, attempt, attempts, losses, {_SPEC_COLUMNS}
-FROM json_each(?) CROSS JOIN job j ON j.id = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
-
 # The same among jobs that are suspected to kill their workers.
 CANDIDATES_ALONE = CANDIDATES.replace("ready = 1", "ready = 3")
+
+# Jobs of these ids, with all that was asked for.
+SPECIFIED = f"""
+SELECT {_CANDIDATE_COLUMNS}
+FROM json_each(?) CROSS JOIN job j ON j.id = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
 
 # A job that waits becomes leased.
 LEASE = """
