@@ -64,6 +64,12 @@ class TooLarge(BadRequest):
     code = "too_large"
 
 
+class BadCredentials(BadRequest):
+    """The credentials are not valid."""
+
+    code = "bad_credentials"
+
+
 class UnknownJob(QueuectlError):
     """There is no such job."""
 
@@ -78,10 +84,24 @@ class UnknownWorker(QueuectlError):
     exit_code = 3
 
 
+class UnknownKey(QueuectlError):
+    """There is no such key."""
+
+    code = "unknown_key"
+    exit_code = 3
+
+
 class JobExists(QueuectlError):
     """A job with this id exists already."""
 
     code = "job_exists"
+    exit_code = 4
+
+
+class KeyExists(QueuectlError):
+    """A key of this name was added before."""
+
+    code = "key_exists"
     exit_code = 4
 
 
@@ -119,6 +139,30 @@ class NotAllowed(QueuectlError):
     exit_code = 5
 
 
+class KeyNotAccepted(NotAllowed):
+    """The broker does not accept this key: it was revoked, or never added."""
+
+    code = "key_not_accepted"
+
+
+class ServerKeyMismatch(NotAllowed):
+    """Whoever answers there does not hold the server key that these credentials name."""
+
+    code = "server_key_mismatch"
+
+
+class KeysRequired(NotAllowed):
+    """The broker there takes nobody without credentials."""
+
+    code = "keys_required"
+
+
+class KeysNotSpoken(NotAllowed):
+    """Whoever answers there speaks without keys; with credentials nobody speaks to it."""
+
+    code = "keys_not_spoken"
+
+
 class BrokerUnreachable(QueuectlError):
     """No broker answers; nothing was sent."""
 
@@ -145,6 +189,30 @@ class DiskFull(QueuectlError):
     """The broker's disk is nearly full: no new jobs are taken until there is room."""
 
     code = "disk_full"
+    exit_code = 75
+    retryable = True
+
+
+class QueueFull(QueuectlError):
+    """As many jobs wait as may."""
+
+    code = "queue_full"
+    exit_code = 75
+    retryable = True
+
+
+class TooManyRequests(QueuectlError):
+    """This key asks more often than it may."""
+
+    code = "too_many_requests"
+    exit_code = 75
+    retryable = True
+
+
+class TooManySessions(QueuectlError):
+    """This key has as many workers connected as it may."""
+
+    code = "too_many_sessions"
     exit_code = 75
     retryable = True
 

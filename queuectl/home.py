@@ -38,6 +38,10 @@ class Home:
     def keys(self) -> Path:
         return self.path / "keys"
 
+    def context_file(self, name: str) -> Path:
+        """The credentials that `queuectl context` keeps under a name."""
+        return self.path / "contexts" / f"{name}.toml"
+
     @property
     def run(self) -> Path:
         """State of what runs now: locks, pid files, and the sockets if their paths fit."""

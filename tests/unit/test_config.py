@@ -52,7 +52,7 @@ def test_environment_of_the_process_is_read(home: Path, monkeypatch: pytest.Monk
 
 
 def test_variables_of_jobs_and_the_home_are_no_settings(home: Path) -> None:
-    environ = {"QUEUECTL_HOME": "/x", "QUEUECTL_CREDENTIALS": "/y", "QUEUECTL_JOB_ID": "a1", "QUEUECTL_JOB_NEW": "z"}
+    environ = {"QUEUECTL_HOME": "/x", "QUEUECTL_JOB_ID": "a1", "QUEUECTL_JOB_NEW": "z"}
 
     assert set(load_config(Home(home), None, environ).origins.values()) == {"default"}
 

@@ -1,0 +1,109 @@
+"""The ways to a broker: each of its endpoints, with each of the server keys that it may have.
+
+Whoever connects takes the present way and says when it has failed; the next one is tried then. One that has worked
+is kept. Without a pinned server key nobody is spoken to on another machine: it could be anybody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from queuectl.config import Config, client_endpoint_of
+from queuectl.credentials import Credentials, load_credentials
+from queuectl.errors import BrokerUnreachable, NotAllowed, QueuectlError
+from queuectl.home import Home
+
+IPC = "ipc://"
+
+
+class Way(NamedTuple):
+    """Where to connect, who must answer there (a public key; None: no keys), and who one is."""
+
+    endpoint: str
+    server_key: str | None = None
+    credentials: Credentials | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.endpoint.startswith(IPC)
+
+
+class Ways:
+    """All ways to one broker, the present one first. Raises NotAllowed for a remote endpoint without credentials."""
+
+    def __init__(self, endpoints: Sequence[str], credentials: Path | None = None, *, for_workers: bool = False) -> None:
+        self._endpoints = endpoints
+        self._file = credentials
+        self._for_workers = for_workers
+        self._ways = self._read()
+        self._place = 0
+
+    def __len__(self) -> int:
+        return len(self._ways)
+
+    @property
+    def present(self) -> Way:
+        return self._ways[self._place]
+
+    def failed(self, error: QueuectlError) -> None:
+        """Go on to the next way: where nobody answers, other keys will not help.
+
+        The file of credentials is read again, for it may have been exchanged for one that opens.
+        """
+        before = self.present
+        self._place = (self._place + 1) % len(self._ways)
+        while isinstance(error, BrokerUnreachable) and self._place and self.present.endpoint == before.endpoint:
+            self._place = (self._place + 1) % len(self._ways)
+        self._read_again()
+
+    def _read_again(self) -> None:
+        try:
+            ways = self._read()
+        except QueuectlError:  # it is being written, or was taken away; what we have may be good yet
+            return
+        if ways != self._ways:
+            self._ways, self._place = ways, 0
+
+    def _read(self) -> list[Way]:
+        if self._file is None:
+            for endpoint in self._endpoints:
+                _refuse_open(endpoint)
+            return [Way(endpoint) for endpoint in self._endpoints]
+        credentials = load_credentials(self._file)
+        endpoints = self._endpoints or [self._port(endpoint) for endpoint in credentials.endpoints]
+        return [Way(endpoint, key, credentials) for endpoint in endpoints for key in credentials.server_keys]
+
+    def _port(self, endpoint: str) -> str:
+        return endpoint if self._for_workers else client_endpoint_of(endpoint)
+
+
+def ways_of(config: Config, home: Home, *, for_workers: bool) -> Ways:
+    """The ways to the broker of this configuration. Raises NotAllowed, BadCredentials."""
+    if config.is_local:
+        return Ways([home.worker_endpoint if for_workers else home.client_endpoint])
+    if config.credentials is not None and config.endpoint_is_from_credentials:
+        return Ways([], config.credentials, for_workers=for_workers)
+    pairs = config.tcp_endpoints()
+    return Ways([pair[0 if for_workers else 1] for pair in pairs], config.credentials, for_workers=for_workers)
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether this TCP endpoint is on this machine for certain: a name may mean anything tomorrow."""
+    try:
+        return ipaddress.ip_address(urlsplit(endpoint).hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_open(endpoint: str) -> None:
+    if endpoint.startswith(IPC) or is_loopback(endpoint):
+        return
+    raise NotAllowed(
+        f"{endpoint} is on another machine, and there are no credentials that say whose answer to trust",
+        hint="have some made there (queuectl auth add NAME --role …) and give them: --credentials FILE",
+        details={"endpoint": endpoint},
+    )
