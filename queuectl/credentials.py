@@ -128,8 +128,14 @@ def _parse(text: str, path: Path) -> Credentials:
     problem = _problem(table)
     if problem is not None:
         raise BadCredentials(f"{path}: {problem}", hint="have it made anew: queuectl auth add")
-    lists = {key: tuple(table[key]) for key in _LISTS}
-    return Credentials(**{key: table[key] for key in _TEXTS}, **lists)
+    return Credentials(
+        name=table["name"],
+        role=table["role"],
+        endpoints=tuple(table["endpoints"]),
+        server_keys=tuple(table["server_keys"]),
+        public_key=table["public_key"],
+        secret_key=table["secret_key"],
+    )
 
 
 def _problem(table: dict[str, Any]) -> str | None:
