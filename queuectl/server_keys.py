@@ -88,10 +88,10 @@ def _read(path: Path) -> KeyPair:
     text = read_secret(path)
     try:
         table = json.loads(text)
-        pair = KeyPair(table["public_key"], table["secret_key"])
+        pair = KeyPair(str(table["public_key"]), str(table["secret_key"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadCredentials(f"{path} is not a server key") from None
-    if not all(isinstance(key, str) and Z85_KEY.fullmatch(key) for key in pair):
+    if not all(map(Z85_KEY.fullmatch, pair)):
         raise BadCredentials(f"{path} is not a server key")
     return pair
 
