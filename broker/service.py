@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import ipaddress
 import json
 import os
 import random
 import resource
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import zmq
 
 from broker.core import Core, Identity
 from broker.disk import Disk
+from broker.doors import OpenDoors, endpoints_of
+from broker.gate import Gate
 from broker.loop import Loop
 from broker.sockets import Router, client_router, worker_router
 from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, broker_of, open_store, unusable
 from queuectl import __version__
 from queuectl.clock import read_clock
-from queuectl.config import Config, tcp_pair
-from queuectl.errors import BrokerRunning, DatabaseRefused, DiskFull, NotAllowed, QueuectlError, StorageFailed
+from queuectl.config import Config
+from queuectl.credentials import fingerprint
+from queuectl.errors import BrokerRunning, DatabaseRefused, DiskFull, QueuectlError, StorageFailed
 from queuectl.home import Home
 from queuectl.logs import Log, open_log
 from queuectl.systemd import notify
@@ -47,7 +48,6 @@ def run_broker(
     *,
     home: Home,
     config: Config,
-    listen: str | None = None,
     insecure_no_auth: bool = False,
     started: str = "explicit",
     ready: Ready | None = None,
@@ -60,7 +60,7 @@ def run_broker(
     _check_library()
     os.umask(0o077)
     home.prepare()
-    endpoints = _endpoints(home, listen, insecure_no_auth=insecure_no_auth)
+    endpoints = endpoints_of(home, config, insecure_no_auth=insecure_no_auth)
     with ExitStack() as stack:
         _lock(stack, home, config.data_dir)
         log = open_log(service="queuectl-broker", config=config, instance=secrets.token_hex(4))
@@ -70,14 +70,34 @@ def run_broker(
         identity = Identity(
             pid=os.getpid(),
             version=__version__,
-            endpoints=tuple(endpoint for pair in endpoints for endpoint in pair),
+            endpoints=endpoints.all,
+            advertised=endpoints.advertised,
             database=str(config.data_dir / DATABASE),
             data_dir=str(config.data_dir),
             started=started,
         )
-        core = Core(store, random.Random(secrets.randbits(256)), identity, verbose=config.log_level == "debug")
+        routers = _routers(stack)
+        doors = OpenDoors(endpoints, routers, home.keys)
+        chance = random.Random(secrets.randbits(256))
+        core = Core(store, chance, identity, verbose=config.log_level == "debug", doors=doors)
         _begin(core, store, config.data_dir, log)
-        loop = _bind(stack, core, store, endpoints, config, log, wakeup)
+        gate = Gate(routers[0].socket.context, lambda public_key: core.access.user_of(public_key))
+        stack.callback(gate.close)
+        doors.open()
+        disk = Disk(config.data_dir / DATABASE)
+        workers, clients = routers
+        loop = Loop(
+            core=core,
+            store=store,
+            workers=workers,
+            clients=clients,
+            disk=disk,
+            log=log,
+            wakeup=wakeup,
+            gate=gate,
+            doors=doors,
+        )
+        stack.callback(loop.close)
         (home.run / "last_start").write_text(started)
         _tell_ready(core, ready, log)
         gc.freeze()  # what is here now stays: it need not be looked at again and again
@@ -96,7 +116,13 @@ def _tell_ready(core: Core, ready: Ready | None, log: Log) -> None:
     )
     notify("READY=1")
     if ready is not None:
-        ready({"pid": who.pid, "endpoints": list(who.endpoints), "data_dir": who.data_dir})
+        ready({"pid": who.pid, "endpoints": list(who.endpoints), "data_dir": who.data_dir, **_public_face(core)})
+
+
+def _public_face(core: Core) -> dict[str, Any]:
+    """How others reach the broker, and what they know it by."""
+    keys = core.doors.server_keys
+    return {"advertised": list(core.identity.advertised), "fingerprint": fingerprint(keys[0]) if keys else None}
 
 
 def _run(loop: Loop, core: Core, store: Store, log: Log) -> int:
@@ -125,66 +151,13 @@ def _end(core: Core, store: Store, log: Log) -> None:
         log.error("storage_full", error=error)  # the next start takes it for a crash, and checks the database
 
 
-def _bind(
-    stack: ExitStack,
-    core: Core,
-    store: Store,
-    endpoints: Sequence[tuple[str, str]],
-    config: Config,
-    log: Log,
-    wakeup: int,
-) -> Loop:
+def _routers(stack: ExitStack) -> tuple[Router, Router]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stack.callback(context.term)
     workers, clients = worker_router(context), client_router(context)
     stack.callback(workers.close, 0)
     stack.callback(clients.close, 0)
-    for for_workers, for_clients in endpoints:
-        _listen(workers, for_workers)
-        _listen(clients, for_clients)
-    disk = Disk(config.data_dir / DATABASE)
-    loop = Loop(core=core, store=store, workers=workers, clients=clients, disk=disk, log=log, wakeup=wakeup)
-    stack.callback(loop.close)
-    return loop
-
-
-def _listen(router: Router, endpoint: str) -> None:
-    try:
-        router.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise QueuectlError(
-            f"cannot listen on {endpoint}: {error.strerror}", hint="is another program there?"
-        ) from None
-
-
-# --- where to listen ---------------------------------------------------------------------------------
-
-
-def _endpoints(home: Home, listen: str | None, *, insecure_no_auth: bool) -> list[tuple[str, str]]:
-    """The local sockets, and a TCP pair if it was asked for and may be had."""
-    pairs = [(home.worker_endpoint, home.client_endpoint)]
-    if listen is not None:
-        pair = tcp_pair(listen)
-        if not insecure_no_auth:
-            raise NotAllowed(
-                "listening on TCP needs keys, which this version cannot make yet",
-                hint="for tests on one machine: --listen tcp://127.0.0.1:7710 --insecure-no-auth",
-            )
-        if not _is_loopback(listen):
-            raise NotAllowed(
-                f"{listen} can be reached from elsewhere: without keys, anybody there could run commands here",
-                hint="--insecure-no-auth goes with 127.0.0.1 only",
-            )
-        pairs.append(pair)
-    return pairs
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name may mean anything tomorrow
+    return workers, clients
 
 
 # --- locks ---------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ handshake and backlog; ZMTP heartbeats only to reap dead connections, liveness i
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -24,7 +26,13 @@ _NOW = int(zmq.NOBLOCK)
 _NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
-Message = tuple[tuple[bytes, ...], bytes]  # the frames before the body, and the body
+# The frames before the body, the body, and the user id that the gate has given the connection.
+Message = tuple[tuple[bytes, ...], bytes, str]
+LOST = zmq.EVENT_DISCONNECTED
+REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+ACCEPT_FAILED = zmq.EVENT_ACCEPT_FAILED
+_EVENTS_QUEUED_MAX = 100_000  # while the loop is busy: libzmq's thread must not wait for it
+_USER = "User-Id"
 
 _COMMON = {
     zmq.ROUTER_MANDATORY: 1,
@@ -55,10 +63,33 @@ class Router:
         self._envelope_max = envelope_max
         self.misframed = 0  # messages with more frames than anybody of ours sends
 
-    def bind(self, endpoint: str) -> None:
-        """Listen. Raises zmq.ZMQError."""
+    def bind(self, endpoint: str, domain: str, secret_key: str | None = None) -> None:
+        """Listen, with CURVE if there is a secret key. Raises zmq.ZMQError.
+
+        Who connects is asked of the gate in this domain; without a gate nobody gets in (ZAP_ENFORCE_DOMAIN). The
+        options are those of the endpoint, not of the socket: libzmq takes them over when it binds.
+        """
         self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        self.socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
+        self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self.socket.setsockopt(zmq.CURVE_SERVER, int(secret_key is not None))
+        if secret_key is not None:
+            self.socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret_key)
         self.socket.bind(endpoint)
+
+    def unbind(self, endpoint: str) -> None:
+        """Listen there no more, and end the connections that came from there. Raises zmq.ZMQError."""
+        self.socket.unbind(endpoint)
+
+    def watch(self, events: int) -> zmq.Socket[bytes]:
+        """A socket that tells of events; `read_monitor` reads them."""
+        address = f"inproc://monitor-{id(self)}"
+        self.socket.monitor(address, events)
+        monitor: zmq.Socket[bytes] = self.socket.context.socket(zmq.PAIR)
+        monitor.linger = 0
+        monitor.rcvhwm = _EVENTS_QUEUED_MAX
+        monitor.connect(address)
+        return monitor
 
     def drain(self, *, messages_max: int, bytes_max: int, seconds_max: float) -> tuple[list[Message], bool]:
         """What has arrived, within a budget, and whether that was all."""
@@ -66,19 +97,19 @@ class Router:
         count, size, end = 0, 0, monotonic() + seconds_max
         while count < messages_max and size < bytes_max and (count & 31 or monotonic() < end):
             try:
-                frames, read = self._receive()
+                frames, user, read = self._receive()
             except zmq.Again:
                 return found, True
             count += 1  # what is thrown away costs time as well
             size += read
             if frames:
-                found.append((tuple(frames[:-1]), frames[-1]))
+                found.append((tuple(frames[:-1]), frames[-1], user))
             else:
                 self.misframed += 1
         return found, False
 
-    def _receive(self) -> tuple[list[bytes], int]:
-        """The frames of one message (none if there are too many or too few of them), and the bytes of all."""
+    def _receive(self) -> tuple[list[bytes], str, int]:
+        """The frames of one message (none if there are too many or too few), the user id, and the bytes of all."""
         receive = self.socket.recv
         frame = receive(_NOW, copy=False)
         frames = [frame.bytes]
@@ -89,7 +120,9 @@ class Router:
             size += len(frame) + 1  # a frame without a byte is work, too
             if count <= self._envelope_max + 1:
                 frames.append(frame.bytes)
-        return (frames if 2 <= count <= self._envelope_max + 1 else []), size
+        if not 2 <= count <= self._envelope_max + 1:
+            return [], "", size
+        return frames, str(frame.get(_USER)), size
 
     def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:
         """Hand a message to ZeroMQ without ever waiting: sent, or the peer is gone, or its queue is full."""
@@ -126,22 +159,25 @@ class Watch:
     The descriptor of a socket tells that something has happened to it, once: what had been said before, or was
     noticed while we sent, only the socket itself knows. So it is asked before each wait, and after it only if its
     descriptor has told. A monitor is never sent to, so its descriptor tells everything to one who reads it to its
-    end each time, and has done so once before: until then the other end believes its reader to be awake.
+    end each time, and has done so once before: until then the other end believes its reader to be awake. The gate is
+    sent to, and asked like the sockets.
     """
 
     def __init__(
         self,
         workers: zmq.Socket[bytes],
         clients: zmq.Socket[bytes],
-        monitor: zmq.Socket[bytes],
+        gate: zmq.Socket[bytes],
+        monitors: Sequence[zmq.Socket[bytes]],
         descriptor: int,
-    ):
-        self._workers, self._clients = workers, clients
-        self._sources: dict[int, object] = {
-            int(source.getsockopt(zmq.FD)): source for source in (workers, clients, monitor)
-        }
+    ) -> None:
+        self._workers = workers
+        self._asked = (workers, clients, gate)
+        sources = (*self._asked, *monitors)
+        self._sources: dict[int, object] = {int(source.getsockopt(zmq.FD)): source for source in sources}
         self._sources[descriptor] = descriptor
-        drain_monitor(monitor)
+        for monitor in monitors:
+            read_monitor(monitor)
         self._all, self._others = select.poll(), select.poll()
         for number, source in self._sources.items():
             self._all.register(number, select.POLLIN)
@@ -149,15 +185,15 @@ class Watch:
                 self._others.register(number, select.POLLIN)
 
     def wait(self, timeout_ms: int, deaf_ms: int = 0) -> set[object]:
-        """Which of the sockets, the monitor and the descriptor have something to read; none after so many ms.
+        """Which of the sockets, the monitors and the descriptor have something to read; none after so many ms.
 
         For `deaf_ms` what workers say does not end the wait; it is told of together with what does.
         """
-        ready: set[object] = {socket for socket in (self._workers, self._clients) if _has_message(socket)}
+        ready: set[object] = {socket for socket in self._asked if _has_message(socket)}
         told: list[tuple[int, int]] = []
         if deaf_ms:
             deaf_ms = min(deaf_ms, timeout_ms)
-            told = self._others.poll(0 if self._clients in ready else deaf_ms)
+            told = self._others.poll(0 if ready - {self._workers} else deaf_ms)
         if not told:
             told = self._all.poll(0 if ready else timeout_ms - deaf_ms)
         sources = [self._sources[number] for number, _ in told]
@@ -171,13 +207,12 @@ def _has_message(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
-def drain_monitor(monitor: zmq.Socket[bytes]) -> bool:
-    """Read all events of a socket monitor; whether there was any."""
-    seen = False
+def read_monitor(monitor: zmq.Socket[bytes]) -> Counter[int]:
+    """All events that a monitor has to tell: how often each has happened."""
+    seen: Counter[int] = Counter()
     with suppress(zmq.Again):
         for _ in _forever():
-            monitor.recv_multipart(_NOW)
-            seen = True
+            seen[int.from_bytes(monitor.recv_multipart(_NOW)[0][:2], sys.byteorder)] += 1
     return seen
 
 

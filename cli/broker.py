@@ -65,17 +65,16 @@ def start(
       queuectl broker start --detach
       queuectl broker start --listen tcp://127.0.0.1:7710 --insecure-no-auth
     """
-    session.flags |= {"data_dir": data_dir, "log_format": log_format, "log_level": log_level}
+    session.flags |= {"data_dir": data_dir, "log_format": log_format, "log_level": log_level, "listen": listen}
     if insecure_no_auth and listen is None:
         usage("--insecure-no-auth is about --listen", "sockets under the home are closed to other users anyway")
     if detach:
         return _detach(session, listen, insecure_no_auth, data_dir)
-    return _serve(session, listen, insecure_no_auth, started, ready_fd, log_file)
+    return _serve(session, insecure_no_auth, started, ready_fd, log_file)
 
 
 def _serve(
     session: Session,
-    listen: str | None,
     insecure_no_auth: bool,
     started: str,
     ready_fd: int | None,
@@ -95,7 +94,6 @@ def _serve(
         code: int = run_broker(
             home=session.home,
             config=session.config,
-            listen=listen,
             insecure_no_auth=insecure_no_auth,
             started=started,
             ready=ready,

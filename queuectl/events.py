@@ -50,10 +50,12 @@ KEYS: dict[str, Key] = {
     "error_stack": Key(
         str, "traceback, at most its last 4 KiB, without variables", "Traceback (most recent call last): …"
     ),
+    "address": Key(str, "where a connection came from", "10.0.0.7"),
     "attempt": Key(int, "number of the run, from 1", 1),
     "attempts": Key(int, "failed attempts in this budget", 3),
     "before": Key(SCALAR, "the value until now", 3),
     "boots": Key(int, "process starts of a worker that are over", 1),
+    "by": Key(str, "who asked for it: the name of a key, or a user of the broker's machine", "uid:1000"),
     "bytes": Key(int, "size", 65536),
     "boot": Key(str, "one start of a worker", "0f3c9a12b7d84e5f8a1b2c3d4e5f6071"),
     "child_pid": Key(int, "process id of the command's leader, or of the process found", 3120),
@@ -71,11 +73,13 @@ KEYS: dict[str, Key] = {
     "existed": Key(bool, "whether there was a database before", True),
     "exit_code": Key(int, "exit code of the command", 1),
     "failed_event": Key(str, "the event that could not be told", "job_finished"),
+    "fingerprint": Key(str, "of a public key", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"),
     "free_bytes": Key(int, "free space on the file system", 201326592),
     "held": Key(int, "leases that the worker brought along", 0),
     "job_id": Key(str, "id of the job", "a1"),
     "jobs": Key(int, "how many jobs", 3),
     "key": Key(str, "name of the setting", "max_retries"),
+    "key_name": Key(str, "name of a key that somebody comes in with", "builder"),
     "lease_id": Key(str, "the right to run this one attempt; 16 hex digits", "5be1f20c93a7d604"),
     "leases": Key(int, "how many leases", 2),
     "losses": Key(int, "how often the job has lost its worker", 1),
@@ -86,6 +90,7 @@ KEYS: dict[str, Key] = {
     "reason": Key(str, "why, in a few words", "draining"),
     "request_id": Key(str, "id of the request, chosen by the client", "06c1v2rk8x5t9m3q7n0b4d6f8h"),
     "retry_ms": Key(int, "time until the next try", 1000),
+    "role": Key(str, "what a key is good for: worker, submit, read, admin", "worker"),
     "run_at": Key(str, "when the job runs again; RFC 3339, UTC", "2026-11-22T16:02:13.482Z"),
     "signal": Key(int, "number of the signal", 15),
     "slots": Key(int, "jobs that the worker runs at once", 4),
@@ -131,16 +136,16 @@ _BROKER = (
     ("clock_stepped", "warning", "step_ms", "The wall clock was set; retries wait as long as they were to wait."),
     ("broker_stalled", "warning", "stall_ms", "It did not run for a while: no lease expires for that time."),
     # workers
-    ("session_opened", "info", "worker_id slots held", "A worker came, or came back."),
+    ("session_opened", "info", "worker_id slots held by", "A worker came, or came back."),
     ("session_closed", "info", "worker_id reason", "A worker left, or another session took its place."),
     ("worker_lost", "warning", "worker_id leases", "A worker was not heard of for longer than a lease."),
-    ("worker_told_to_stop", "info", "worker_id now", "Someone asked that this worker end."),
+    ("worker_told_to_stop", "info", "worker_id now by", "Someone asked that this worker end."),
     ("boot_gone", "warning", "worker_id leases", "A process of a worker is dead: its leases are lost at once."),
     ("push_undelivered", "warning", "reason", "A worker does not read; heartbeats sort out what it missed."),
     # jobs
-    ("job_enqueued", "info", "job_id queue request_id", "A job is on disk."),
-    ("jobs_enqueued", "info", "count request_id", "The jobs of one request are on disk."),
-    ("jobs_refused", "info", "count request_id", "Some jobs of a request were refused."),
+    ("job_enqueued", "info", "job_id queue request_id by", "A job is on disk."),
+    ("jobs_enqueued", "info", "count request_id by", "The jobs of one request are on disk."),
+    ("jobs_refused", "info", "count request_id by", "Some jobs of a request were refused."),
     ("job_leased", "debug", f"{_JOB} worker_id", "A worker got the right to run an attempt."),
     ("job_finished", "info warning",
      f"{_JOB} worker_id queue outcome exit_code? signal? duration_ms state run_at?",
@@ -152,15 +157,27 @@ _BROKER = (
     ("lease_adopted", "info", _JOB, "A running job came back with its worker and was kept."),
     ("result_stale", "warning", f"{_JOB} outcome", "A late worker reported: its result was refused."),
     ("result_repeated", "debug", "job_id attempt", "A result that had been recorded came again."),
-    ("dlq_retried", "info", "job_id", "A dead job was put back by a person."),
-    ("dlq_purged", "info", "job_id", "A dead job was deleted by a person."),
+    ("dlq_retried", "info", "job_id by", "A dead job was put back by a person."),
+    ("dlq_purged", "info", "job_id by", "A dead job was deleted by a person."),
     ("output_evicted", "info", "bytes", "The oldest output of finished jobs made room for new output."),
     # requests and peers
-    ("setting_changed", "info", "key value? before?", "A queue-wide setting has a new value."),
-    ("request_refused", "info warning error", "code reason request_id?",
-     "A request was refused (info), could not be understood (warning), or met a bug (error)."),
+    ("setting_changed", "info", "key value? before? by", "A queue-wide setting has a new value."),
+    ("request_refused", "info warning error", "code reason request_id? by?",
+     "A request was refused (info), could not be understood or was not let in (warning), or met a bug (error)."),
     ("message_malformed", "warning", "count reason",
      "A message could not be understood; at most ten of these a second are logged, `count` goes on."),
+    # who may come in
+    ("connection_refused", "warning", "address reason fingerprint?",
+     "Somebody was not let in: `reason` names the door (keys, local); at most ten of these a second are logged."),
+    ("accept_failed", "error", "count", "Connections could not be taken: the process has no descriptor left."),
+    ("worker_denied", "warning", "code reason by?", "Somebody was let in, but not as a worker."),
+    ("report_denied", "warning", "job_id lease_id by", "A worker told of a lease of another key's: it was refused."),
+    ("key_added", "info", "key_name role fingerprint by", "A key lets its holder in from now on."),
+    ("key_revoked", "warning", "key_name fingerprint by", "A key lets nobody in any more; its sessions are over."),
+    ("server_keys_read", "info", "count by", "The server's keys were read again."),
+    ("connections_cut", "warning", "", "All TCP connections were ended, as asked for; whoever may come in comes back."),
+    ("listen_failed", "error", "", "A TCP port could not be had again; it is tried each second."),
+    ("shutdown_asked", "info", "by", "Somebody asked the broker to stop."),
     # storage
     ("disk_low", "warning", "free_bytes", "Too little space: no new jobs are taken; results are."),
     ("disk_recovered", "info", "free_bytes", "There is space again: jobs are taken."),
@@ -239,6 +256,7 @@ def _misfits(entry: Event, key: str, value: object) -> list[str]:
 
 # Where the sample value of a key would not fit the event; None leaves out a key that may be missing.
 _SAMPLES: dict[str, dict[str, Any]] = {
+    "connection_refused": {"reason": "keys"},
     "disk_recovered": {"free_bytes": 5368709120},
     "job_dead": {"reason": "exit"},
     "job_finished": {"level": "warning", "outcome": "exit", "exit_code": 1, "signal": None, "state": "failed"},
@@ -251,11 +269,12 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "result_spooled": {"count": 2, "reason": "other_broker"},
     "session_closed": {"reason": "left"},
     "spawn_failed": {"detail": "cwd /srv/app: No such file or directory"},
+    "worker_denied": {"code": "too_many_sessions", "reason": "'builder' has 64 workers connected"},
     "worker_disconnected": {"reason": "silence"},
     "worker_process_died": {"detail": "the worker process was killed by signal 9"},
     "worker_refused": {"code": "version_mismatch", "detail": "this broker speaks version 1"},
 }
-_WITH_ERROR = ("batch_replayed", "message_failed", "spool_failed", "storage_failed", "storage_full")
+_WITH_ERROR = ("batch_replayed", "listen_failed", "message_failed", "spool_failed", "storage_failed", "storage_full")
 
 
 def sample(event: Event) -> dict[str, Any]:

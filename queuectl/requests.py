@@ -1,4 +1,4 @@
-"""What a client asks of the broker: one struct of arguments an operation, one table of operations.
+"""What a client asks of the broker: one struct of arguments an operation.
 
 A request is a msgpack map `{"v": 1, "id": …, "op": …, "args": {…}}`, a reply `{"v": 1, "id": …, "ok": …}`
 or `{"v": 1, "id": …, "error": {…}}`: easy to write from any language with a plain REQ socket. The id of a
@@ -7,12 +7,13 @@ changing request makes it safe to repeat: the broker stores the reply with the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from queuectl.credentials import Z85_KEY
+from queuectl.ids import KEY_NAME
 from queuectl.jobs import JobSpec, are_sound
 from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 
@@ -21,6 +22,11 @@ ROWS_PER_REPLY_MAX = 500
 
 RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"\A[A-Za-z0-9._:-]*\Z")]
 IdText = Annotated[str, Meta(min_length=1, max_length=256)]
+KeyName = Annotated[str, Meta(pattern=rf"\A{KEY_NAME.pattern}\Z")]
+Role = Literal["worker", "submit", "read", "admin"]
+PublicKey = Annotated[str, Meta(pattern=rf"\A{Z85_KEY.pattern}\Z")]
+Glob = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._*?\[\]!-]{1,64}\Z")]
+Globs = Annotated[list[Glob], Meta(max_length=64)]
 Cursor = Annotated[int, Meta(ge=0, le=2**62)]  # what SQLite takes for an integer, and some room
 Attempt = Annotated[int, Meta(ge=1, le=2**62)]
 
@@ -82,10 +88,11 @@ def sound_enqueue(body: bytes) -> SoundEnqueue | None:
 
 
 class Job(_Args, frozen=True):
-    """One job by id or unique prefix. → `{job, history}`."""
+    """One job by id or unique prefix. → `{job, history, events}`; `{…, env_values}` if asked for."""
 
     id: IdText
     state: str | None = None  # refuse unless it is in this state
+    env: bool = False  # tell the values of its environment, too; for admins
 
 
 class Output(_Args, frozen=True):
@@ -173,27 +180,43 @@ class Shutdown(_Args, frozen=True):
     """Stop the broker; workers and their jobs go on. → `{pid, held}` (jobs that workers hold)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One operation: the type of its arguments, and whether it changes the store (then its reply is stored)."""
+class Whoami(_Args, frozen=True):
+    """Who asks, to the broker, and how it is reached. → `{name, role, queues, endpoints, server_keys}`.
 
-    args: type[msgspec.Struct]
-    changes: bool = False
+    `endpoints` are of the workers' port, as others reach it; clients use the next one. `server_keys` are public: the
+    one in use, and the one that will take its place, if there is one.
+    """
 
 
-OPS: dict[str, Op] = {
-    "ping": Op(Ping),
-    "enqueue": Op(Enqueue, changes=True),
-    "job": Op(Job),
-    "output": Op(Output),
-    "list": Op(List),
-    "status": Op(Status),
-    "dlq_retry": Op(DlqRetry, changes=True),
-    "dlq_purge": Op(DlqPurge, changes=True),
-    "config_show": Op(ConfigShow),
-    "config_set": Op(ConfigSet, changes=True),
-    "config_unset": Op(ConfigUnset, changes=True),
-    "worker_stop": Op(WorkerStop),
-    "wait": Op(Wait),
-    "shutdown": Op(Shutdown),
-}
+class KeyAdd(_Args, frozen=True):
+    """Let a key in. → `{name, role, queues, fingerprint}`."""
+
+    name: KeyName
+    role: Role
+    public_key: PublicKey
+    queues: Globs = []  # globs of the queues it may serve (worker) or enqueue into (submit); none: all
+
+
+class KeyRotate(_Args, frozen=True):
+    """A second key for a name; the first stays good until it is revoked. → `{name, role, queues, fingerprint, old}`."""
+
+    name: KeyName
+    public_key: PublicKey
+
+
+class KeyRevoke(_Args, frozen=True):
+    """Let a name in no more, at once, its open sessions included. → `{name, revoked, sessions, cut}`."""
+
+    name: KeyName
+    old: bool = False  # only the keys before its newest
+    cut: bool = False  # end all TCP connections: the key fails in the handshake then, all others come back
+
+
+class KeyList(_Args, frozen=True):
+    """Who may come in, or might once. → `{keys: [{name, role, queues, sessions, keys}]}`."""
+
+    name: KeyName | None = None
+
+
+class Reload(_Args, frozen=True):
+    """Read the server's keys again. → `{server_keys}`. If the one in use is another now, all TCP connections end."""

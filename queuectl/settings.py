@@ -52,6 +52,10 @@ def _tidy(value: float) -> float:
     return int(value) if math.isfinite(value) and value == int(value) else value
 
 
+def _integer_or_none(text: str) -> int | None:
+    return None if text.strip().lower() in ("none", "off") else _integer(text)
+
+
 def _seconds(text: str) -> float:
     return _tidy(parse_duration(text))
 
@@ -75,6 +79,10 @@ _TABLE = (
     Setting("output_total", 2**30, parse_size, "bytes of output kept in all; the oldest goes first", high=2**50),
     Setting("heartbeat", 2, _seconds, "seconds between heartbeats of workers and broker", 0.05, 300),
     Setting("lease", 30, _seconds, "seconds of silence after which a worker's jobs go to another", 0.25, 86400),
+    Setting("max_backlog", 10_000_000, _integer_or_none, "jobs that may wait or run, in all; or none", 1, 10**12),
+    Setting("max_queue_backlog", None, _integer_or_none, "the same in each queue; or none", 1, 10**12),
+    Setting("max_requests_per_second", 5000, _integer, "requests that each key may make in a second", 1, 1_000_000),
+    Setting("max_sessions", 64, _integer, "workers that may be connected with one key", 1, 100_000),
     Setting("min_free", None, _size_or_auto, "free disk needed to take jobs; auto: 5 %, at most 256 MiB", high=2**50),
 )
 

@@ -47,6 +47,7 @@ from tests.invariants import find_broken
 M = TypeVar("M")
 
 ENVELOPE = (b"client", b"")
+USER = "uid:1000"  # whose connection it is, unless a test says otherwise
 PUSH_BYTES_MAX = 4 * 2**20  # worker/link.py takes no larger message
 IDENTITY = Identity(4711, "0.0.0", ("ipc://worker.sock", "ipc://client.sock"), "/data/queue.db", "/data", "explicit")
 
@@ -92,6 +93,7 @@ class BrokerHarness:
         self.store: Store = open_store(path, connect=connect)
         self.outbox: list[Said] = []
         self.logs: list[LogRecord] = []
+        self.users: dict[bytes, str] = {}  # of workers' routes whose user is another
         self.fail_next: BaseException | None = None  # raised where the next commit would be
         self.start()
 
@@ -130,12 +132,14 @@ class BrokerHarness:
         *,
         gone: Sequence[bytes] = (),
         drained: bool = True,
+        user: str = USER,
     ) -> Turn:
         """One turn. A turn that fails is undone as the loop does it, and its error comes out."""
         self.store.begin()
         try:
-            requests = [(ENVELOPE, body) for body in clients]
-            turn = self.core.turn(self.clock.now, workers, requests, gone=gone, drained=drained)
+            said = [(route, body, self.users.get(route, user)) for route, body in workers]
+            requests = [(ENVELOPE, body, user) for body in clients]
+            turn = self.core.turn(self.clock.now, said, requests, gone=gone, drained=drained)
             if self.fail_next is not None:
                 error, self.fail_next = self.fail_next, None
                 raise error
@@ -190,9 +194,9 @@ class BrokerHarness:
 
     # --- as a client -------------------------------------------------------------------------------------
 
-    def ask(self, op: str, *, request_id: str | None = None, **args: Any) -> dict[str, Any]:
+    def ask(self, op: str, *, request_id: str | None = None, user: str = USER, **args: Any) -> dict[str, Any]:
         """One request in a turn of its own; its data. Raises the error that it was answered with."""
-        self.turn(clients=[request(op, request_id=request_id, **args)])
+        self.turn(clients=[request(op, request_id=request_id, **args)], user=user)
         return self.answer()
 
     def answer(self) -> dict[str, Any]:

@@ -582,8 +582,9 @@ def main() -> int:
     try:
         return run_broker(
             home=home,
-            config=load_config(home, {"data_dir": options["data_dir"], "log_level": "debug"}),
-            listen=options["listen"],
+            config=load_config(
+                home, {"data_dir": options["data_dir"], "log_level": "debug", "listen": options["listen"]}
+            ),
             insecure_no_auth=options["insecure"],
             ready=say,
         )

@@ -17,6 +17,7 @@ import msgspec
 import zmq
 from msgspec import inspect as types
 
+from broker.core.operations import OPERATIONS
 from broker.core.sessions import WINDOW_BYTES
 from broker.core.waits import WAITERS_MAX
 from broker.sockets import _COMMON, client_router, worker_router
@@ -78,7 +79,7 @@ def refreshed(page: str) -> str:
 def operations() -> str:
     """Each operation with its arguments."""
     parts = []
-    for name, op in requests.OPS.items():
+    for name, op in OPERATIONS.items():
         doc, _, more = (op.args.__doc__ or "").partition("\n\n")
         text, _, reply = doc.partition(" → ")
         parts += [f"#### `{name}`" + (" (changes)" if op.changes else ""), f"{_plain(text)} {_plain(more)}".strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core import writing
-from broker.core.memory import Holder, Lease, lease_from_row
+from broker.core.memory import Holder, Lease, Session, lease_from_row
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Event, after
@@ -12,27 +12,27 @@ from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 
 
-def adopt_to_end(core: State, turn: Turn, number: int, job: str, attempt: int) -> Lease | None:
-    """The lost lease whose result has come, whoever brought it: it is live with the boot that had it."""
-    row = _find_lost(core, turn, number, job, attempt)
+def adopt_to_end(core: State, turn: Turn, number: int, job: str, attempt: int, session: Session) -> Lease | None:
+    """The lost lease whose result has come, whoever of its home brought it: it is live with the boot that had it."""
+    row = _find_lost(core, turn, number, job, attempt, session)
     if row is None:
         return None
     holder = next((holder for holder in core.holders.values() if holder.worker.worker == row.worker), None)
     return _adopt(core, turn, row, holder or Holder(core.store.ledger.workers([row.worker])[0], turn.now.mono_ms))
 
 
-def adopt_lost(core: State, turn: Turn, number: int, job: str, attempt: int, holder: Holder) -> Lease | None:
-    """The lost lease of this number, live again with this holder; None if the job has gone on without it."""
-    row = _find_lost(core, turn, number, job, attempt)
-    return None if row is None else _adopt(core, turn, row, holder)
+def adopt_lost(core: State, turn: Turn, number: int, job: str, attempt: int, session: Session) -> Lease | None:
+    """The lost lease of this number, live again with this session; None if the job has gone on without it."""
+    row = _find_lost(core, turn, number, job, attempt, session)
+    return None if row is None else _adopt(core, turn, row, session.holder)
 
 
-def _find_lost(core: State, turn: Turn, number: int, job: str, attempt: int) -> LeaseRow | None:
+def _find_lost(core: State, turn: Turn, number: int, job: str, attempt: int, session: Session) -> LeaseRow | None:
     writing.flush(core, turn)
     row = core.store.jobs.lease_of(job)
     if row is None or (row.lease, row.attempt, row.state) != (number, attempt, CODES[JobState.PENDING]):
         return None
-    return row
+    return row if core.trusts(session.by, core.store.ledger.workers([row.worker])[0]) else None
 
 
 def _adopt(core: State, turn: Turn, row: LeaseRow, holder: Holder) -> Lease:

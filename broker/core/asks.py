@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core import views
+from broker.core.access import SUBMIT, Actor
 from broker.core.find import find, find_many, parse_state
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.waits import Condition
 from broker.store.rows import CODES, STATES
-from queuectl.errors import BadRequest, QueuectlError, WrongState
+from queuectl.errors import BadRequest, NotAllowed, QueuectlError, WrongState
 from queuectl.jobs import TERMINAL
-from queuectl.requests import ConfigShow, Job, List, Ping, Status, Wait
+from queuectl.requests import ConfigShow, Job, List, Ping, Status, Wait, Whoami
 from queuectl.settings import DEFAULTS
 
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
+RETRIED = "retried"  # what people do to jobs, as the store has it
 _FAR = 2**62
+_NOBODY = 0  # no actor has this number
 
 
-def ping(core: State, turn: Turn, args: Ping) -> dict[str, Any]:
+def ping(core: State, turn: Turn, by: Actor, args: Ping) -> dict[str, Any]:
     """The broker is there."""
     who = core.identity
     return {
@@ -31,27 +34,49 @@ def ping(core: State, turn: Turn, args: Ping) -> dict[str, Any]:
     }
 
 
-def job(core: State, turn: Turn, args: Job) -> dict[str, Any]:
-    """One job with its history."""
-    known = find(core, args.id)
+def whoami(core: State, turn: Turn, by: Actor, args: Whoami) -> dict[str, Any]:
+    """Who asks, and what its credentials are to say."""
+    return {
+        "name": by.name,
+        "role": by.role,
+        "queues": list(by.queues.globs),
+        "endpoints": list(core.identity.advertised),
+        "server_keys": list(core.doors.server_keys),
+    }
+
+
+def job(core: State, turn: Turn, by: Actor, args: Job) -> dict[str, Any]:
+    """One job with its history, and what people did to it."""
+    if args.env and not by.is_admin:
+        raise NotAllowed(f"'{by.name}' ({by.role}) may see the names of a job's environment, but not its values")
+    known = find(core, args.id, by)
     if args.state is not None and STATES[known.state] is not parse_state(args.state):
         raise WrongState(f"job '{known.id}' is {STATES[known.state].value}, not {args.state}")
     history = [views.attempt(entry) for entry in core.store.history.attempts(known.seq)]
     running = next((lease for lease in core.leases.values() if lease.seq == known.seq), None)
     if running is not None:
         history.append(views.running(running))
-    return {"job": views.job(core, core.store.jobs.row(known.seq)), "history": history}
+    row = core.store.jobs.row(known.seq)
+    events = [views.deed(core, entry) for entry in core.store.history.deeds(known.seq)]
+    retried_by = [event["by"] for event in events if event["action"] == RETRIED][-1:]
+    shown = {**views.job(core, row), "retried_by": retried_by[0] if retried_by else None}
+    reply = {"job": shown, "history": history, "events": events}
+    return {**reply, "env_values": views.env_values(row)} if args.env else reply
 
 
-def list_jobs(core: State, turn: Turn, args: List) -> dict[str, Any]:
-    """One slice of a listing."""
+def list_jobs(core: State, turn: Turn, by: Actor, args: List) -> dict[str, Any]:
+    """One slice of a listing; of its own jobs where somebody may see no others."""
     state = None if args.state is None else CODES[parse_state(args.state)]
     if args.queue is not None and args.queue not in core.buckets:
         return {"jobs": [], "next": None}
     bucket = None if args.queue is None else core.buckets[args.queue]
     below = _FAR if args.cursor is None else args.cursor
     rows, following = core.store.jobs.page(
-        state=state, bucket=bucket, below_seq=min(below, core.next_seq), limit=args.limit
+        state=state,
+        bucket=bucket,
+        below_seq=min(below, core.next_seq),
+        limit=args.limit,
+        owner=core.actors.get(by.name, _NOBODY) if by.role == SUBMIT else None,
     )
     size = 0
     for place, row in enumerate(rows, 1):
@@ -62,7 +87,7 @@ def list_jobs(core: State, turn: Turn, args: List) -> dict[str, Any]:
     return {"jobs": [views.job(core, row) for row in rows], "next": following}
 
 
-def status(core: State, turn: Turn, args: Status) -> dict[str, Any]:
+def status(core: State, turn: Turn, by: Actor, args: Status) -> dict[str, Any]:
     """The broker, its workers, and how many jobs stand where."""
     who = core.identity
     broker = {
@@ -76,24 +101,30 @@ def status(core: State, turn: Turn, args: Status) -> dict[str, Any]:
         "started": who.started,
         "accepting": not core.disk_low and not core.stopping,
         "output_bytes": core.output_bytes,
+        "advertised": list(who.advertised),
+        "turned_away": core.turned_away,
+        "denied": core.denied,
+        "malformed": core.malformed,
     }
     holders = sorted(core.holders.values(), key=lambda holder: holder.worker.worker)
-    workers = [views.worker(holder, turn.now.mono_ms) for holder in holders]
+    workers = [views.worker(core, holder, turn.now.mono_ms) for holder in holders]
     return {"broker": broker, "workers": workers, "jobs": core.counts()}
 
 
-def config_show(core: State, turn: Turn, args: ConfigShow) -> dict[str, Any]:
+def config_show(core: State, turn: Turn, by: Actor, args: ConfigShow) -> dict[str, Any]:
     """The queue-wide settings in force."""
     changed = [key for key, value in core.settings.items() if value != DEFAULTS[key]]
     return {"settings": core.settings, "changed": changed, "data_dir": core.identity.data_dir}
 
 
-def waiter(core: State, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Wait) -> Condition:
+def waiter(core: State, turn: Turn, envelope: tuple[bytes, ...], by: Actor, request_id: str, args: Wait) -> Condition:
     """A reply to be held. Raises what is wrong with the question at once."""
+    if args.jobs is None and by.role == SUBMIT:
+        raise NotAllowed(f"'{by.name}' ({by.role}) may wait for its own jobs, and for nothing else")
     if (args.jobs is not None) + args.empty + (args.workers is not None) != 1:
         raise BadRequest("wait: give exactly one of jobs, empty, workers")
     seqs: set[int] = set()
-    for found in find_many(core, args.jobs or []).values():
+    for found in find_many(core, args.jobs or [], by).values():
         if isinstance(found, QueuectlError):
             raise found
         if STATES[found.state] not in TERMINAL:
@@ -102,6 +133,7 @@ def waiter(core: State, turn: Turn, envelope: tuple[bytes, ...], request_id: str
         envelope=envelope,
         request_id=request_id,
         deadline_ms=turn.now.mono_ms + args.timeout_ms,
+        by=by,
         jobs=frozenset(seqs),
         workers=frozenset(args.workers or ()),
         empty=args.empty,

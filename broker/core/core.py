@@ -29,14 +29,14 @@ class Core(State):
     def turn(
         self,
         now: Now,
-        from_workers: Sequence[tuple[bytes, bytes]],
-        from_clients: Sequence[tuple[tuple[bytes, ...], bytes]],
+        from_workers: Sequence[tuple[bytes, bytes, str]],
+        from_clients: Sequence[tuple[tuple[bytes, ...], bytes, str]],
         *,
         gone: Sequence[bytes] = (),
         drained: bool = True,
         with_duties: bool = True,
     ) -> Turn:
-        """Apply what has arrived and what is due.
+        """Apply what has arrived, each with the user id of its connection (access.py), and what is due.
 
         `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
         `drained`: no worker has said anything that is not in here. Without duties only the messages are applied.
@@ -47,8 +47,8 @@ class Core(State):
         self._mind_the_clock(turn)
         for route in gone:
             sessions.close_route(self, turn, route, "connection lost")
-        for route, body in from_workers:
-            sessions.on_message(self, turn, route, body)
+        for route, body, user in from_workers:
+            sessions.on_message(self, turn, route, body, user)
         writing.flush(self, turn)
         if from_clients:
             requests.on_requests(self, turn, from_clients)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core import outputs, sessions
+from broker.core.access import Actor
+from broker.core.asks import RETRIED
 from broker.core.find import find_many
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -23,20 +25,22 @@ _FAR = 2**62
 # --- dead letters ----------------------------------------------------------------------------------
 
 
-def dlq_retry(core: State, turn: Turn, args: DlqRetry) -> dict[str, Any]:
+def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, Any]:
     """Dead jobs back to the queue with a fresh budget; their history stays."""
-    jobs, following = _dead(core, args)
-    core.store.jobs.revive([job.seq for job in jobs], turn.now.wall_ms)
+    jobs, following = _dead(core, by, args)
+    seqs = [job.seq for job in jobs]
+    core.store.jobs.revive(seqs, turn.now.wall_ms)
+    core.store.history.note_deed(seqs, turn.now.wall_ms, RETRIED, core.actor_number(by.name))
     for job in jobs:
         core.tally.move(job.bucket, job.state, CODES[after(JobState.DEAD, Event.REVIVE)])
         core.ready.add(job.bucket)
-        turn.log("info", "dlq_retried", job_id=job.id)
+        turn.log("info", "dlq_retried", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
 
-def dlq_purge(core: State, turn: Turn, args: DlqPurge) -> dict[str, Any]:
+def dlq_purge(core: State, turn: Turn, by: Actor, args: DlqPurge) -> dict[str, Any]:
     """Dead jobs are deleted, with their history and output."""
-    jobs, following = _dead(core, args)
+    jobs, following = _dead(core, by, args)
     seqs = [job.seq for job in jobs]
     core.store.history.doom(seqs)
     core.has_doomed = True
@@ -45,23 +49,23 @@ def dlq_purge(core: State, turn: Turn, args: DlqPurge) -> dict[str, Any]:
     core.store.ledger.note({"next_seq": core.next_seq})  # or the numbers of the newest jobs would be given again
     for job in jobs:
         core.tally.add(job.bucket, job.state, -1)
-        turn.log("info", "dlq_purged", job_id=job.id)
+        turn.log("info", "dlq_purged", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
 
-def _dead(core: State, args: DlqRetry) -> tuple[list[Known], int | None]:
+def _dead(core: State, by: Actor, args: DlqRetry) -> tuple[list[Known], int | None]:
     """The dead jobs that are meant: those named, all of which must be dead, or one slice of all."""
     if args.all == bool(args.ids):
         raise BadRequest("give either ids or all")
     if not args.all:
-        return _named_dead(core, args.ids), None
+        return _named_dead(core, by, args.ids), None
     jobs = core.store.jobs.dead(_FAR if args.cursor is None else args.cursor, JOBS_PER_SLICE)
     return jobs, jobs[-1].seq if len(jobs) == JOBS_PER_SLICE else None
 
 
-def _named_dead(core: State, ids: list[str]) -> list[Known]:
+def _named_dead(core: State, by: Actor, ids: list[str]) -> list[Known]:
     jobs: dict[int, Known] = {}
-    for found in find_many(core, ids).values():
+    for found in find_many(core, ids, by).values():
         if isinstance(found, QueuectlError):
             raise found
         if STATES[found.state] is not JobState.DEAD:
@@ -78,19 +82,19 @@ def _named_dead(core: State, ids: list[str]) -> list[Known]:
 # --- settings ----------------------------------------------------------------------------------------
 
 
-def config_set(core: State, turn: Turn, args: ConfigSet) -> dict[str, Any]:
+def config_set(core: State, turn: Turn, by: Actor, args: ConfigSet) -> dict[str, Any]:
     """Change a setting, at once."""
     key, value = parse_setting(args.key, args.value)
-    return _change(core, turn, key, value)
+    return _change(core, turn, by, key, value)
 
 
-def config_unset(core: State, turn: Turn, args: ConfigUnset) -> dict[str, Any]:
+def config_unset(core: State, turn: Turn, by: Actor, args: ConfigUnset) -> dict[str, Any]:
     """A setting back to its default."""
     setting = find_setting(args.key)
-    return _change(core, turn, setting.key, setting.default)
+    return _change(core, turn, by, setting.key, setting.default)
 
 
-def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
+def _change(core: State, turn: Turn, by: Actor, key: str, value: Value) -> dict[str, Any]:
     check_relations({**core.settings, key: value})
     before = core.settings[key]
     if value == DEFAULTS[key]:
@@ -102,14 +106,14 @@ def _change(core: State, turn: Turn, key: str, value: Value) -> dict[str, Any]:
     core.read_pace()
     if key in ("heartbeat", "lease"):
         sessions.retime(core, turn, lease_ms)
-    turn.log("info", "setting_changed", key=key, value=value, before=before)
+    turn.log("info", "setting_changed", key=key, value=value, before=before, by=by.name)
     return {"key": key, "value": value, "before": before, "per_job": SETTINGS[key].per_job}
 
 
 # --- processes -----------------------------------------------------------------------------------------
 
 
-def worker_stop(core: State, turn: Turn, args: WorkerStop) -> dict[str, Any]:
+def worker_stop(core: State, turn: Turn, by: Actor, args: WorkerStop) -> dict[str, Any]:
     """Tell workers to stop; the reply names them."""
     chosen = {holder.worker.name: holder for holder in core.holders.values()}
     if args.workers:
@@ -120,7 +124,7 @@ def worker_stop(core: State, turn: Turn, args: WorkerStop) -> dict[str, Any]:
         if holder.session is not None:  # one that is away is told when it is back
             turn.send(holder.session.route, Stop(holder.session.number, args.now))
             core.rooms.touch(holder.session)
-        turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now)
+        turn.log("info", "worker_told_to_stop", worker_id=name, now=args.now, by=by.name)
     return {"workers": sorted(chosen), "held": sum(len(holder.leases) for holder in chosen.values())}
 
 
@@ -132,7 +136,8 @@ def _worker_named(names: set[str], text: str) -> str:
     return matches[0]
 
 
-def shutdown(core: State, turn: Turn, args: Shutdown) -> dict[str, Any]:
+def shutdown(core: State, turn: Turn, by: Actor, args: Shutdown) -> dict[str, Any]:
     """Stop after this turn. Workers keep their jobs and look for the broker."""
     core.stopping = True
+    turn.log("info", "shutdown_asked", by=by.name)
     return {"pid": core.identity.pid, "held": len(core.leases), "workers": len(core.sessions)}

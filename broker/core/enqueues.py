@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -10,15 +11,18 @@ from typing import Any
 
 import msgpack
 
+from broker.core.access import Actor
+from broker.core.find import find_many
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.store.rows import CODES, DUE_LATER, READY, STATES, Candidate, NewJob, NewSpec
-from queuectl.errors import JobExists, QueuectlError
+from queuectl.errors import JobExists, NotAllowed, QueuectlError, QueueFull
 from queuectl.ids import job_ids
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
 from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
+QUEUES_MAX = 10_000  # memory knows all of them, and each is a row for good
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
 _BUCKET_AND_READY, _RUN_AT = itemgetter(1, 3), itemgetter(4)  # of a row
@@ -29,6 +33,7 @@ class Wanted:
     """The jobs of one request: what was asked for, and what became of each."""
 
     specs: Sequence[JobSpec | None]
+    by: Actor
     ids: list[str | None] = field(default_factory=list)
     errors: dict[int, QueuectlError] = field(default_factory=dict)
 
@@ -42,7 +47,7 @@ class Wanted:
         for (index, spec), job_id in zip(sound, ids, strict=True):
             self.ids[index] = job_id
             if job_id is None:
-                self.errors[index] = _exists(core, str(spec.id))
+                self.errors[index] = _exists(core, str(spec.id), self.by)
 
     def answer(self) -> dict[str, Any]:
         """The data of the reply."""
@@ -50,19 +55,71 @@ class Wanted:
         return {"ids": self.ids, "errors": errors}
 
 
-def read(args: Enqueue | SoundJobs) -> Wanted:
+class Backlog:
+    """How many jobs may still be taken before as many wait, or run, as may."""
+
+    def __init__(self, core: State) -> None:
+        self._core = core
+        self._in_all = core.tally.unfinished()
+        self._in_queue: dict[str, int] = {}  # as far as somebody wanted to know
+
+    def take(self, wanted: Wanted) -> None:
+        """Count the jobs of a request in. Raises QueueFull if there are too many, then none of them is taken."""
+        jobs = len(wanted.specs) - len(wanted.errors)
+        _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
+        queues = [spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None]
+        if len(self._core.buckets.keys() | set(queues)) > QUEUES_MAX:
+            raise QueueFull(f"there are {QUEUES_MAX} queues, the most that there may be", details={"limit": "queues"})
+        if self._core.settings["max_queue_backlog"] is not None:
+            self._take_from_queues(Counter(queues))
+        self._in_all += jobs
+
+    def _take_from_queues(self, jobs: Counter[str]) -> None:
+        for queue, more in jobs.items():
+            _refuse_above(self._core, "max_queue_backlog", self._waiting(queue) + more, f"in queue '{queue}'")
+        for queue, more in jobs.items():
+            self._in_queue[queue] += more
+
+    def _waiting(self, queue: str) -> int:
+        if queue not in self._in_queue:
+            bucket = self._core.buckets.get(queue)
+            self._in_queue[queue] = 0 if bucket is None else self._core.tally.unfinished(bucket)
+        return self._in_queue[queue]
+
+
+def _refuse_above(core: State, limit: str, jobs: int, where: str) -> None:
+    most = core.settings[limit]
+    assert isinstance(most, int | None)
+    if most is not None and jobs > most:
+        raise QueueFull(
+            f"at most {most} jobs may wait or run {where} ({limit})",
+            hint=f"try again when some are done, or raise it: queuectl config set {limit} N",
+            details={"limit": limit, "value": most},
+        )
+
+
+def read(args: Enqueue | SoundJobs, by: Actor) -> Wanted:
     """The jobs of a request, each of them checked. What is wrong with one does not touch the others."""
-    if isinstance(args, SoundJobs):
-        return Wanted(args.jobs)
+    if isinstance(args, SoundJobs) and not by.queues.globs:
+        return Wanted(args.jobs, by)
     specs: list[JobSpec | None] = []
-    wanted = Wanted(specs)
+    wanted = Wanted(specs, by)
     for index, fields in enumerate(args.jobs):
         try:
-            specs.append(parse_job(fields))
+            spec = fields if isinstance(fields, JobSpec) else parse_job(fields)
+            _refuse_queue(by, spec.queue or DEFAULT_QUEUE)
+            specs.append(spec)
         except QueuectlError as error:
             specs.append(None)
             wanted.errors[index] = error
     return wanted
+
+
+def _refuse_queue(by: Actor, queue: str) -> None:
+    if not by.queues.has(queue):
+        raise NotAllowed(
+            f"'{by.name}' may not enqueue into '{queue}'", hint=f"its queues: {', '.join(by.queues.globs)}"
+        )
 
 
 def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None]) -> bool:
@@ -99,9 +156,13 @@ def _timeout_ms(timeout: float) -> int:
 def store(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
     """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
     specs = [spec for wanted in requests for spec in wanted.specs if spec is not None]
-    ids = _insert(core, turn, specs) if specs else []
+    actors: list[int] = []
+    for wanted in requests:
+        actors += [core.actor_number(wanted.by.name)] * (len(wanted.specs) - len(wanted.errors))
+    ids = _insert(core, turn, specs, actors) if specs else []
     while again := _again(specs, ids):
-        for place, job_id in zip(again, _insert(core, turn, [specs[place] for place in again]), strict=True):
+        found = _insert(core, turn, [specs[place] for place in again], [actors[place] for place in again])
+        for place, job_id in zip(again, found, strict=True):
             ids[place] = job_id
     start = 0
     for wanted in requests:
@@ -117,27 +178,30 @@ def _again(specs: list[JobSpec], ids: list[str | None]) -> list[int]:
     return [place for place, spec in enumerate(specs) if ids[place] is None and spec.id is None]
 
 
-def _insert(core: State, turn: Turn, specs: list[JobSpec]) -> list[str | None]:
+def _insert(core: State, turn: Turn, specs: list[JobSpec], actors: list[int]) -> list[str | None]:
     """Store jobs; the id of each, None where it is in use."""
-    jobs, rest = _rows(core, turn, specs)
+    jobs, rest = _rows(core, turn, specs, actors)
     core.next_seq += len(jobs)
     refused = core.store.jobs.enqueue(jobs, rest)
     _count(core, [job for job in jobs if job[-1] not in refused] if refused else jobs)
     return [None if job[-1] in refused else job[0] for job in jobs]
 
 
-def _rows(core: State, turn: Turn, specs: Sequence[JobSpec]) -> tuple[list[NewJob], list[NewSpec]]:
+def _rows(
+    core: State, turn: Turn, specs: Sequence[JobSpec], actors: Sequence[int]
+) -> tuple[list[NewJob], list[NewSpec]]:
     """The rows of new jobs. What neighbours have in common is worked out once."""
     now_ms, first = turn.now.wall_ms, core.next_seq
     jobs: list[NewJob] = []
     rest: list[NewSpec] = []
     known: tuple[Any, ...] | None = None
-    for seq, job_id, spec in zip(range(first, first + len(specs)), job_ids(first, len(specs)), specs, strict=True):
+    seqs = range(first, first + len(specs))
+    for seq, job_id, spec, actor in zip(seqs, job_ids(first, len(specs)), specs, actors, strict=True):
         if (common := in_common(spec)) != known:
             known = common
             (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, spec)
         jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, now_ms, seq))
-        rest.append((seq, spec.command, *terms))
+        rest.append((seq, spec.command, *terms, actor))
     return jobs, rest
 
 
@@ -181,8 +245,10 @@ def _count(core: State, jobs: Iterable[NewJob]) -> None:
             core.wait_until(min(map(_RUN_AT, alike)))
 
 
-def _exists(core: State, job_id: str) -> QueuectlError:
-    known = core.store.jobs.known([job_id])[job_id]
+def _exists(core: State, job_id: str, by: Actor) -> QueuectlError:
+    known = find_many(core, [job_id], by)[job_id]
+    if isinstance(known, QueuectlError):  # somebody else's, who is no business of this one
+        return JobExists(f"the id '{job_id}' is in use", hint="choose another, or leave it out to get one")
     state = STATES[known.state].value
     return JobExists(
         f"a job with id '{job_id}' exists already; it is {state}",
@@ -194,12 +260,13 @@ def _exists(core: State, job_id: str) -> QueuectlError:
 def note(turn: Turn, request_id: str, wanted: Wanted) -> None:
     """Log what a request has brought."""
     count = len(wanted.ids) - wanted.ids.count(None)
+    keys = {"request_id": request_id, "by": wanted.by.name}
     if count == 1:
         [(job_id, spec)] = [
             (job_id, spec) for job_id, spec in zip(wanted.ids, wanted.specs, strict=True) if job_id and spec
         ]
-        turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, request_id=request_id)
+        turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, **keys)
     elif count:
-        turn.log("info", "jobs_enqueued", count=count, request_id=request_id)
+        turn.log("info", "jobs_enqueued", count=count, **keys)
     if wanted.errors:
-        turn.log("info", "jobs_refused", count=len(wanted.errors), request_id=request_id)
+        turn.log("info", "jobs_refused", count=len(wanted.errors), **keys)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from broker.core.access import SUBMIT, Actor
 from broker.core.state import State
 from broker.store.rows import Known
 from queuectl.errors import AmbiguousId, BadRequest, QueuectlError, UnknownJob
@@ -12,22 +15,30 @@ from queuectl.suggest import did_you_mean
 _SHOWN = 5
 
 
-def find(core: State, text: str) -> Known:
-    """The job of an id or unique prefix. Raises UnknownJob or AmbiguousId."""
-    found = find_many(core, [text])[text]
+def find(core: State, text: str, by: Actor) -> Known:
+    """The job of an id or unique prefix, of those that somebody may see. Raises UnknownJob or AmbiguousId."""
+    found = find_many(core, [text], by)[text]
     if isinstance(found, QueuectlError):
         raise found
     return found
 
 
-def find_many(core: State, texts: list[str]) -> dict[str, Known | QueuectlError]:
-    """The job of each, or why there is none."""
-    known = core.store.jobs.known(texts)
-    return {text: known.get(text) or _by_prefix(core, text) for text in texts}
+def find_many(core: State, texts: list[str], by: Actor) -> dict[str, Known | QueuectlError]:
+    """The job of each, or why there is none. Jobs that somebody may not see are not there for it."""
+    known = {job.id: job for job in _visible(core, by, core.store.jobs.known(texts).values())}
+    return {text: known.get(text) or _by_prefix(core, text, by) for text in texts}
 
 
-def _by_prefix(core: State, text: str) -> Known | QueuectlError:
-    matches = core.store.jobs.prefixed(text, _SHOWN + 1) if JOB_ID.fullmatch(text) else []
+def _visible(core: State, by: Actor, jobs: Collection[Known]) -> Collection[Known]:
+    if by.role != SUBMIT:
+        return jobs
+    owners, own = core.store.jobs.owners(job.seq for job in jobs), core.actors.get(by.name)
+    return [job for job in jobs if owners[job.seq] == own]
+
+
+def _by_prefix(core: State, text: str, by: Actor) -> Known | QueuectlError:
+    is_like_one = JOB_ID.fullmatch(text) is not None
+    matches = list(_visible(core, by, core.store.jobs.prefixed(text, _SHOWN + 1))) if is_like_one else []
     if len(matches) == 1:
         return matches[0]
     if not matches:

@@ -33,7 +33,7 @@ def grant(core: State, turn: Turn) -> None:
     if not core.ready or core.stopping:
         return
     for group in core.rooms.groups(turn.now.mono_ms):
-        buckets = [bucket for bucket in sorted(core.ready) if not group.queues or core.queues[bucket] in group.queues]
+        buckets = [bucket for bucket in sorted(core.ready) if group.queues.has(core.queues[bucket])]
         limit = min(GRANTS_PER_TURN, group.room)
         candidates = _candidates(core, buckets, limit)
         if candidates and _grant_group(core, turn, group, candidates) == len(candidates) < limit:

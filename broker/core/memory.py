@@ -14,8 +14,10 @@ from typing import NamedTuple
 import msgspec
 
 from broker.backoff import Policy
+from broker.core.access import Actor, Queues
 from broker.lifecycle import ALONE_FROM_LOSSES
-from broker.store.rows import Candidate, LeaseRow, WorkerRow
+from broker.store.rows import STATES, Candidate, LeaseRow, WorkerRow
+from queuectl.jobs import TERMINAL
 
 AHEAD_MAX = 128  # leases a worker may have beyond its slots, however short its jobs are
 AHEAD_MS = 40  # as many as keep its slots busy for so long: results that wait for others, and a few turns of the loop
@@ -136,7 +138,8 @@ class Session:
     route: bytes
     holder: Holder
     slots: int
-    queues: frozenset[str]  # empty: all
+    queues: Queues
+    by: Actor  # whose connection it is
     pushes: int = 0  # number of the last push
     received: int = 0  # the last push that it had seen by its last heartbeat
     deaf_beats: int = 0  # heartbeats in a row that missed a push and had seen none since the one before
@@ -182,9 +185,10 @@ class Session:
 
     def serves(self, queue: str) -> bool:
         """Whether it takes jobs of this queue."""
-        return not self.queues or queue in self.queues
+        return self.queues.has(queue)
 
 
+_UNFINISHED = frozenset(code for code, state in enumerate(STATES) if state not in TERMINAL)
 Place = tuple[bool, float, int, Session]  # no slot is free, how busy, number of the session, the session
 
 
@@ -193,6 +197,7 @@ class Tally:
 
     def __init__(self, jobs: dict[tuple[int, int], int]):
         self._jobs = jobs
+        self._open = sum(count for (_, code), count in jobs.items() if code in _UNFINISHED)
         self._changed: set[tuple[int, int]] = set()
         self._moves: dict[tuple[int, int, int], int] = {}  # not counted yet: a turn makes few kinds, and many of each
 
@@ -200,6 +205,7 @@ class Tally:
         """Count jobs in (or out, if negative)."""
         key = (bucket, state)
         self._jobs[key] = self._jobs.get(key, 0) + jobs
+        self._open += jobs * (state in _UNFINISHED)
         self._changed.add(key)
 
     def move(self, bucket: int, state: int, following: int, jobs: int = 1) -> None:
@@ -217,6 +223,11 @@ class Tally:
         """Jobs in a state, over all queues."""
         self._count_moves()
         return sum(jobs for (_, code), jobs in self._jobs.items() if code == state)
+
+    def unfinished(self, bucket: int | None = None) -> int:
+        """Jobs that wait or run, in one queue or over all."""
+        self._count_moves()
+        return self._open if bucket is None else sum(self._jobs.get((bucket, code), 0) for code in _UNFINISHED)
 
     def take_changes(self) -> list[tuple[int, int, int]]:
         """(bucket, state, jobs) of what changed; then nothing has."""

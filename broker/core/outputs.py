@@ -6,11 +6,14 @@ pieces between go. Offsets count every byte the command wrote, so the size of ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from broker.core import writing
 from broker.core.memory import Kept, LastPiece, Session, Stream
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.store.history import ChunkKey
+from broker.store.rows import WorkerRow
 from queuectl.jobs import Outcome
 from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
 
@@ -56,18 +59,29 @@ def expect_more(core: State, lease: int, kept: Kept, boot: str) -> None:
 def _kept(core: State, turn: Turn, session: Session, piece: Piece) -> Kept | None:
     """Where a piece belongs; None if its attempt's output is not wanted any more."""
     if (lease := core.leases.get(piece.lease)) is not None:
-        return lease.output
+        return lease.output if core.trusts(session.by, lease.holder.worker) else None
     if (kept := core.closing.get(piece.lease)) is not None:
-        return kept
+        boot = kept.boot
+        return kept if _may_add(core, session, lambda: core.store.ledger.worker_of(boot)) else None
     writing.flush(core, turn)
     known = core.store.jobs.known([piece.job]).get(piece.job)
     ended = core.store.history.ended(known.seq, piece.attempt) if known else None
     if known is None or ended is None or ended.lease != piece.lease or ended.outcome == Outcome.LOST:
         return None
+    if not _may_add(core, session, lambda: next(iter(core.store.ledger.workers([ended.worker])), None)):
+        return None
     limit = core.store.jobs.row(known.seq).output_limit
     kept = Kept(known.seq, piece.attempt, limit, totals=(ended.stdout_bytes or 0, ended.stderr_bytes or 0))
     expect_more(core, piece.lease, kept, session.holder.worker.boot)
     return kept
+
+
+def _may_add(core: State, session: Session, find: Callable[[], WorkerRow | None]) -> bool:
+    """Whether this session may add to the output of an attempt of that worker, which is looked up if need be."""
+    if session.by.is_admin:
+        return True
+    worker = find()
+    return worker is not None and core.trusts(session.by, worker)
 
 
 def _take(core: State, turn: Turn, kept: Kept, piece: Piece) -> int:

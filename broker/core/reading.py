@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from broker.core.access import Actor
 from broker.core.find import find
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
@@ -29,26 +30,33 @@ class Follower(Waiter):
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         if self.seq not in turn.written:
             return self
-        reply = output(core, turn, self.args)
+        reply = output(core, turn, self.by, self.args)
         return reply if reply["segments"] or reply["finished"] else self
 
     def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
-        return output(core, turn, self.args)
+        return output(core, turn, self.by, self.args)
 
 
 def follower(
-    core: State, turn: Turn, envelope: tuple[bytes, ...], request_id: str, args: Output, reply: dict[str, Any]
+    core: State,
+    turn: Turn,
+    envelope: tuple[bytes, ...],
+    by: Actor,
+    request_id: str,
+    args: Output,
+    reply: dict[str, Any],
 ) -> Follower | None:
     """Who is to be answered later, because there is nothing to say now; None if the reply can go."""
     if not args.wait_ms or reply["segments"] or reply["finished"]:
         return None
     exact = msgspec.structs.replace(args, id=reply["id"], attempt=reply["attempt"] or None)
-    return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, find(core, reply["id"]).seq, exact)
+    seq = find(core, reply["id"], by).seq
+    return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, by, seq, exact)
 
 
-def output(core: State, turn: Turn, args: Output) -> dict[str, Any]:
+def output(core: State, turn: Turn, by: Actor, args: Output) -> dict[str, Any]:
     """One slice of an attempt's kept output, in order of arrival."""
-    known = find(core, args.id)
+    known = find(core, args.id, by)
     number = args.attempt if args.attempt is not None else known.attempt
     ended = core.store.history.ended(known.seq, number)
     starts = _tail_starts(core, known.seq, number, args.tail_bytes)

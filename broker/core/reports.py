@@ -53,9 +53,13 @@ def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
         if result.lease in turn.settled:
             return RECORDED
         if outcome is not None:  # or the lease would live again, and nothing would ever end it
-            lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt)
+            lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt, session)
         if lease is None:
             return _late(core, turn, result)
+    if not core.trusts(session.by, lease.holder.worker):
+        core.denied += 1
+        turn.log("warning", "report_denied", job_id=lease.job, lease_id=lease_text(lease.lease), by=session.by.name)
+        return STALE
     if outcome is None or (lease.job, lease.attempt) != (result.job, result.attempt):
         core.malformed += 1
         turn.log("warning", "message_malformed", reason="the result does not fit its lease", count=core.malformed)
@@ -139,6 +143,9 @@ def on_release(core: State, turn: Turn, session: Session, message: Release) -> N
     for returned in message.leases:
         lease = core.leases.get(returned.lease)
         if lease is None or not may_speak_for(session.holder, lease.holder):
+            continue
+        if not core.trusts(session.by, lease.holder.worker):
+            core.denied += 1
             continue
         if lease.holder is session.holder:
             _mind(turn, session, returned)

@@ -1,4 +1,4 @@
-"""What clients ask: one table from operation to handler, and the envelope around it.
+"""Requests of clients, from bytes to replies.
 
 Requests are carried out in the order of their arrival; neighbouring enqueues are stored together. The reply
 to a changing request is stored with its effect, so a repeat of the request gets the same reply and changes
@@ -7,168 +7,226 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from broker.core import asks, deeds, enqueues, reading
+from broker.core import asks, enqueues, reading
+from broker.core.access import Actor
 from broker.core.envelope import Envelope, failed, ok
+from broker.core.operations import OPERATIONS
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
-from broker.core.waits import WAITERS_MAX
+from broker.core.waits import WAITERS_MAX, WAITERS_OF_KEY_MAX
 from broker.store import OF_THE_STORE
 from broker.store.ledger import StoredReply
 from queuectl.errors import (
     BadRequest,
     DiskFull,
+    KeyNotAccepted,
+    NotAllowed,
     QueuectlError,
     RequestIdReused,
     ShuttingDown,
+    TooManyRequests,
     VersionMismatch,
 )
-from queuectl.requests import OPS, Enqueue, Output, Request, SoundEnqueue, Wait, sound_enqueue
+from queuectl.requests import Enqueue, Output, Request, SoundEnqueue, Wait, sound_enqueue
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
 AnyRequest = Request | SoundEnqueue
-Handler = Callable[[State, Turn, Any], dict[str, Any]]
+RETRY_MS = 200  # for one who asked too often
 _OWN_ID = "a request that is not a repeat takes an id of its own"
 
-HANDLERS: dict[str, Handler] = {
-    "ping": asks.ping,
-    "job": asks.job,
-    "output": reading.output,
-    "list": asks.list_jobs,
-    "status": asks.status,
-    "config_show": asks.config_show,
-    "config_set": deeds.config_set,
-    "config_unset": deeds.config_unset,
-    "dlq_retry": deeds.dlq_retry,
-    "dlq_purge": deeds.dlq_purge,
-    "worker_stop": deeds.worker_stop,
-    "shutdown": deeds.shutdown,
-}  # and `enqueue`, which is stored in sets, and `wait`, which is answered later
-assert set(HANDLERS) | {"enqueue", "wait"} == set(OPS)
+
+class Asked(NamedTuple):
+    """A request, who made it, and where its reply goes."""
+
+    envelope: Envelope
+    by: Actor
+    request: AnyRequest
+
+    @property
+    def key(self) -> str:
+        """Under what its reply is stored: the ids of one key are nothing to another. No id has a blank in it."""
+        return self.request.id if self.by.key is None else f"{self.by.name} {self.request.id}"
+
+    @property
+    def changes(self) -> bool:
+        return OPERATIONS[self.request.op].changes
 
 
-def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes]]) -> None:
-    """Carry out the requests of a turn."""
+Answered = dict[str, StoredReply]  # by `Asked.key`
+
+
+def on_requests(core: State, turn: Turn, arrived: Sequence[tuple[Envelope, bytes, str]]) -> None:
+    """Carry out the requests of a turn, each of which came with the user id of its connection."""
     parsed = [
-        (envelope, request)
-        for envelope, body in arrived
-        if (request := sound_enqueue(body) or _parse(core, turn, envelope, body))
+        asked for envelope, body, user in arrived if (asked := _admitted(core, turn, envelope, body, user)) is not None
     ]
-    changing = [request.id for _, request in parsed if OPS[request.op].changes]
+    changing = [asked.key for asked in parsed if asked.changes]
     answered = core.store.ledger.replies(changing) if changing else {}
-    batch: dict[str, tuple[Envelope, AnyRequest]] = {}  # by the id of the request
-    for envelope, request in parsed:
-        if request.op != "enqueue" or request.id in batch:
+    batch: dict[str, Asked] = {}
+    for asked in parsed:
+        is_enqueue = asked.request.op == "enqueue"
+        if not is_enqueue or asked.key in batch:
             _store(core, turn, batch.values(), answered)
             batch = {}
-        if request.op == "enqueue" and request.id not in answered:
-            batch[request.id] = envelope, request
+        if is_enqueue and asked.key not in answered:
+            batch[asked.key] = asked
         else:
-            _carry_out(core, turn, envelope, request, answered)
+            _carry_out(core, turn, asked, answered)
     _store(core, turn, batch.values(), answered)
 
 
-def _parse(core: State, turn: Turn, envelope: Envelope, body: bytes) -> Request | None:
-    """The request of a body; what is wrong with it is answered at once."""
+def _admitted(core: State, turn: Turn, envelope: Envelope, body: bytes, user: str) -> Asked | None:
+    """The request of a body, if whoever sent it may make it now; what is wrong with it is answered at once."""
     request_id = ""
+    by = core.access.actor(user)
     try:
-        data = unpack(body, bytes_max=CLIENT_MESSAGE_BYTES_MAX)
-        if isinstance(data, dict) and isinstance(data.get("id"), str):
-            request_id = data["id"][:64]
-        if isinstance(data, dict) and isinstance(data.get("v"), int) and data["v"] != PROTOCOL_VERSION:
-            raise VersionMismatch(f"this broker speaks version {PROTOCOL_VERSION} of the protocol, not {data['v']}")
-        request = convert(data, Request)
-        if request.op not in OPS:
-            raise BadRequest(f"unknown operation '{request.op}'", hint=did_you_mean(request.op, OPS))
-        return request
+        if by is None:
+            raise KeyNotAccepted("this key was revoked")
+        pace = core.settings["max_requests_per_second"]
+        assert isinstance(pace, int)
+        if not core.pace.may_ask(by, turn.now.mono_ms, pace):
+            raise TooManyRequests(
+                f"'{by.name}' asks more than {pace} times a second (max_requests_per_second)",
+                hint="ask again in a while, or put more jobs into a request",
+                details={"limit": "max_requests_per_second", "value": pace, "retry_ms": RETRY_MS},
+            )
+        request = sound_enqueue(body) or _parsed(body)
+        request_id = request.id
+        _refuse_role(by, request.op)
+        return Asked(envelope, by, request)
     except QueuectlError as error:
-        core.malformed += 1
-        turn.log("warning", "request_refused", request_id=request_id, code=error.code, reason=error.message)
+        is_garbage = isinstance(error, BadRequest | VersionMismatch)
+        core.malformed += is_garbage
+        core.denied += not is_garbage
+        request_id = request_id or _id_in(body)
+        who = {} if by is None else {"by": by.name}
+        turn.log("warning", "request_refused", request_id=request_id, code=error.code, reason=error.message, **who)
         turn.reply(envelope, failed(request_id, error))
         return None
 
 
-def _carry_out(
-    core: State, turn: Turn, envelope: Envelope, request: AnyRequest, answered: dict[str, StoredReply]
-) -> None:
-    """One request, unless it has been carried out before."""
+def _parsed(body: bytes) -> Request:
+    data = unpack(body, bytes_max=CLIENT_MESSAGE_BYTES_MAX)
+    if isinstance(data, dict) and isinstance(data.get("v"), int) and data["v"] != PROTOCOL_VERSION:
+        raise VersionMismatch(f"this broker speaks version {PROTOCOL_VERSION} of the protocol, not {data['v']}")
+    request = convert(data, Request)
+    if request.op not in OPERATIONS:
+        raise BadRequest(f"unknown operation '{request.op}'", hint=did_you_mean(request.op, OPERATIONS))
+    return request
+
+
+def _id_in(body: bytes) -> str:
+    """The id of a request that is refused, as far as it can be read, so that its sender knows which it was."""
     try:
-        if (before := answered.get(request.id)) is not None and OPS[request.op].changes:
-            _refuse_reuse(core, request, before)
+        data = unpack(body, bytes_max=CLIENT_MESSAGE_BYTES_MAX)
+    except QueuectlError:
+        return ""
+    return data["id"][:64] if isinstance(data, dict) and isinstance(data.get("id"), str) else ""
+
+
+def _refuse_role(by: Actor, op: str) -> None:
+    roles = OPERATIONS[op].roles
+    if by.role not in roles:
+        raise NotAllowed(
+            f"'{by.name}' has the role {by.role}, and may not do this ({op})",
+            hint=f"it takes the role {' or '.join(sorted(roles))}",
+            details={"op": op, "role": by.role},
+        )
+
+
+def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> None:
+    """One request, unless it has been carried out before."""
+    envelope, by, request = asked
+    try:
+        if (before := answered.get(asked.key)) is not None and asked.changes:
+            _refuse_reuse(core, asked, before)
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
             return
-        if request.op == "wait":
-            _hold(core, turn, asks.waiter(core, turn, envelope, request.id, convert(request.args, Wait)))
+        operation = OPERATIONS[request.op]
+        args = convert(request.args, operation.args)
+        if isinstance(args, Wait):
+            _hold(core, turn, asks.waiter(core, turn, envelope, by, request.id, args))
             return
-        args = convert(request.args, OPS[request.op].args)
-        if core.stopping and OPS[request.op].changes:
+        if core.stopping and operation.changes:
             raise ShuttingDown(hint="start it again: queuectl broker start")
-        data = HANDLERS[request.op](core, turn, args)
-        if isinstance(args, Output) and (held := reading.follower(core, turn, envelope, request.id, args, data)):
+        assert operation.handler is not None
+        data = operation.handler(core, turn, by, args)
+        if isinstance(args, Output) and (held := reading.follower(core, turn, envelope, by, request.id, args, data)):
             _hold(core, turn, held)
             return
         body = encode(data)
     except OF_THE_STORE:
         raise
     except QueuectlError as error:
-        _refuse(turn, envelope, request, error)
+        _refuse(core, turn, asked, error)
         return
-    if OPS[request.op].changes:
-        _keep(core, turn, request, body, answered)
+    if operation.changes:
+        _keep(core, turn, asked, body, answered)
     turn.reply(envelope, ok(request.id, body))
 
 
-def _refuse_reuse(core: State, request: AnyRequest, before: StoredReply) -> None:
+def _refuse_reuse(core: State, asked: Asked, before: StoredReply) -> None:
     """A repeat is the same request. What is compared costs nothing where nothing is repeated."""
+    request = asked.request
     if before.op != request.op:
         raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before", hint=_OWN_ID)
     if request.op == "enqueue":
         ids = unpack(before.body, bytes_max=len(before.body))["ids"]
-        if not enqueues.is_repeat(core, _wanted(request).specs, ids):
+        if not enqueues.is_repeat(core, _wanted(asked).specs, ids):
             raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
 
 
 def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
-    if len(core.waiters) + len(turn.held) >= WAITERS_MAX:
+    held = [*core.waiters, *turn.held]
+    if len(held) >= WAITERS_MAX:
         raise ShuttingDown("too many clients wait already", hint="try again in a while")
+    if waiter.by.key is not None and sum(other.by.key == waiter.by.key for other in held) >= WAITERS_OF_KEY_MAX:
+        raise TooManyRequests(
+            f"'{waiter.by.name}' has {WAITERS_OF_KEY_MAX} requests that wait already", hint="try again in a while"
+        )
     turn.held.append(waiter)
 
 
-def _wanted(request: AnyRequest) -> enqueues.Wanted:
-    return enqueues.read(request.args if isinstance(request, SoundEnqueue) else convert(request.args, Enqueue))
+def _wanted(asked: Asked) -> enqueues.Wanted:
+    request = asked.request
+    args = request.args if isinstance(request, SoundEnqueue) else convert(request.args, Enqueue)
+    return enqueues.read(args, asked.by)
 
 
-def _store(
-    core: State, turn: Turn, batch: Iterable[tuple[Envelope, AnyRequest]], answered: dict[str, StoredReply]
-) -> None:
+def _store(core: State, turn: Turn, batch: Iterable[Asked], answered: Answered) -> None:
     """Store the jobs of neighbouring enqueues in one go, and answer each."""
-    wanted: list[tuple[Envelope, AnyRequest, enqueues.Wanted]] = []
-    for envelope, request in batch:
+    wanted: list[tuple[Asked, enqueues.Wanted]] = []
+    backlog = enqueues.Backlog(core)
+    for asked in batch:
         try:
             if core.stopping:
                 raise ShuttingDown(hint="start it again: queuectl broker start")
-            jobs = _wanted(request)
+            jobs = _wanted(asked)
             if core.disk_low:
                 raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
-            wanted.append((envelope, request, jobs))
+            backlog.take(jobs)
+            wanted.append((asked, jobs))
         except QueuectlError as error:
-            _refuse(turn, envelope, request, error)
-    enqueues.store(core, turn, [jobs for _, _, jobs in wanted])
-    for envelope, request, jobs in wanted:
+            _refuse(core, turn, asked, error)
+    enqueues.store(core, turn, [jobs for _, jobs in wanted])
+    for asked, jobs in wanted:
         body = encode(jobs.answer())
-        enqueues.note(turn, request.id, jobs)
-        _keep(core, turn, request, body, answered)
-        turn.reply(envelope, ok(request.id, body))
+        enqueues.note(turn, asked.request.id, jobs)
+        _keep(core, turn, asked, body, answered)
+        turn.reply(asked.envelope, ok(asked.request.id, body))
 
 
-def _keep(core: State, turn: Turn, request: AnyRequest, body: bytes, answered: dict[str, StoredReply]) -> None:
-    turn.replies.append((request.id, request.op, core.steady_wall_ms(turn.now), body))
-    answered[request.id] = StoredReply(request.op, body)
+def _keep(core: State, turn: Turn, asked: Asked, body: bytes, answered: Answered) -> None:
+    turn.replies.append((asked.key, asked.request.op, core.steady_wall_ms(turn.now), body))
+    answered[asked.key] = StoredReply(asked.request.op, body)
 
 
-def _refuse(turn: Turn, envelope: Envelope, request: AnyRequest, error: QueuectlError) -> None:
-    turn.log("info", "request_refused", request_id=request.id, code=error.code, reason=error.message)
-    turn.reply(envelope, failed(request.id, error))
+def _refuse(core: State, turn: Turn, asked: Asked, error: QueuectlError) -> None:
+    core.denied += isinstance(error, NotAllowed)
+    request, by = asked.request, asked.by.name
+    turn.log("info", "request_refused", request_id=request.id, code=error.code, reason=error.message, by=by)
+    turn.reply(asked.envelope, failed(request.id, error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
+from broker.core.access import Queues
 from broker.core.memory import Place, Session
 
 STALE_PLACES_MAX = 64  # beyond one for each session: then they are thrown out
@@ -19,7 +20,7 @@ class Group:
 
     __slots__ = ("members", "places", "queues", "room")
 
-    def __init__(self, queues: frozenset[str]):
+    def __init__(self, queues: Queues):
         self.queues = queues
         self.members = 0
         self.room = 0  # leases that its sessions may have, beyond those they have
@@ -63,7 +64,7 @@ class Rooms:
     """The groups of all sessions."""
 
     def __init__(self, sessions: Iterable[Session] = ()):
-        self._groups: dict[frozenset[str], Group] = {}
+        self._groups: dict[Queues, Group] = {}
         self._touched: dict[int, Session] = {}
         self._paused: dict[int, tuple[int, Session]] = {}  # when the next of its pauses is over, monotonic
         for session in sessions:

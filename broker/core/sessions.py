@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.core import outputs, reports
+from broker.core.access import ADMIN, WORKER, Actor, Queues
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
 from broker.core.state import State
 from broker.core.turn import Turn
-from queuectl.errors import BadRequest
+from queuectl.errors import BadRequest, KeyNotAccepted, NotAllowed, QueuectlError, TooManySessions
 from queuectl.messages import (
     TO_BROKER,
     Beat,
@@ -39,16 +40,22 @@ from queuectl.messages import (
 )
 from queuectl.wire import PROTOCOL_VERSION, WORKER_MESSAGE_BYTES_MAX, decode
 
+SERVING = frozenset({WORKER, ADMIN})  # the roles that may say anything of this
 SUSPECT_HEARTBEATS = 3  # silence after which a worker gets nothing new
 WINDOW_BYTES = 2**20  # output credit of a session
 DEAF_BEATS_MAX = 3  # heartbeats that miss a push before the session counts as one-way
 OTHER_BROKER_RETRY_MS = 5000
+DENIED_RETRY_MS = 2000  # it may be let in by then
 _ASK_WHO_EVERY_MS = 1000
 _EPOCH_SHIFT = 10**9  # sessions per epoch
 
 
-def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
+def on_message(core: State, turn: Turn, route: bytes, body: bytes, user: str) -> None:
     """One message of a worker. Whatever it is, it cannot stop the broker."""
+    by = core.access.actor(user)
+    if by is None or by.role not in SERVING:
+        _turn_away(core, turn, route, by)
+        return
     try:
         message = decode(body, TO_BROKER, bytes_max=WORKER_MESSAGE_BYTES_MAX)
     except BadRequest as error:
@@ -56,7 +63,7 @@ def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
         turn.log("warning", "message_malformed", reason=error.message, count=core.malformed)
         return
     if isinstance(message, Hello):
-        _on_hello(core, turn, route, message)
+        _on_hello(core, turn, route, message, by)
         return
     session = core.sessions.get(route)
     if session is None or session.number != message.session:
@@ -73,17 +80,41 @@ def on_message(core: State, turn: Turn, route: bytes, body: bytes) -> None:
 
 def _ask_who(core: State, turn: Turn, route: bytes) -> None:
     """An unknown speaker is asked to introduce itself, at most once a second."""
+    if _is_time_to_answer(core, turn, route):
+        turn.send(route, Who())
+
+
+def _turn_away(core: State, turn: Turn, route: bytes, by: Actor | None) -> None:
+    """One who may not serve as a worker is told so, at most once a second."""
+    core.denied += 1
+    if not _is_time_to_answer(core, turn, route):
+        return
+    if by is None:
+        _refuse(turn, route, KeyNotAccepted("this key was revoked"), DENIED_RETRY_MS)
+    else:
+        text = f"'{by.name}' has the role {by.role}, and may not run jobs; that takes the role worker"
+        _refuse(turn, route, NotAllowed(text), DENIED_RETRY_MS, by)
+
+
+def _is_time_to_answer(core: State, turn: Turn, route: bytes) -> bool:
     if len(core.asked_who) > 10_000:
         core.asked_who.clear()
-    if core.asked_who.get(route, -_ASK_WHO_EVERY_MS) + _ASK_WHO_EVERY_MS <= turn.now.mono_ms:
+    is_time = core.asked_who.get(route, -_ASK_WHO_EVERY_MS) + _ASK_WHO_EVERY_MS <= turn.now.mono_ms
+    if is_time:
         core.asked_who[route] = turn.now.mono_ms
-        turn.send(route, Who())
+    return is_time
+
+
+def _refuse(turn: Turn, route: bytes, error: QueuectlError, retry_ms: int, by: Actor | None = None) -> None:
+    turn.send(route, Refuse(error.code, error.message, retry_ms))
+    who = {} if by is None else {"by": by.name}
+    turn.log("warning", "worker_denied", code=error.code, reason=error.message, **who)
 
 
 # --- hello -----------------------------------------------------------------------------------------
 
 
-def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
+def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello, by: Actor) -> None:
     if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
         text = f"this broker speaks version {PROTOCOL_VERSION}, not {hello.version_min} to {hello.version_max}"
         turn.send(route, Refuse("version_mismatch", text, 0))
@@ -93,12 +124,19 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
         text = f"{len(running)} jobs of another broker still run there; they come first"
         turn.send(route, Refuse("other_broker", text, OTHER_BROKER_RETRY_MS))
         return
-    if (before := core.holders.get(hello.boot)) is not None and hello.n < before.hello:
+    before = core.holders.get(hello.boot)
+    if (reason := _why_not(core, hello, before, by)) is not None:
+        core.denied += 1
+        _refuse(turn, route, reason, DENIED_RETRY_MS, by)
+        return
+    if before is not None and hello.n < before.hello:
         return  # held up on the way: its worker has said a later one
-    holder = _holder(core, turn, hello)
+    holder = _holder(core, turn, hello, by)
     known = core.sessions.get(route)
     is_same_line = holder.route == route
-    session = known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder)
+    session = (
+        known if known is not None and known.holder is holder else _open_session(core, turn, route, hello, holder, by)
+    )
     session.draining = hello.draining
     core.rooms.touch(session)
     keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known, is_same_line=is_same_line)
@@ -107,7 +145,23 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello) -> None:
         turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
 
 
-def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
+def _why_not(core: State, hello: Hello, before: Holder | None, by: Actor) -> QueuectlError | None:
+    """Why there is no session for this worker."""
+    worker = before.worker if before is not None else core.store.ledger.worker_of(hello.boot)
+    if worker is not None and not core.trusts(by, worker):
+        return NotAllowed("this boot is that of a worker with another key")
+    if hello.queues and not any(by.queues.has(queue) for queue in hello.queues):
+        globs = ", ".join(by.queues.globs)
+        return NotAllowed(f"'{by.name}' may serve the queues {globs}, and none of those that this worker is for")
+    others = sum(other.by.key == by.key and other.holder is not before for other in core.sessions.values())
+    most = core.settings["max_sessions"]
+    assert isinstance(most, int)
+    if by.key is not None and others >= most:
+        return TooManySessions(f"'{by.name}' has {others} workers connected, the most that it may have (max_sessions)")
+    return None
+
+
+def _holder(core: State, turn: Turn, hello: Hello, by: Actor) -> Holder:
     holder = core.holders.get(hello.boot)
     if holder is None:
         ledger = core.store.ledger
@@ -120,6 +174,7 @@ def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
             slots=hello.slots,
             software=hello.software,
             now_ms=turn.now.wall_ms,
+            actor=core.actor_number(by.name),
         )
         core.part()
         holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms)
@@ -128,7 +183,7 @@ def _holder(core: State, turn: Turn, hello: Hello) -> Holder:
     return holder
 
 
-def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: Holder) -> Session:
+def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: Holder, by: Actor) -> Session:
     if holder.session is not None:
         close_route(core, turn, holder.session.route, "superseded")
     if route in core.sessions:
@@ -137,11 +192,14 @@ def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: H
     core.holders[hello.boot] = holder  # the end of its old session may have let it go
     core.sessions_opened += 1
     number = core.epoch * _EPOCH_SHIFT + core.sessions_opened
-    session = Session(number, route, holder, hello.slots, frozenset(hello.queues))
+    queues = Queues(frozenset(hello.queues), by.queues.globs)
+    session = Session(number, route, holder, hello.slots, queues, by)
     core.sessions[route] = session
     core.rooms.open(session)
     holder.session, holder.route = session, route
-    turn.log("info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held))
+    turn.log(
+        "info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held), by=by.name
+    )
     return session
 
 
@@ -158,7 +216,7 @@ def _compare(
     for held in named:
         lease = core.leases.get(held.lease)
         if lease is None:  # done or not: nobody else need run it again
-            lease = adopt_lost(core, turn, held.lease, held.job, held.attempt, session.holder)
+            lease = adopt_lost(core, turn, held.lease, held.job, held.attempt, session)
         is_ours = lease is not None and lease.holder is session.holder
         (keep if is_ours or held.done else drop).append(held.lease)  # a result always gets its verdict
     if is_new:
@@ -219,7 +277,8 @@ def _on_gone(core: State, turn: Turn, session: Session, gone: Gone) -> None:
         holder = core.holders.get(boot)
         if holder is None or holder is session.holder:
             continue
-        if (holder.worker.host, holder.worker.home) == (teller.host, teller.home):
+        is_its_own = (holder.worker.host, holder.worker.home) == (teller.host, teller.home)
+        if is_its_own and core.trusts(session.by, holder.worker):
             turn.log("warning", "boot_gone", worker_id=holder.worker.name, leases=len(holder.leases))
             _lose(core, turn, holder, "its worker died")
 
@@ -248,6 +307,16 @@ def retime(core: State, turn: Turn, lease_ms: int) -> None:
         holder.be_patient(lease_ms)
         if holder.session is not None:
             turn.send(holder.session.route, Echo(holder.session.number, 0, core.heartbeat_ms, []))
+
+
+def end_sessions_of(core: State, turn: Turn, keys: frozenset[int]) -> int:
+    """These keys are good for nothing any more: what their workers hold is lost; how many were connected."""
+    ended = [session for session in core.sessions.values() if session.by.key in keys]
+    for session in ended:
+        turn.send(session.route, Echo(session.number, 0, core.heartbeat_ms, list(session.holder.leases)))
+        turn.send(session.route, Refuse(KeyNotAccepted.code, "this key was revoked", DENIED_RETRY_MS))
+        _lose(core, turn, session.holder, "the key of its worker was revoked")
+    return len(ended)
 
 
 def say_verdicts(core: State, turn: Turn) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from broker.core.access import Access, Actor, Pace
 from broker.core.memory import Holder, Kept, Lease, Session, Tally, lease_from_row
 from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
-from broker.store.rows import CODES
+from broker.store.rows import CODES, WorkerRow
 from queuectl.clock import Now
 from queuectl.jobs import JobState
 from queuectl.settings import DEFAULTS, Value
@@ -29,6 +30,7 @@ class Waiter:
     envelope: tuple[bytes, ...]
     request_id: str
     deadline_ms: int  # monotonic
+    by: Actor
 
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         """The data of the reply if what it waits for has come true in this turn, else who waits on."""
@@ -56,6 +58,34 @@ class Identity(NamedTuple):
     database: str
     data_dir: str
     started: str
+    advertised: tuple[str, ...] = ()  # TCP endpoints of the workers' port, as others reach them
+
+
+class Doors(Protocol):
+    """How others come in, as far as the core must know: it knows no socket and no file."""
+
+    @property
+    def server_keys(self) -> tuple[str, ...]:
+        """The public keys that others may be told to trust, the one in use first."""
+
+    def reload(self) -> tuple[str, ...]:
+        """Read them again; connections made under another key are cut a moment later."""
+
+    def cut(self) -> None:
+        """Cut all TCP connections a moment later: whoever may come in comes back."""
+
+
+class NoDoors:
+    """Nobody comes in from elsewhere."""
+
+    server_keys: tuple[str, ...] = ()
+
+    def reload(self) -> tuple[str, ...]:
+        """There is nothing to read."""
+        return ()
+
+    def cut(self) -> None:
+        """There is nothing to cut."""
 
 
 class Before(NamedTuple):
@@ -70,8 +100,17 @@ class Before(NamedTuple):
 class State:
     """What the broker knows. One instance for the life of the process; `rebuild` renews it from the store."""
 
-    def __init__(self, store: Store, chance: Chance, identity: Identity, *, verbose: bool = False):
+    def __init__(
+        self,
+        store: Store,
+        chance: Chance,
+        identity: Identity,
+        *,
+        verbose: bool = False,
+        doors: Doors | None = None,
+    ):
         self.store = store
+        self.doors = doors or NoDoors()
         self.verbose = verbose  # whether anybody reads what is logged at debug for every job
         self.chance = chance
         self.identity = identity
@@ -89,6 +128,10 @@ class State:
         self.storage_full = False  # nothing can be written: what needs no message to happen waits
         self.sessions_opened = 0
         self.malformed = 0
+        self.turned_away = 0  # connections
+        self.denied = 0  # requests and messages of those who may not
+        self.access = Access()
+        self.pace = Pace()
         self.evicted_upto = 0  # the piece of output up to which eviction has looked
         self.asked_who: dict[bytes, int] = {}
         self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
@@ -126,6 +169,9 @@ class State:
         self.read_pace()
         self.buckets: dict[str, int] = ledger.buckets()
         self.queues: dict[int, str] = {bucket: queue for queue, bucket in self.buckets.items()}
+        self.actors: dict[str, int] = self.store.keys.actors()
+        self.actor_names: dict[int, str] = {number: name for name, number in self.actors.items()}
+        self.read_keys()
         self.tally = Tally(ledger.tallies())
         self.next_seq = max(int(facts.get("next_seq", 1)), self.store.jobs.last_seq() + 1)
         self.output_bytes = self.written_bytes = int(facts.get("output_bytes", 0))
@@ -180,6 +226,10 @@ class State:
         self.heartbeat_ms = self.seconds_ms("heartbeat")
         self.lease_ms = self.seconds_ms("lease")
 
+    def read_keys(self) -> None:
+        """Take over who may come in."""
+        self.access = Access(self.store.keys.all())
+
     @property
     def silence_ms(self) -> int:
         return self.heartbeat_ms * SILENCE_HEARTBEATS
@@ -203,6 +253,24 @@ class State:
             self.buckets[queue] = bucket
             self.queues[bucket] = queue
         return bucket
+
+    def actor_number(self, name: str) -> int:
+        """The number of an actor; it has one from when it first does something."""
+        number = self.actors.get(name)
+        if number is None:
+            number = max(self.actor_names, default=0) + 1
+            self.store.keys.add_actor(number, name)
+            self.actors[name] = number
+            self.actor_names[number] = name
+        return number
+
+    def actor_name(self, number: int | None) -> str | None:
+        """Who that is; None: it was done before anybody asked who does things."""
+        return None if number is None else self.actor_names[number]
+
+    def trusts(self, by: Actor, worker: WorkerRow) -> bool:
+        """Whether what somebody says may be about the leases of this worker: it is its own, or it is an admin."""
+        return by.is_admin or (worker.actor is not None and worker.actor == self.actors.get(by.name))
 
     def part(self) -> None:
         """Before this turn changes who is connected: from what was before it, which it may fail and leave."""

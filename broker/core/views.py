@@ -8,7 +8,7 @@ import msgpack
 
 from broker.core.memory import Holder, Lease
 from broker.core.state import State
-from broker.store.history import AttemptView
+from broker.store.history import AttemptView, DeedView
 from broker.store.rows import DUE_LATER, STATES, JobRow
 from queuectl.ids import lease_text
 from queuectl.jobs import JobState
@@ -41,12 +41,24 @@ def job(core: State, row: JobRow) -> dict[str, Any]:
         "finished_at": None if row.finished_at_ms is None else rfc3339(row.finished_at_ms),
         "worker": row.worker,
         "cwd": row.cwd,
-        "env": sorted(msgpack.unpackb(row.env)) if row.env is not None else [],
+        "env": sorted(env_values(row)),
         "on_lost": row.on_lost,
         "keep_children": bool(row.keep_children),
         "output_limit": row.output_limit,
         "last_line": row.last_line or "",
+        "enqueued_by": core.actor_name(row.enqueued_by),
     }
+
+
+def env_values(row: JobRow) -> dict[str, str]:
+    """The environment of a job with its values: for those who may see secrets."""
+    values: dict[str, str] = msgpack.unpackb(row.env) if row.env is not None else {}
+    return values
+
+
+def deed(core: State, entry: DeedView) -> dict[str, Any]:
+    """What somebody did to a job."""
+    return {"at": rfc3339(entry.at_ms), "by": core.actor_name(entry.actor), "action": entry.action}
 
 
 def _reason(core: State, state: JobState, row: JobRow) -> str | None:
@@ -104,7 +116,7 @@ def running(lease: Lease) -> dict[str, Any]:
     }
 
 
-def worker(holder: Holder, mono_ms: int) -> dict[str, Any]:
+def worker(core: State, holder: Holder, mono_ms: int) -> dict[str, Any]:
     """A worker, connected or not, that holds leases or could."""
     session = holder.session
     return {
@@ -115,7 +127,8 @@ def worker(holder: Holder, mono_ms: int) -> dict[str, Any]:
         "busy": min(len(holder.leases), holder.worker.slots),
         "state": _worker_state(holder),
         "last_seen_s": max(0, mono_ms - holder.heard_ms) / 1000,
-        "queues": sorted(session.queues) if session is not None else [],
+        "queues": sorted(session.queues.names) if session is not None else [],
+        "key": core.actor_name(holder.worker.actor),
         "version": holder.worker.software,
         "boot": holder.worker.boot,
     }

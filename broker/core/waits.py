@@ -17,6 +17,7 @@ from queuectl.jobs import JobState
 
 UNFINISHED = (JobState.PENDING, JobState.PROCESSING, JobState.FAILED)
 WAITERS_MAX = 10_000
+WAITERS_OF_KEY_MAX = 1000
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from broker.store.connection import (
 )
 from broker.store.history import History
 from broker.store.jobs import Jobs
+from broker.store.keys import Keys
 from broker.store.ledger import Ledger
 from queuectl.errors import StorageFailed
 
@@ -37,13 +38,14 @@ __all__ = [
 
 
 class Store:
-    """Jobs, their history, and the broker's books, over one connection and within one transaction at a time."""
+    """Jobs, their history, the broker's books and keys, over one connection and within one transaction at a time."""
 
     def __init__(self, connection: Connection):
         self._db = connection
         self.jobs = Jobs(connection)
         self.history = History(connection)
         self.ledger = Ledger(connection)
+        self.keys = Keys(connection)
 
     def begin(self) -> None:
         """Begin the transaction of a turn."""

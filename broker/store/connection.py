@@ -22,7 +22,7 @@ from queuectl.errors import DatabaseRefused, QueuectlError, StorageFailed
 T = TypeVar("T")
 
 APPLICATION_ID = 0x5143544C  # "QCTL"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CHECKPOINT_BYTES = 8 * 2**20  # a WAL larger than this is copied into the database file between two turns
 REUSED_BYTES = CHECKPOINT_BYTES - 2**16  # of it stay: to write over a file syncs twice as fast as to lengthen it
 
@@ -315,9 +315,12 @@ def _refuse_foreign(connection: Connection) -> None:
 
 
 def _create(connection: Connection) -> None:
-    schema = (Path(__file__).parent / "schema.sql").read_text()
-    for statement in _statements(schema):
+    for statement in _statements(_schema()):
         connection.run(statement)
+
+
+def _schema() -> str:
+    return (Path(__file__).parent / "schema.sql").read_text()
 
 
 def _statements(script: str) -> Iterable[str]:
@@ -345,11 +348,23 @@ def _unfold_check(connection: Connection) -> None:
     connection.query("PRAGMA writable_schema = RESET")
 
 
+_SINCE_VERSION_4 = ("actor", "access_key", "deed")  # tables
+
+
+def _add_actors(connection: Connection) -> None:
+    connection.run("ALTER TABLE worker ADD COLUMN actor INTEGER")
+    connection.run("ALTER TABLE spec ADD COLUMN enqueued_by INTEGER")
+    for statement in _statements(_schema()):
+        if any(f"CREATE TABLE {name} " in statement for name in _SINCE_VERSION_4):
+            connection.run(statement)
+
+
 # From a version to a later one, in one transaction each; 0 is a new file.
 MIGRATIONS: dict[int, tuple[int, Callable[[Connection], None]]] = {
     0: (SCHEMA_VERSION, _create),
     1: (2, _add_on_lost),
     2: (3, _unfold_check),
+    3: (4, _add_actors),
 }
 
 

@@ -16,13 +16,19 @@ INSERT_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 DELETE_LOSS = "DELETE FROM attempt WHERE seq = ? AND attempt = ? AND lease = ? AND outcome = 'lost'"
 
 # The attempt that had this lease, if it has ended.
-ENDED = "SELECT lease, outcome, stdout_bytes, stderr_bytes FROM attempt WHERE seq = ? AND attempt = ?"
+ENDED = "SELECT lease, worker, outcome, stdout_bytes, stderr_bytes FROM attempt WHERE seq = ? AND attempt = ?"
 
 # The latest attempts of a job.
 ATTEMPTS = """
 SELECT a.attempt, w.name, a.started_at_ms, a.finished_at_ms, a.duration_ms, a.outcome, a.exit_code, a.signal,
        a.stdout_bytes, a.stderr_bytes, a.last_line, a.note, a.lease
 FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt DESC LIMIT ?"""
+
+INSERT_DEED = "INSERT INTO deed VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+# What people did to a job, the latest first.
+DEEDS = "SELECT at_ms, action, actor FROM deed WHERE seq = ? ORDER BY at_ms DESC LIMIT ?"
+DELETE_DEEDS = "DELETE FROM deed WHERE seq = ?"
 
 INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data) VALUES (?, ?, ?, ?, ?)"
 
@@ -64,6 +70,7 @@ class Ended(NamedTuple):
     """How an attempt ended, as far as late reports need to know."""
 
     lease: int
+    worker: int | None
     outcome: str
     stdout_bytes: int | None
     stderr_bytes: int | None
@@ -85,6 +92,14 @@ class AttemptView(NamedTuple):
     last_line: str
     note: str
     lease: int
+
+
+class DeedView(NamedTuple):
+    """What somebody did to a job."""
+
+    at_ms: int
+    action: str
+    actor: int
 
 
 class ChunkKey(NamedTuple):
@@ -126,6 +141,14 @@ class History:
     def attempts(self, seq: int) -> list[AttemptView]:
         """The ended attempts of a job, at most ATTEMPTS_SHOWN of them, the latest one last."""
         return [AttemptView(*row) for row in reversed(self._db.query(ATTEMPTS, (seq, ATTEMPTS_SHOWN)))]
+
+    def note_deed(self, seqs: Sequence[int], now_ms: int, action: str, actor: int) -> None:
+        """Somebody did something to these jobs."""
+        self._db.run_many(INSERT_DEED, [(seq, now_ms, action, actor) for seq in seqs])
+
+    def deeds(self, seq: int) -> list[DeedView]:
+        """What people did to a job, at most ATTEMPTS_SHOWN of it, the latest last."""
+        return [DeedView(*row) for row in reversed(self._db.query(DEEDS, (seq, ATTEMPTS_SHOWN)))]
 
     def add_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
         """Keep new pieces."""
@@ -176,5 +199,6 @@ class History:
         self._db.run_many(EVICT, [(chunk,) for chunk, _ in pieces])
         if len(pieces) < limit:
             self._db.run(DELETE_ATTEMPTS, (seq,))
+            self._db.run(DELETE_DEEDS, (seq,))
             self._db.run(SPARE, (seq,))
         return sum(int(length) for _, length in pieces)

@@ -20,7 +20,7 @@ INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempt
                  updated_at_ms, seq)
 VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?6, ?7) ON CONFLICT (id) DO NOTHING"""
 
-INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Which of the jobs just stored are there?
 STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"
@@ -116,7 +116,7 @@ WHERE seq = ? AND state = 4"""
 _ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attempt, attempts, losses, reason,
        j.exit_code, j.signal, created_at_ms, updated_at_ms, j.finished_at_ms, w.name, command, max_retries,
        backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, on_lost,
-       a.last_line"""
+       enqueued_by, a.last_line"""
 _ROW_TABLES = """job j CROSS JOIN spec s ON s.seq = j.seq LEFT JOIN worker w ON w.worker = j.worker
      LEFT JOIN attempt a ON a.seq = j.seq AND a.attempt = j.attempt"""
 
@@ -133,6 +133,12 @@ LIST_PENDING = LIST_ALL.replace("WHERE", "WHERE state = 0 AND")
 LIST_PENDING_QUEUE = LIST_ALL.replace("WHERE", "WHERE state = 0 AND bucket = ? AND")
 LIST_STATE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND")
 LIST_STATE_QUEUE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND bucket = ? AND")
+
+# The same of those that somebody has enqueued: `_listing` puts this into each of them.
+_OWN = ("WHERE", "WHERE enqueued_by = ? AND")
+
+# Who has enqueued these?
+OWNERS = "SELECT seq, enqueued_by FROM json_each(?) CROSS JOIN spec ON seq = json_each.value"
 
 DELETE_JOB = "DELETE FROM job WHERE seq = ?"
 DELETE_SPEC = "DELETE FROM spec WHERE seq = ?"
@@ -218,6 +224,10 @@ class Jobs:
         """Jobs whose id starts so."""
         return [Known(*row) for row in self._db.query(PREFIXED, (prefix, prefix + "\x7f", limit))]
 
+    def owners(self, seqs: Iterable[int]) -> dict[int, int | None]:
+        """Who has enqueued these jobs."""
+        return dict(self._db.query(OWNERS, (json.dumps(list(seqs)),)))
+
     def dead(self, below_seq: int, limit: int) -> list[Known]:
         """Dead jobs, newest first."""
         return [Known(*row) for row in self._db.query(DEAD, (below_seq, limit))]
@@ -231,11 +241,16 @@ class Jobs:
         return JobRow(*self._db.query(ROW, (seq,))[0])
 
     def page(
-        self, *, state: int | None, bucket: int | None, below_seq: int, limit: int
+        self, *, state: int | None, bucket: int | None, below_seq: int, limit: int, owner: int | None = None
     ) -> tuple[list[JobRow], int | None]:
-        """One slice of a listing, newest first, and where the next one begins (None: that was all)."""
+        """One slice of a listing, newest first, and where the next one begins (None: that was all).
+
+        With an owner only the jobs that this actor has enqueued.
+        """
         sql, parameters = _listing(state, bucket)
-        indexed = state is not None and state != 0 and bucket is None
+        if owner is not None:
+            sql, parameters = sql.replace(*_OWN), (owner, *parameters)
+        indexed = state is not None and state != 0 and bucket is None and owner is None
         floor = 0 if indexed else max(0, below_seq - SLICE_ROWS)
         rows = [JobRow(*row) for row in self._db.query(sql, (*parameters, below_seq, floor, limit))]
         if len(rows) == limit:

@@ -31,12 +31,13 @@ FORGET_REPLIES = """
 DELETE FROM reply
 WHERE reply IN (SELECT reply FROM (SELECT reply, at_ms FROM reply ORDER BY reply LIMIT ?) WHERE at_ms < ?)"""
 
-WORKER_OF = "SELECT worker, boot, name, host, home, pid, slots, software FROM worker WHERE boot = ?"
+WORKER_OF = "SELECT worker, boot, name, host, home, pid, slots, software, actor FROM worker WHERE boot = ?"
 WORKERS = """
-SELECT worker, boot, name, host, home, pid, slots, software
+SELECT worker, boot, name, host, home, pid, slots, software, actor
 FROM json_each(?) CROSS JOIN worker ON worker = json_each.value"""
 ADD_WORKER = """
-INSERT INTO worker (boot, name, host, home, pid, slots, software, first_seen_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO worker (boot, name, host, home, pid, slots, software, first_seen_ms, actor)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING worker"""
 
 
@@ -108,13 +109,23 @@ class Ledger:
         rows = self._db.query(WORKER_OF, (boot,))
         return WorkerRow(*rows[0]) if rows else None
 
-    def workers(self, numbers: Iterable[int]) -> list[WorkerRow]:
+    def workers(self, numbers: Iterable[int | None]) -> list[WorkerRow]:
         """Workers by number."""
         return [WorkerRow(*row) for row in self._db.query(WORKERS, (json.dumps(list(numbers)),))]
 
     def add_worker(
-        self, *, boot: str, name: str, host: str, home: str, pid: int, slots: int, software: str, now_ms: int
+        self,
+        *,
+        boot: str,
+        name: str,
+        host: str,
+        home: str,
+        pid: int,
+        slots: int,
+        software: str,
+        now_ms: int,
+        actor: int,
     ) -> WorkerRow:
         """A worker that says hello for the first time."""
-        [(number,)] = self._db.query(ADD_WORKER, (boot, name, host, home, pid, slots, software, now_ms))
-        return WorkerRow(number, boot, name, host, home, pid, slots, software)
+        [(number,)] = self._db.query(ADD_WORKER, (boot, name, host, home, pid, slots, software, now_ms, actor))
+        return WorkerRow(number, boot, name, host, home, pid, slots, software, actor)

@@ -19,8 +19,8 @@ READY_ALONE = 3  # to be leased to a worker that runs no other such job (suspect
 # id, bucket, priority, ready, run_at_ms, now_ms, seq
 NewJob = tuple[str, int, int, int, int, int, int]
 # seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env,
-# cwd, on_lost
-NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str]
+# cwd, on_lost, enqueued_by
+NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str, int]
 
 
 class Candidate(NamedTuple):
@@ -133,6 +133,21 @@ class WorkerRow(NamedTuple):
     pid: int
     slots: int
     software: str
+    actor: int | None  # who it is; None: from before there were keys
+
+
+class KeyRow(NamedTuple):
+    """A key that somebody comes in with, or came in with."""
+
+    key: int
+    name: str
+    role: str
+    queues: tuple[str, ...]  # globs; none: all queues
+    public_key: str
+    added_at_ms: int
+    added_by: int
+    revoked_at_ms: int | None
+    revoked_by: int | None
 
 
 class JobRow(NamedTuple):
@@ -166,6 +181,7 @@ class JobRow(NamedTuple):
     env: bytes | None
     cwd: str | None
     on_lost: str
+    enqueued_by: int | None
     last_line: str | None
 
 

@@ -1,4 +1,4 @@
--- Version 3 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 4 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -17,6 +17,24 @@ CREATE TABLE bucket (                   -- what jobs wait in: a queue
   queue  TEXT NOT NULL UNIQUE
 ) STRICT;
 
+CREATE TABLE actor (                    -- who did something: the name of a key, or a user of this machine (uid:1000)
+  actor INTEGER PRIMARY KEY,
+  name  TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE access_key (               -- who may come in from elsewhere; a name has one key, or two while one is exchanged
+  key           INTEGER PRIMARY KEY,
+  name          TEXT NOT NULL,          -- never given to somebody else
+  role          TEXT NOT NULL CHECK (role IN ('worker', 'submit', 'read', 'admin')),
+  queues        TEXT NOT NULL,          -- JSON: the globs of its queues; none: all
+  public_key    TEXT NOT NULL UNIQUE,   -- Z85
+  added_at_ms   INTEGER NOT NULL,
+  added_by      INTEGER NOT NULL,       -- an actor
+  revoked_at_ms INTEGER,
+  revoked_by    INTEGER,
+  CHECK ((revoked_at_ms IS NULL) = (revoked_by IS NULL))
+) STRICT;
+
 CREATE TABLE worker (                   -- one row for each start of a worker that ever said hello
   worker        INTEGER PRIMARY KEY,
   boot          TEXT NOT NULL UNIQUE,
@@ -26,7 +44,8 @@ CREATE TABLE worker (                   -- one row for each start of a worker th
   pid           INTEGER NOT NULL,
   slots         INTEGER NOT NULL,
   software      TEXT NOT NULL,
-  first_seen_ms INTEGER NOT NULL
+  first_seen_ms INTEGER NOT NULL,
+  actor         INTEGER                 -- who it is; NULL: from before version 4
 ) STRICT;
 
 CREATE TABLE job (                      -- the mutable part of a job
@@ -73,7 +92,8 @@ CREATE TABLE spec (                     -- the part of a job that never changes
   keep_children  INTEGER NOT NULL,
   env            BLOB,                  -- msgpack map
   cwd            TEXT,
-  on_lost        TEXT NOT NULL DEFAULT 'retry' CHECK (on_lost IN ('retry', 'dead'))
+  on_lost        TEXT NOT NULL DEFAULT 'retry' CHECK (on_lost IN ('retry', 'dead')),
+  enqueued_by    INTEGER                -- an actor; NULL: from before version 4
 ) STRICT;
 
 CREATE TABLE attempt (                  -- one row for each attempt, written when it ends
@@ -92,6 +112,14 @@ CREATE TABLE attempt (                  -- one row for each attempt, written whe
   last_line      TEXT NOT NULL,
   note           TEXT NOT NULL,
   PRIMARY KEY (seq, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE deed (                     -- what people did to a job
+  seq    INTEGER NOT NULL,
+  at_ms  INTEGER NOT NULL,
+  action TEXT NOT NULL,
+  actor  INTEGER NOT NULL,
+  PRIMARY KEY (seq, at_ms, action, actor)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE output (                   -- kept pieces; offsets count all bytes written, a jump is a gap

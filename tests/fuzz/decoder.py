@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
+from broker.core.operations import OPERATIONS
 from queuectl.errors import BadRequest, QueuectlError
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.messages import TO_BROKER, TO_WORKER
-from queuectl.requests import OPS, Enqueue, Request, sound_enqueue
+from queuectl.requests import Enqueue, Request, sound_enqueue
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, WORKER_MESSAGE_BYTES_MAX, convert, decode, encode, unpack
 from tests.fuzz import mutate, samples
 
@@ -79,8 +80,8 @@ def _read(door: str, body: bytes) -> Any:
     except BadRequest:
         assert sound is None, "the quick way in takes nothing that the other refuses"
         raise
-    if request.op in OPS:
-        args = convert(request.args, OPS[request.op].args)
+    if request.op in OPERATIONS:
+        args = convert(request.args, OPERATIONS[request.op].args)
         if isinstance(args, Enqueue):
             specs = [_read_job(fields) for fields in args.jobs]
             assert sound is None or sound.args.jobs == specs, "the quick way in makes the same of it"

@@ -14,8 +14,8 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
+from broker.core.operations import OPERATIONS
 from queuectl.messages import TO_BROKER, TO_WORKER
-from queuectl.requests import OPS
 
 Hints = Mapping[str, Sequence[Any]]
 
@@ -57,7 +57,7 @@ def request(chance: Random, hints: Hints = NO_HINTS) -> dict[str, Any]:
     """A valid request of a client, as plain data."""
     op = chance.choice(_OPS)
     request_id = _PATTERNS["^[A-Za-z0-9._:-]*$"](chance)
-    return {"v": 1, "id": request_id, "op": op, "args": value(chance, _type_of(OPS[op].args), hints)}
+    return {"v": 1, "id": request_id, "op": op, "args": value(chance, _type_of(OPERATIONS[op].args), hints)}
 
 
 def fields_of(chance: Random, kind: type, hints: Hints = NO_HINTS) -> Any:
@@ -65,7 +65,7 @@ def fields_of(chance: Random, kind: type, hints: Hints = NO_HINTS) -> Any:
     return value(chance, _type_of(kind), hints)
 
 
-_TO_BROKER, _TO_WORKER, _OPS = list(TO_BROKER), list(TO_WORKER), list(OPS)
+_TO_BROKER, _TO_WORKER, _OPS = list(TO_BROKER), list(TO_WORKER), list(OPERATIONS)
 
 
 @cache

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.core.operations import OPERATIONS
 from cli.escape import visible, visible_lines
 from cli.strict_json import parse_object
 from queuectl.errors import BadRequest
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.messages import TO_BROKER, TO_WORKER
-from queuectl.requests import OPS
 from queuectl.wire import encode
 from tests.fuzz import decoder, mutate, samples, screen
 from tests.fuzz.target import FAILURES_MAX, Target, chance_of, feed_cases, shares
@@ -29,7 +29,7 @@ SAME = settings(
     derandomize=True, database=None, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(max_size=40)
-ODD_WORDS = st.sampled_from([*TO_BROKER, *TO_WORKER, *OPS, *samples.ODD_TEXTS])
+ODD_WORDS = st.sampled_from([*TO_BROKER, *TO_WORKER, *OPERATIONS, *samples.ODD_TEXTS])
 PLAIN = st.recursive(
     LEAVES | ODD_WORDS | st.text(st.characters(codec="utf-8"), max_size=40),
     lambda parts: (
@@ -84,7 +84,7 @@ def test_target_that_fails_again_and_again_is_left() -> None:
 def test_messages_come_from_every_kind_and_are_valid_unless_they_were_spoilt(door: str) -> None:
     chance = Random(1)
     sample = decoder._SAMPLES[door]
-    kinds = {"broker": set(TO_BROKER), "worker": set(TO_WORKER), "client": set(OPS)}[door]
+    kinds = {"broker": set(TO_BROKER), "worker": set(TO_WORKER), "client": set(OPERATIONS)}[door]
     seen = set()
     for _ in range(500):
         data = sample(chance)

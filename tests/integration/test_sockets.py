@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import zmq
 
-from broker.sockets import FULL, GONE, SENT, Router, Watch, client_router, drain_monitor, worker_router
+from broker.gate import LOCAL
+from broker.sockets import FULL, GONE, LOST, SENT, Router, Watch, client_router, read_monitor, worker_router
+from tests.harness_gate import served_gate
 from tests.harness_process import until
 
 BUDGET: dict[str, Any] = {"messages_max": 64, "bytes_max": 2**20, "seconds_max": 60.0}
@@ -19,7 +21,7 @@ BUDGET: dict[str, Any] = {"messages_max": 64, "bytes_max": 2**20, "seconds_max":
 
 @pytest.fixture
 def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as context:
+    with zmq.Context() as context, served_gate(context):
         yield context
 
 
@@ -36,7 +38,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
 
 
 def bound(router: Router, endpoint: str) -> Router:
-    router.bind(endpoint)
+    router.bind(endpoint, LOCAL)
     return router
 
 
@@ -55,7 +57,7 @@ def test_messages_with_too_many_frames_use_up_the_budget(
             turns += 1
             before = router.misframed
             messages, _ = router.drain(**BUDGET)
-            found += [body for _, body in messages]
+            found += [body for _, body, _ in messages]
             assert router.misframed - before <= 64
 
     assert found == [b"good"]
@@ -81,7 +83,7 @@ def test_a_peer_that_is_gone_and_one_that_does_not_read_are_told_apart(
     router = bound(client_router(context), endpoint)
     with dealer(context, endpoint) as link:
         link.send_multipart([b"", b"hello"])
-        [(envelope, _)] = until(lambda: router.drain(**BUDGET)[0])
+        [(envelope, *_)] = until(lambda: router.drain(**BUDGET)[0])
         outcomes = {SENT}
         while FULL not in outcomes:
             outcomes.add(router.send(envelope, bytes(100_000)))
@@ -102,10 +104,12 @@ def test_a_peer_that_is_gone_and_one_that_does_not_read_are_told_apart(
 def watched(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> Iterator[tuple[Router, Watch, Any, int]]:
     """A socket that is watched, its monitor, and where a byte may be written that wakes up, too."""
     router = bound(worker_router(context), endpoint)
-    monitor = router.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    monitor = router.watch(LOST)
     clients = client_router(context)
+    gate = context.socket(zmq.PAIR)  # nobody knocks
     reader, writer = os.pipe()
-    yield router, Watch(router.socket, clients.socket, monitor, reader), monitor, writer
+    yield router, Watch(router.socket, clients.socket, gate, [monitor], reader), monitor, writer
+    gate.close(0)
     for number in (reader, writer):
         os.close(number)
     router.socket.disable_monitor()
@@ -126,7 +130,7 @@ def test_messages_are_told_of_until_they_are_read(
         link.send(b"one")
         assert watch.wait(5000) == {router.socket}
         assert watch.wait(5000) == {router.socket}  # its descriptor has told already, and tells no more
-        [(envelope, _)] = router.drain(**BUDGET)[0]
+        [(envelope, *_)] = router.drain(**BUDGET)[0]
 
         link.send(b"two")
         until(lambda: router.socket.poll(0), "it has arrived")
@@ -146,7 +150,7 @@ def test_first_connection_that_ends_and_every_later_one_is_told_of(
             link.send(b"here")
             until(lambda: router.drain(**BUDGET)[0], "it is connected")
         until(lambda: monitor in watch.wait(100), "its end is told")
-        assert drain_monitor(monitor)
+        assert read_monitor(monitor)
 
 
 def test_what_a_worker_says_does_not_end_a_deaf_wait(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import zmq
 
-from broker.sockets import FULL, GONE, SENT, Message, Router
+from broker.sockets import FULL, GONE, LOST, SENT, Message, Router
+from tests.harness import USER
 from tests.simulation.network import TO_PEER, Line, Network
 
 
@@ -20,11 +22,11 @@ class Monitor:
         self.closed = False
 
     def recv_multipart(self, flags: int) -> list[bytes]:
-        """One event, or zmq.Again."""
+        """One event as libzmq tells it, or zmq.Again."""
         if not self.events:
             raise zmq.Again
         self.events -= 1
-        return []
+        return [int(LOST).to_bytes(2, sys.byteorder)]
 
 
 class Socket:
@@ -32,9 +34,6 @@ class Socket:
 
     def __init__(self) -> None:
         self.monitor = Monitor()
-
-    def get_monitor_socket(self, events: int) -> Monitor:
-        return self.monitor
 
 
 class SimulatedRouter(Router):
@@ -54,6 +53,9 @@ class SimulatedRouter(Router):
     def monitor(self) -> Monitor:
         return self._socket.monitor
 
+    def watch(self, events: int) -> Any:
+        return self.monitor
+
     def on_arrived(self, route: bytes, body: bytes) -> None:
         self.inbox.append((route, body))
         self._on_news()
@@ -68,7 +70,7 @@ class SimulatedRouter(Router):
         found: list[Message] = []
         while self.inbox and len(found) < min(messages_max, self.messages_max):
             route, body = self.inbox.popleft()
-            found.append(((route,), body))
+            found.append(((route,), body, USER))
         return found, not self.inbox
 
     def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:

@@ -293,6 +293,10 @@ def test_status_of_a_new_broker(broker: BrokerHarness) -> None:
             "started": "explicit",
             "accepting": True,
             "output_bytes": 0,
+            "advertised": [],
+            "turned_away": 0,
+            "denied": 0,
+            "malformed": 0,
         },
         "workers": [],
         "jobs": {
@@ -335,6 +339,7 @@ def test_status_shows_workers_in_order_of_their_coming(broker: BrokerHarness) ->
         "queues": ["p", "q"],
         "version": "0.0.0",
         "boot": "7a" + 30 * "0",
+        "key": "uid:1000",
     }
     assert second["id"] == "host-a-610000"
 

@@ -149,7 +149,7 @@ def test_setting_changes_and_says_what_it_was(broker: BrokerHarness) -> None:
     reply = broker.ask("config_set", key="Max-Retries", value="5")
 
     assert reply == {"key": "max_retries", "value": 5, "before": 3, "per_job": True}
-    assert broker.events("setting_changed") == [{"key": "max_retries", "value": 5, "before": 3}]
+    assert broker.events("setting_changed") == [{"key": "max_retries", "value": 5, "before": 3, "by": "uid:1000"}]
 
 
 def test_setting_goes_back_to_its_default(broker: BrokerHarness) -> None:

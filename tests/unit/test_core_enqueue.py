@@ -64,6 +64,8 @@ def test_defaults_of_a_plain_job(broker: BrokerHarness) -> None:
         "keep_children": False,
         "output_limit": 2**20,
         "last_line": "",
+        "enqueued_by": "uid:1000",
+        "retried_by": None,
     }
 
 

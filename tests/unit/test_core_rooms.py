@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from broker.core.access import ADMIN, Actor, Queues
 from broker.core.memory import Holder, Session
 from broker.core.rooms import STALE_PLACES_MAX, Rooms
 from broker.store.rows import WorkerRow
 
 
 def session(number: int, *, slots: int = 2, queues: frozenset[str] = frozenset()) -> Session:
-    holder = Holder(WorkerRow(number, f"{number:032x}", "w", "h", "o", 1, slots, "1"), 0)
-    return Session(number, b"%d" % number, holder, slots, queues)
+    holder = Holder(WorkerRow(number, f"{number:032x}", "w", "h", "o", 1, slots, "1", None), 0)
+    return Session(number, b"%d" % number, holder, slots, Queues(queues), Actor("uid:0", ADMIN))
 
 
 def test_room_is_that_of_all_sessions_of_the_same_queues() -> None:
     rooms = Rooms([session(1, slots=3), session(2, slots=4), session(3, slots=5, queues=frozenset("a"))])
 
-    assert [(sorted(group.queues), group.room) for group in rooms.groups(0)] == [([], 7), (["a"], 5)]
+    assert [(sorted(group.queues.names), group.room) for group in rooms.groups(0)] == [([], 7), (["a"], 5)]
 
 
 def test_group_without_room_is_left_out() -> None:

@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
+from broker.core.operations import OPERATIONS
 from broker.core.sessions import DEAF_BEATS_MAX, SUSPECT_HEARTBEATS
 from queuectl.errors import BY_CODE
 from queuectl.messages import ToBroker, ToWorker
-from queuectl.requests import OPS, Wait
+from queuectl.requests import Wait
 from tests.protocol_page import refreshed, sections
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +29,11 @@ def test_generated_parts_are_fresh() -> None:
     assert refreshed(PAGE) == PAGE, "run: python -m tests.protocol_page docs/protocol.md"
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OPERATIONS)
 def test_every_operation_has_its_place(op: str) -> None:
     assert f"#### `{op}`" in sections()["operations"]
-    assert OPS[op].changes == (f"#### `{op}` (changes)" in PAGE)
-    assert "→" in (OPS[op].args.__doc__ or ""), "its docstring says what the reply is"
+    assert OPERATIONS[op].changes == (f"#### `{op}` (changes)" in PAGE)
+    assert "→" in (OPERATIONS[op].args.__doc__ or ""), "its docstring says what the reply is"
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: str(message.__struct_config__.tag))

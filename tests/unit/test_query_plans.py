@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 
-from broker.store import connection, history, jobs, ledger, open_store
+from broker.store import connection, history, jobs, keys, ledger, open_store
 
-ROOMS = (jobs, history, ledger)
+ROOMS = (jobs, history, ledger, keys)
 SPEC = "spec by seq"
 VIEW = (SPEC, "worker by number", "attempt by key")
 PLANS: dict[str, tuple[str, ...]] = {
@@ -59,6 +59,7 @@ PLANS: dict[str, tuple[str, ...]] = {
         ("LIST_STATE", "LIST_STATE_QUEUE"),
         ("SEARCH j USING INDEX job_state (state=? AND seq>? AND seq<?)", *VIEW),
     ),
+    "OWNERS": ("SCAN json_each", "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"),
     "DELETE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "DELETE_SPEC": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
     # history
@@ -66,6 +67,9 @@ PLANS: dict[str, tuple[str, ...]] = {
     "DELETE_LOSS": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
     "ENDED": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
     "ATTEMPTS": ("SEARCH a USING PRIMARY KEY (seq=?)", "SEARCH w USING INTEGER PRIMARY KEY (rowid=?)"),
+    "INSERT_DEED": (),
+    "DEEDS": ("SEARCH deed USING PRIMARY KEY (seq=?)",),
+    "DELETE_DEEDS": ("SEARCH deed USING PRIMARY KEY (seq=?)",),
     "INSERT_CHUNK": (),
     "EXTEND_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
     "DELETE_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
@@ -104,6 +108,12 @@ PLANS: dict[str, tuple[str, ...]] = {
     "WORKER_OF": ("SEARCH worker USING INDEX sqlite_autoindex_worker_1 (boot=?)",),
     "WORKERS": ("SCAN json_each", "SEARCH worker USING INTEGER PRIMARY KEY (rowid=?)"),
     "ADD_WORKER": (),
+    # keys
+    "READ_ACTORS": ("SCAN actor",),
+    "ADD_ACTOR": (),
+    "READ_KEYS": ("SCAN access_key",),
+    "ADD_KEY": (),
+    "REVOKE_KEY": ("SEARCH access_key USING INTEGER PRIMARY KEY (rowid=?)",),
 }
 VIEW_PLANS = {
     SPEC: "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
@@ -119,6 +129,8 @@ WALKS = {
     "READ_SETTINGS": "a few rows, at the start",
     "READ_BUCKETS": "one row a queue, at the start",
     "READ_TALLIES": "a few rows a queue, at the start",
+    "READ_ACTORS": "one row for each who ever did something, at the start",
+    "READ_KEYS": "all keys, at the start and when they change",
 }
 SORTS = {"CHUNKS": "numbers of the pieces of one attempt, of which a LIMIT keeps the first"}
 

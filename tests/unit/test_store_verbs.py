@@ -22,7 +22,7 @@ def store() -> Iterator[Store]:
 def new_job(seq: int, job_id: str, *, bucket: int = 1, ready: int = 1, run_at_ms: int = 0) -> tuple[NewJob, NewSpec]:
     return (
         (job_id, bucket, 0, ready, run_at_ms, 0, seq),
-        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry"),
+        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry", 1),
     )
 
 
@@ -135,7 +135,7 @@ def test_books_are_read_back_as_written(store: Store) -> None:
 
 def test_worker_is_known_by_its_boot(store: Store) -> None:
     about = {"name": "n", "host": "h", "home": "o", "software": "1"}
-    added = store.ledger.add_worker(boot="b", pid=1, slots=2, now_ms=0, **about)
+    added = store.ledger.add_worker(boot="b", pid=1, slots=2, now_ms=0, actor=1, **about)
 
     assert store.ledger.worker_of("b") == added
     assert store.ledger.worker_of("c") is None
