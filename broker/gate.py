@@ -42,7 +42,7 @@ class Gate:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], user_of: Callable[[str], str | None]) -> None:
         self._user_of = user_of
         self._uids = {os.geteuid(), 0}
-        self.refused: list[Knock] = []  # since somebody asked last
+        self._refused: list[Knock] = []
         self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
         self.socket.bind(ADDRESS)
@@ -53,6 +53,11 @@ class Gate:
             for _ in range(ANSWERS_PER_TURN):
                 self._answer(self.socket.recv_multipart(zmq.NOBLOCK))
 
+    def take_refused(self) -> list[Knock]:
+        """Those who were not let in since somebody asked last."""
+        refused, self._refused = self._refused, []
+        return refused
+
     def _answer(self, frames: list[bytes]) -> None:
         if len(frames) < 8:
             return
@@ -60,7 +65,7 @@ class Gate:
         user = self._user(domain.decode(), address, mechanism, proofs) if version == _VERSION else None
         if user is None:
             key = z85.encode(proofs[0]).decode() if mechanism == _CURVE and len(proofs[0]) == _KEY_BYTES else None
-            self.refused.append(Knock(domain.decode(), address.decode(errors="replace"), key))
+            self._refused.append(Knock(domain.decode(), address.decode(errors="replace"), key))
         status = b"400" if user is None else b"200"
         self.socket.send_multipart([route, b"", _VERSION, request, status, b"", (user or "").encode(), b""])
 

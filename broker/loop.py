@@ -18,10 +18,10 @@ from broker.core.envelope import Envelope, failed
 from broker.disk import Disk
 from broker.doors import OpenDoors
 from broker.gate import Gate
-from broker.sockets import ACCEPT_FAILED, FULL, GONE, LOST, REFUSALS, Message, Router, Watch, read_monitor
+from broker.porter import GarbageLog, Porter
+from broker.sockets import FULL, GONE, Message, Router, Watch
 from broker.store import Store, StoreFull
 from queuectl.clock import Now, read_clock
-from queuectl.credentials import fingerprint
 from queuectl.errors import DiskFull, Internal, QueuectlError, StorageFailed
 from queuectl.logs import Log
 from queuectl.messages import Echo
@@ -36,13 +36,9 @@ WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
 MEASURE_EVERY_MS = 20  # of how much is free, while clients speak: less is written meanwhile than is kept free
 HEAR_EVERY_MS = 100  # a turn for each word of many workers would cost more than their jobs
-PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
-CUT_AFTER_MS = 100  # the reply to whoever asked for it is to be out
-CUT_AGAIN_MS = 1000  # where a port could not be had again
 TIDY_EVERY_MS = 20  # the database's log, if it has become long
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
-GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 GARBAGE = frozenset({"message_malformed", "request_refused", "worker_denied", "report_denied"})
 GOODBYE_LINGER_MS = 2000
 GOODBYE_PAUSE_S = 0.1  # what a peer has received, but not read yet, is lost to it when the connection ends (IMMEDIATE)
@@ -87,23 +83,18 @@ class Loop:
         self._log = log
         self._wakeup = wakeup
         self._heard_ms = 0  # when workers were heard last
-        self._gate, self._doors = gate, doors
-        self._monitor = workers.watch(LOST | REFUSALS | ACCEPT_FAILED)
-        self._client_monitor = clients.watch(REFUSALS | ACCEPT_FAILED)
-        self._probe_pause_ms = PROBE_SOON_MS
-        self._cut_at_ms: int | None = None
+        self._garbage = GarbageLog()
+        self._porter = Porter(workers, clients, core=core, log=log, garbage=self._garbage, gate=gate, doors=doors)
         self._gone: list[bytes] = []
-        self._probes_ms: list[int] = []  # when to look for routes that are gone: soon, and again
         self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
         self._full_until_ms = 0  # the disk refused to write; nothing new until then
         self._misframed = 0  # messages with wrong frames that the log knows of
-        self._garbage_second, self._garbage_logged = 0, 0
 
     def run(self, read_signals: Callable[[], bool]) -> None:
         """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
-        assert self._gate is not None
-        monitors = (self._monitor, self._client_monitor)
-        watch = Watch(self._workers.socket, self._clients.socket, self._gate.socket, monitors, self._wakeup)
+        porter = self._porter
+        assert porter.gate is not None
+        watch = Watch(self._workers.socket, self._clients.socket, porter.gate.socket, porter.monitors, self._wakeup)
         turns = self.turns(read_signals)
         with suppress(StopIteration):
             wait = next(turns)
@@ -124,7 +115,7 @@ class Loop:
             if self._wakeup in woken:
                 _empty(self._wakeup)
                 self.core.stopping |= read_signals()
-            self._mind_the_gate(now, woken)
+            self._porter.mind(now, woken)
             self._turn(now, woken)
         now = self._clock()
         self._forgive(0, now.mono_ms - before.mono_ms)
@@ -133,53 +124,12 @@ class Loop:
 
     def close(self) -> None:
         """Let the last replies arrive and close the sockets; a second call does nothing."""
-        if self._monitor.closed:
+        if self._workers.socket.closed:
             return
         time.sleep(GOODBYE_PAUSE_S)
-        for router, monitor in ((self._workers, self._monitor), (self._clients, self._client_monitor)):
-            router.socket.disable_monitor()
-            monitor.close(0)
+        self._porter.close()
         self._workers.close(GOODBYE_LINGER_MS)
         self._clients.close(GOODBYE_LINGER_MS)
-
-    # --- who comes in ---------------------------------------------------------------------------------
-
-    def _mind_the_gate(self, now: Now, woken: Collection[object]) -> None:
-        """Let in who may come in; count and tell who could not, and see who has gone."""
-        if self._gate is not None and self._gate.socket in woken:
-            self._gate.serve()
-            self._tell_refused(now, self._gate)
-        for monitor in (self._monitor, self._client_monitor):
-            if monitor in woken:
-                events = read_monitor(monitor)
-                if events[LOST]:
-                    self._expect_gone(now)
-                self.core.turned_away += sum(count for event, count in events.items() if event & REFUSALS)
-                if events[ACCEPT_FAILED] and self._may_log_garbage(now):
-                    self._log.error("accept_failed", count=events[ACCEPT_FAILED])
-
-    def _tell_refused(self, now: Now, gate: Gate) -> None:
-        knocks, gate.refused = gate.refused, []
-        for knock in knocks:
-            if self._may_log_garbage(now):
-                key = {} if knock.public_key is None else {"fingerprint": fingerprint(knock.public_key)}
-                self._log.warning("connection_refused", address=knock.address, reason=knock.domain, **key)
-
-    def _cut(self, now: Now) -> None:
-        """End all TCP connections, if that was asked for, a moment after the reply has gone out."""
-        if self._doors is None or not self._doors.is_to_be_cut:
-            return
-        if self._cut_at_ms is None:
-            self._cut_at_ms = now.mono_ms + CUT_AFTER_MS
-        elif self._cut_at_ms <= now.mono_ms:
-            self._cut_at_ms = None
-            try:
-                self._doors.cut_now()
-                self._log.warning("connections_cut")
-            except QueuectlError as error:
-                self._doors.is_to_be_cut = True
-                self._cut_at_ms = now.mono_ms + CUT_AGAIN_MS
-                self._log.error("listen_failed", error=error)
 
     # --- wait and drain ------------------------------------------------------------------------------
 
@@ -204,9 +154,7 @@ class Loop:
             self._log.warning("broker_stalled", stall_ms=stall_ms)
 
     def _duty_ms(self, now: Now) -> int | None:
-        due_ms = [at_ms - now.mono_ms for at_ms in (*self._renew.values(), *self._probes_ms)]
-        if self._cut_at_ms is not None:
-            due_ms.append(self._cut_at_ms - now.mono_ms)
+        due_ms = [at_ms - now.mono_ms for at_ms in (*self._renew.values(), *self._porter.due_ms())]
         if (wake_ms := self.core.wake_ms(now)) is not None:
             due_ms.append(wake_ms)
         if self.core.storage_full:
@@ -225,7 +173,7 @@ class Loop:
         from_workers = [(envelope[0], body, user) for envelope, body, user in workers]
         for turn in self._apply(now, from_workers, clients, drained=drained):
             self._send(turn)
-        self._cut(now)
+        self._porter.cut(now)
         self._tidy(now)
 
     def _hear_workers(self, now: Now) -> tuple[list[Message], bool]:
@@ -361,44 +309,25 @@ class Loop:
         self._log.many(
             (level, event, keys)
             for level, event, keys in turn.logs
-            if level != "warning" or event not in GARBAGE or self._may_log_garbage(turn.now)
+            if level != "warning" or event not in GARBAGE or self._garbage.may_log(turn.now)
         )
-
-    def _may_log_garbage(self, now: Now) -> bool:
-        second = now.mono_ms // 1000
-        if second != self._garbage_second:
-            self._garbage_second, self._garbage_logged = second, 0
-        self._garbage_logged += 1
-        return self._garbage_logged <= GARBAGE_LOGGED_PER_SECOND
 
     def _log_misframed(self) -> None:
         misframed = self._workers.misframed + self._clients.misframed
-        if misframed != self._misframed and self._may_log_garbage(self._clock()):
+        if misframed != self._misframed and self._garbage.may_log(self._clock()):
             self._misframed = misframed
             self._log.warning("message_malformed", reason="it has too many frames", count=misframed)
 
-    def _expect_gone(self, now: Now) -> None:
-        """A connection ended. ZeroMQ says so a moment before it lets go of it, and may be held up in between."""
-        soon_ms = now.mono_ms + self._probe_pause_ms
-        if not self._probes_ms or self._probes_ms[0] > soon_ms:
-            self._probes_ms.insert(0, soon_ms)
-        self._probes_ms[1:] = [now.mono_ms + PROBE_AGAIN_MS]
-
     def _probe(self, now: Now) -> None:
-        """ZeroMQ does not say whose connection has ended: an empty echo finds the routes that are gone.
-
-        Where it was nobody's of ours, as when strangers knock, the next probe waits longer.
-        """
-        if not self._probes_ms or self._probes_ms[0] > now.mono_ms:
+        """ZeroMQ does not say whose connection has ended: an empty echo finds the routes that are gone."""
+        if not self._porter.probes.take(now):
             return
-        del self._probes_ms[0]
         known = len(self._gone)
         for route, session in self.core.sessions.items():
             probe = encode(Echo(session.number, 0, self.core.heartbeat_ms, []))
             if self._workers.send((route,), probe) is GONE:
                 self._gone.append(route)
-        is_fruitless = len(self._gone) == known
-        self._probe_pause_ms = min(2 * self._probe_pause_ms, PROBE_AGAIN_MS) if is_fruitless else PROBE_SOON_MS
+        self._porter.probes.found(anybody=len(self._gone) > known)
 
     def _look_at_disk(self, now: Now, *, for_clients: bool) -> None:
         """Is the database still there, and room for more? Before anything is stored for a client, and now and then."""

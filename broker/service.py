@@ -76,22 +76,20 @@ def run_broker(
             data_dir=str(config.data_dir),
             started=started,
         )
-        routers = _routers(stack)
-        doors = OpenDoors(endpoints, routers, home.keys)
+        workers, clients = _routers(stack)
+        doors = OpenDoors(endpoints, (workers, clients), home.keys)
         chance = random.Random(secrets.randbits(256))
         core = Core(store, chance, identity, verbose=config.log_level == "debug", doors=doors)
         _begin(core, store, config.data_dir, log)
-        gate = Gate(routers[0].socket.context, lambda public_key: core.access.user_of(public_key))
+        gate = Gate(workers.socket.context, lambda public_key: core.access.user_of(public_key))
         stack.callback(gate.close)
         doors.open()
-        disk = Disk(config.data_dir / DATABASE)
-        workers, clients = routers
         loop = Loop(
             core=core,
             store=store,
             workers=workers,
             clients=clients,
-            disk=disk,
+            disk=Disk(config.data_dir / DATABASE),
             log=log,
             wakeup=wakeup,
             gate=gate,

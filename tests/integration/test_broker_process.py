@@ -322,7 +322,6 @@ def test_a_run_directory_that_is_open_is_closed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("listen", "insecure"),
     [
-        ("tcp://127.0.0.1:7710", False),
         ("tcp://0.0.0.0:7710", True),
         ("tcp://192.0.2.1:7710", True),
         ("tcp://[::]:7710", True),

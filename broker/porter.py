@@ -1,0 +1,136 @@
+"""The porter: lets in who may come in, tells who could not, sees who has gone, and shuts the doors when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from broker.core import Core
+from broker.doors import OpenDoors
+from broker.gate import Gate
+from broker.sockets import ACCEPT_FAILED, LOST, REFUSALS, Router, read_monitor
+from queuectl.clock import Now
+from queuectl.credentials import fingerprint
+from queuectl.errors import QueuectlError
+from queuectl.logs import Log
+
+PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
+CUT_AFTER_MS = 100  # the reply to whoever asked for it is to be out
+CUT_AGAIN_MS = 1000  # where a port could not be had again
+GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
+
+
+class GarbageLog:
+    """How much of what strangers and fools do is told: a little of it each second."""
+
+    def __init__(self) -> None:
+        self._second, self._logged = 0, 0
+
+    def may_log(self, now: Now) -> bool:
+        """Whether one more record may be written."""
+        second = now.mono_ms // 1000
+        if second != self._second:
+            self._second, self._logged = second, 0
+        self._logged += 1
+        return self._logged <= GARBAGE_LOGGED_PER_SECOND
+
+
+class Probes:
+    """When to look for routes that are gone. ZeroMQ says that a connection has ended, but not whose it was.
+
+    It says so a moment before it lets go of it, and may be held up in between: hence soon, and again. Where it was
+    nobody's of ours, as when strangers knock, the next look waits longer.
+    """
+
+    def __init__(self) -> None:
+        self.at_ms: list[int] = []
+        self._pause_ms = PROBE_SOON_MS
+
+    def expect(self, now: Now) -> None:
+        """A connection has ended."""
+        soon_ms = now.mono_ms + self._pause_ms
+        if not self.at_ms or self.at_ms[0] > soon_ms:
+            self.at_ms.insert(0, soon_ms)
+        self.at_ms[1:] = [now.mono_ms + PROBE_AGAIN_MS]
+
+    def take(self, now: Now) -> bool:
+        """Whether it is time to look; then that is done."""
+        is_time = bool(self.at_ms) and self.at_ms[0] <= now.mono_ms
+        if is_time:
+            del self.at_ms[0]
+        return is_time
+
+    def found(self, *, anybody: bool) -> None:
+        """Whether the look has found somebody gone."""
+        self._pause_ms = PROBE_SOON_MS if anybody else min(2 * self._pause_ms, PROBE_AGAIN_MS)
+
+
+class Porter:
+    """Between the sockets and the loop. Without a gate (in a simulation) nobody has to be let in."""
+
+    def __init__(
+        self,
+        workers: Router,
+        clients: Router,
+        *,
+        core: Core,
+        log: Log,
+        garbage: GarbageLog,
+        gate: Gate | None = None,
+        doors: OpenDoors | None = None,
+    ) -> None:
+        self._routers = (workers, clients)
+        self._core, self._log, self._garbage = core, log, garbage
+        self.gate = gate
+        self._doors = doors
+        self.probes = Probes()
+        self.monitors = (workers.watch(LOST | REFUSALS | ACCEPT_FAILED), clients.watch(REFUSALS | ACCEPT_FAILED))
+        self._cut_at_ms: int | None = None
+
+    def mind(self, now: Now, woken: Collection[object]) -> None:
+        """See to those who knock, and to what the monitors tell."""
+        if self.gate is not None and self.gate.socket in woken:
+            self.gate.serve()
+            self._tell_refused(now, self.gate)
+        for monitor in self.monitors:
+            if monitor in woken:
+                events = read_monitor(monitor)
+                if events[LOST]:
+                    self.probes.expect(now)
+                self._core.turned_away += sum(count for event, count in events.items() if event & REFUSALS)
+                if events[ACCEPT_FAILED] and self._garbage.may_log(now):
+                    self._log.error("accept_failed", count=events[ACCEPT_FAILED])
+
+    def _tell_refused(self, now: Now, gate: Gate) -> None:
+        for knock in gate.take_refused():
+            if self._garbage.may_log(now):
+                key = {} if knock.public_key is None else {"fingerprint": fingerprint(knock.public_key)}
+                self._log.warning("connection_refused", address=knock.address, reason=knock.domain, **key)
+
+    def due_ms(self) -> list[int]:
+        """When it has something to do that no message brings, monotonic."""
+        return [*self.probes.at_ms, *([] if self._cut_at_ms is None else [self._cut_at_ms])]
+
+    def cut(self, now: Now) -> None:
+        """End all TCP connections if that was asked for, a moment after the reply has gone out."""
+        if self._doors is None or not self._doors.is_to_be_cut:
+            return
+        if self._cut_at_ms is None:
+            self._cut_at_ms = now.mono_ms + CUT_AFTER_MS
+        elif self._cut_at_ms <= now.mono_ms:
+            self._cut_at_ms = None
+            self._cut_now(now, self._doors)
+
+    def _cut_now(self, now: Now, doors: OpenDoors) -> None:
+        try:
+            doors.cut_now()
+            self._log.warning("connections_cut")
+        except QueuectlError as error:
+            doors.is_to_be_cut = True
+            self._cut_at_ms = now.mono_ms + CUT_AGAIN_MS
+            self._log.error("listen_failed", error=error)
+
+    def close(self) -> None:
+        """Watch no more."""
+        for router, monitor in zip(self._routers, self.monitors, strict=True):
+            router.socket.disable_monitor()
+            monitor.close(0)
