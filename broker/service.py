@@ -15,7 +15,7 @@ import resource
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,7 @@ def _open_database(data_dir: Path, log: Log) -> Store:
     """The database of this directory, if it is well. What was there before is never silently made anew."""
     path = data_dir / DATABASE
     existed = path.exists()
+    _shut_to_others(path, log)
     store = _open_store(path, data_dir / IDENTITY_FILE)
     try:
         _refuse_damaged(store, path)
@@ -209,6 +210,15 @@ def _open_database(data_dir: Path, log: Log) -> Store:
         raise
     log.info("broker_started", database=str(path), existed=existed)
     return store
+
+
+def _shut_to_others(path: Path, log: Log) -> None:
+    """Commands and their environments stand in the database: a copy that was put there may be open to all."""
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(FileNotFoundError):
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+                log.warning("database_shut", database=str(file))
 
 
 def _open_store(path: Path, identity: Path) -> Store:

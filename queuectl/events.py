@@ -129,6 +129,7 @@ _JOB = "job_id attempt lease_id"
 _BROKER = (
     # its own life
     ("broker_started", "info", "database existed", "The database is open; nobody is let in yet."),
+    ("database_shut", "warning", "database", "The file could be read by others; now it cannot."),
     ("broker_recovered", "info", "leases workers", "Jobs ran when the last broker ended; they have a lease's time."),
     ("broker_ready", "info", "endpoints database epoch jobs", "Workers and clients can come."),
     ("broker_stopping", "info", "leases", "It takes no more messages; workers and their jobs go on."),

@@ -35,7 +35,7 @@ def environment(q: CommandLine, job_id: str) -> dict[str, str]:
 def test_variables(q: CommandLine) -> None:
     job = q.enqueue("env -0", max_retries=5, queue="mail", env={"MINE": "of the job", "GREETING": "from the job"})
     plain = q.enqueue("env -0")
-    worker = q.start("worker", "start", env=OF_THE_WORKER)
+    worker = q.start("worker", "start", "--endpoint", "local", env=OF_THE_WORKER)
     q.await_state("completed", job, plain)
 
     found = environment(q, job)

@@ -642,3 +642,19 @@ def test_a_full_disk_at_the_end_and_at_the_start_is_said(home: Path, small_disk:
         broker.start()
         with RawClient(broker.endpoint) as client:
             assert client.ok("status")["jobs"]["total"] == 300
+
+
+def test_database_that_others_could_read_is_shut(home: Path) -> None:
+    with BrokerProcess(home) as broker:
+        broker.start()
+        broker.kill()
+    files = [home / "queue.db", home / "queue.db-wal"]
+    for file in files:
+        file.chmod(0o644)
+
+    with BrokerProcess(home) as broker:
+        broker.start()
+        told = [record["database"] for record in broker.logged("database_shut")]
+
+        assert told == [str(file) for file in files]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
