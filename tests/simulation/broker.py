@@ -10,6 +10,7 @@ from broker.loop import Loop, Wait
 from broker.store import OF_THE_STORE
 from queuectl.errors import StorageFailed
 from queuectl.settings import DEFAULTS
+from tests.harness import USER
 from tests.simulation.clock import MachineClock, Timeline
 from tests.simulation.disk import Crash, SimulatedConnection, SimulatedDisk, SimulatedStore
 from tests.simulation.network import CLIENTS, WORKERS, Line, Network
@@ -17,6 +18,8 @@ from tests.simulation.router import SimulatedRouter
 from tests.simulation.tape import Tape, TapedLog
 
 IDENTITY = Identity(1, "0.0.0", (), "/data/queue.db", "/data", "explicit")
+OPERATOR = 1  # the number of who lets in
+NEWEST_KEY = "SELECT max(key) FROM access_key WHERE name = ? AND revoked_at_ms IS NULL"
 START_RETRY_MS = 1000  # of a service manager, where the disk is full
 
 
@@ -55,6 +58,17 @@ class BrokerMachine:
         for key, value in settings.items():
             if value != DEFAULTS[key]:
                 ledger.set_setting(key, value)
+        SimulatedStore(self.connection).keys.add_actor(OPERATOR, USER)
+
+    def add_key(self, name: str, number: int) -> None:
+        """Let a worker of this name in, before the first start."""
+        keys = SimulatedStore(self.connection).keys
+        keys.add(name=name, role="worker", queues=(), public_key=f"{number:040}", now_ms=0, added_by=OPERATOR)
+
+    def newest_key(self, name: str) -> int:
+        """The key of this name that a person would copy to its machine now."""
+        [(key,)] = self.connection.ask(NEWEST_KEY, (name,))
+        return int(key)
 
     def start(self) -> None:
         """Start a broker, unless one runs. On a full disk it is tried again."""

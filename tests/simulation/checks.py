@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 JOBS = "SELECT seq, id, state, ready, attempt, attempts, losses, lease, reason FROM job"
 REPLIES = "SELECT reply, id, op, body FROM reply WHERE reply > ? ORDER BY reply"
+REVOKED = "SELECT key, name FROM access_key WHERE revoked_at_ms IS NOT NULL"
 SPEC = "SELECT command, on_lost FROM spec WHERE seq = ?"
 ENDED = "SELECT attempt, outcome, exit_code, signal FROM attempt WHERE seq = ? AND lease = ?"
 HISTORY = "SELECT seq, attempt, lease, outcome, exit_code, signal FROM attempt"
@@ -89,6 +90,7 @@ class Checks:
         self._on_lost: dict[str, str] = {}
         self._replies: dict[str, bytes] = {}  # stored
         self._last_reply = 0
+        self._revoked: set[int] = set()
         self._revived_ms: dict[str, int] = {}
         self._said: list[tuple[str, Any]] = []
         self._acknowledged: dict[str, Any] = {}  # request id → what its reply said
@@ -184,6 +186,7 @@ class Checks:
 
     def _look(self) -> None:
         self._changes = self._connection.changes
+        self._look_at_keys()
         rows = {row[0]: Row(*row) for row in self._connection.ask(JOBS)}
         revived = self._look_at_replies()
         for row in rows.values():
@@ -196,6 +199,13 @@ class Checks:
             self.fail(f"jobs are gone: {sorted(self.rows.keys() - rows.keys())}")
         self.rows = rows
         self.standing = Counter(STATES[row.state].value for row in rows.values())
+
+    def _look_at_keys(self) -> None:
+        """A revoked key costs its worker all that it holds: noted when it has come about."""
+        revoked = dict(self._connection.ask(REVOKED))
+        for key in revoked.keys() - self._revoked:
+            self._cluster.faults.note("key_revoked", revoked[key])
+        self._revoked = set(revoked)
 
     def _look_at_replies(self) -> set[str]:
         """The jobs that a person has revived since the last look."""
@@ -295,9 +305,15 @@ class Checks:
                 self._expect_known(earlier, process)
 
     def _expect_known(self, earlier: Process, process: Process) -> None:
-        """A job that must not run twice is started again only by a person, or when its end was recorded."""
+        """A job that must not run twice is started again only by a person, or when its end was recorded.
+
+        A worker that was held up may start what it was given before a person decided that it was lost.
+        """
         lease = earlier.grant.lease
         revived_ms = self._revived_ms.get(process.grant.job, -1)
+        granted_ms = self._granted[process.grant.lease].at_ms
+        if granted_ms < revived_ms and self._causes(process, granted_ms - 2 * self._cluster.plan.lease_ms):
+            return
         if lease not in self._outcomes and revived_ms < self._granted[lease].at_ms and not self._is_garbled(earlier):
             self.fail(f"{process.grant.job} must not run twice: {earlier}, and now {process}")
 
@@ -360,4 +376,5 @@ SEPARATING = [
     "partition_to_broker",
     "partition_from_broker",
     "partition",
+    "key_revoked",
 ]

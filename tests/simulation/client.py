@@ -90,6 +90,10 @@ class Client:
         self._send(asked)
         return asked
 
+    def revoke_old(self, name: str) -> None:
+        """Let only the newest key of a name in from now on."""
+        self.ask("key_revoke", {"name": name, "old": True})
+
     def _patience_ms(self) -> int:
         return self._chance.choice((50, 500, 2000, 5000))
 

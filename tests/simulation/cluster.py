@@ -45,6 +45,7 @@ class Cluster:
         self.overlaps: Counter[str] = Counter()
         self.machines: list[WorkerMachine] = []
         self.clients: list[Client] = []
+        self._keys: dict[str, int] = {}  # that each machine has
         plan = self.plan
         self.network = Network(
             self.timeline,
@@ -105,7 +106,19 @@ class Cluster:
             queues=(self.chance.choice(self.plan.queues),) if is_picky else (),
         )
         self.machines.append(machine)
+        if self.plan.is_keyed:
+            self.take_key(machine)
+            machine.path.user = lambda: self._user_of(machine)
         machine.start_in(self.chance.randrange(1000))
+
+    def take_key(self, machine: WorkerMachine) -> None:
+        """A person copies the newest key of a machine to it."""
+        self._keys[machine.name] = self.broker.newest_key(machine.name)
+
+    def _user_of(self, machine: WorkerMachine) -> str:
+        if self.faults.is_over:
+            self.take_key(machine)
+        return f"key:{self._keys[machine.name]}"
 
     def clocks(self) -> list[tuple[str, MachineClock]]:
         """The clocks of all machines."""
@@ -147,6 +160,9 @@ class Cluster:
 
     def _begin(self) -> None:
         self.broker.configure(self.plan.settings)
+        if self.plan.is_keyed:
+            for number in range(len(self.plan.slots)):
+                self.broker.add_key(f"w{number}", number)
         self.broker.start()
         for number in range(self.plan.machines):
             self.add_machine(is_picky=number > 0 and self.chance.random() < 0.3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from queuectl.messages import Grant
 from tests.simulation.disk import AFTER_COMMIT, BEFORE_COMMIT
 from tests.simulation.network import TO_BROKER, TO_PEER
-from tests.simulation.plan import MESSAGE_FAULTS
+from tests.simulation.plan import KEY_EXCHANGED, MESSAGE_FAULTS
 from tests.simulation.processes import Fate
 
 if TYPE_CHECKING:
@@ -257,6 +257,16 @@ def _tell_to_stop(faults: Faults, cluster: Cluster, chance: random.Random, kind:
     chance.choice(cluster.clients).ask("worker_stop", {"now": chance.random() < 0.5})
 
 
+def _exchange_key(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
+    """A new key for a machine; when it gets there, and when the old one is revoked, is anybody's guess."""
+    machine = _machine(cluster, chance)
+    faults.note(kind, machine.name)
+    operator = chance.choice(cluster.clients)
+    operator.ask("key_rotate", {"name": machine.name, "public_key": f"{chance.getrandbits(64):040}"})
+    cluster.timeline.after(faults.span_ms(3), cluster.take_key, machine)
+    cluster.timeline.after(faults.span_ms(3), operator.revoke_old, machine.name)
+
+
 # --- clocks and clients -----------------------------------------------------------------------------------
 
 
@@ -306,6 +316,7 @@ SCHEDULED: dict[str, Deed] = {
     "power_lost": _lose_power,
     "worker_arrived": _arrive,
     "worker_disk_full": _fill_worker,
+    KEY_EXCHANGED: _exchange_key,
     "wall_clock_set": _jump,
     "clock_drifted": _drift,
     "dlq_flood": _flood_with_retries,

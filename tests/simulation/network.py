@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
+from tests.harness import USER
 from tests.simulation.clock import Timeline
 from tests.simulation.tape import Tape
 
@@ -44,6 +45,7 @@ class Path:
         self.blocked = [False, False]
         self.held: tuple[deque[tuple[Line, bytes | None]], ...] = (deque(), deque())
         self.lines: dict[Line, None] = {}
+        self.user: Callable[[], str] = lambda: USER  # who comes from there, as the gate would tell it
 
     @property
     def is_clear(self) -> bool:
@@ -56,6 +58,7 @@ class Line:
     def __init__(self, path: Path, peer: Peer, door: str) -> None:
         self.path, self.peer, self.door = path, peer, door
         self.route = b""
+        self.user = ""  # from when it is up
         self.router: SimulatedRouter | None = None
         self.is_open = [False, False]
         self.is_wanted = True  # the peer's socket is there
@@ -96,6 +99,7 @@ class Network:
             return
         self._routes += 1
         line.route, line.router = self._routes.to_bytes(5, "big"), router
+        line.user = line.path.user()
         line.is_open = [True, True]
         router.lines[line.route] = line
         self._tape.note(line.peer.name, "connected", self._routes)
@@ -199,7 +203,7 @@ class Network:
             line.queued -= 1
             line.peer.on_arrived(body)
         elif line.router is not None:
-            line.router.on_arrived(line.route, body)
+            line.router.on_arrived(line.route, body, line.user)
 
     def _end(self, line: Line, direction: int) -> None:
         line.is_open[direction] = False

@@ -15,6 +15,7 @@ COMMAND_FAULTS = (
     "spawn_error",
     "worker_fault",
 )
+KEY_EXCHANGED = "key_exchanged"
 BEATS = 90  # heartbeats of trouble in a run
 _HEARTBEATS_S = (0.2, 0.5, 1, 2, 5, 10, 30, 60, 60)
 _SHARE_OF_KINDS = (0.15, 0.35, 0.6)  # few kinds of trouble with much of each, or many
@@ -41,6 +42,7 @@ class Plan:
     max_losses: int
     long_jobs: float  # the share of those that may outlast a lease
     requests: int
+    is_keyed: bool  # whether workers come in with keys of their own
     strikes: dict[str, float] = field(default_factory=dict)  # scheduled faults: how many to expect
     chances: dict[str, float] = field(default_factory=dict)  # of messages and commands
 
@@ -65,6 +67,9 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
     share = chance.choice(_SHARE_OF_KINDS)
     heartbeat_s = chance.choice(_HEARTBEATS_S)
     machines = chance.choice((1, 2, 2, 3))
+    keys = random.Random(f"{seed}/keys")
+    is_keyed = keys.random() < 0.5
+    exchanges: dict[str, float] = {KEY_EXCHANGED: keys.choice(_STRIKES)} if is_keyed and keys.random() < 0.6 else {}
     return Plan(
         seed=seed,
         heartbeat_s=heartbeat_s,
@@ -80,7 +85,11 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         max_losses=chance.choice((1, 3, 3, 5)),
         long_jobs=chance.choice((0.0, 0.5, 0.9)),
         requests=chance.randint(20, 50),
-        strikes={kind: chance.choice(_STRIKES) for kind in scheduled if chance.random() < share},
+        is_keyed=is_keyed,
+        strikes={
+            kind: chance.choice(_STRIKES) for kind in scheduled if kind != KEY_EXCHANGED and chance.random() < share
+        }
+        | exchanges,
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}
         | {kind: chance.choice(_COMMAND_CHANCES) for kind in COMMAND_FAULTS if chance.random() < max(share, 0.3)},
     )

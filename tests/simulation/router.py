@@ -10,7 +10,6 @@ from typing import Any
 import zmq
 
 from broker.sockets import FULL, GONE, LOST, SENT, Message, Router
-from tests.harness import USER
 from tests.simulation.network import TO_PEER, Line, Network
 
 
@@ -42,7 +41,7 @@ class SimulatedRouter(Router):
     def __init__(self, network: Network, on_news: Callable[[], None], on_send: Callable[[Line, bytes], int]) -> None:
         self.misframed = 0
         self.lines: dict[bytes, Line] = {}
-        self.inbox: deque[tuple[bytes, bytes]] = deque()
+        self.inbox: deque[tuple[bytes, bytes, str]] = deque()
         self.messages_max = 1000
         self._network, self._on_news, self._on_send = network, on_news, on_send
         self._socket = Socket()
@@ -56,8 +55,8 @@ class SimulatedRouter(Router):
     def watch(self, events: int) -> Any:
         return self.monitor
 
-    def on_arrived(self, route: bytes, body: bytes) -> None:
-        self.inbox.append((route, body))
+    def on_arrived(self, route: bytes, body: bytes, user: str) -> None:
+        self.inbox.append((route, body, user))
         self._on_news()
 
     def on_gone(self, route: bytes) -> None:
@@ -69,8 +68,8 @@ class SimulatedRouter(Router):
     def drain(self, *, messages_max: int, bytes_max: int, seconds_max: float) -> tuple[list[Message], bool]:
         found: list[Message] = []
         while self.inbox and len(found) < min(messages_max, self.messages_max):
-            route, body = self.inbox.popleft()
-            found.append(((route,), body, USER))
+            route, body, user = self.inbox.popleft()
+            found.append(((route,), body, user))
         return found, not self.inbox
 
     def send(self, envelope: tuple[bytes, ...], body: bytes) -> str:
