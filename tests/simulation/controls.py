@@ -85,7 +85,7 @@ CONTROLS: dict[str, Control] = {
         lambda: patch.multiple(Ledger, replies=lambda self, request_ids: {}, keep_replies=_keep_new_replies),
     ),
     "a stall of the broker is blamed on its workers": Control(
-        range(30, 60), lambda: patch.object(Core, "forgive", lambda self, stall_ms: None)
+        range(136, 190), lambda: patch.object(Core, "forgive", lambda self, stall_ms: None)
     ),
     "what was given back is not said again": Control(
         range(700, 750), lambda: patch.object(Slots, "untell", lambda self: self._told.clear())
