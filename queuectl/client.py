@@ -18,12 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from queuectl.config import load_config
+from queuectl.config import Config, load_config
 from queuectl.errors import BadRequest, QueuectlError, WaitTimedOut, from_wire
 from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
 from queuectl.link import Begun, Link, Reply
 from queuectl.packed import pack
+from queuectl.ways import IPC, Ways, ways_of
 
 if TYPE_CHECKING:
     from queuectl.jobs import JobSpec
@@ -67,14 +68,35 @@ class Client:
     """A connection to one broker. Connects on the first request; close it, or use it in a with statement.
 
     `endpoint` is `local`, `tcp://HOST:PORT` (of the workers' port, as in the configuration) or the `ipc://PATH` of
-    a client socket; left out, the configuration of `home` says it. `timeout` is the seconds to wait for each reply.
+    a client socket; `credentials` is the file that lets one in at a broker on another machine, and `context` the name
+    of one that `queuectl context` keeps. What is left out, the configuration of `home` says. `timeout` is the seconds
+    to wait for each reply. Raises BadConfig, BadCredentials, NotAllowed.
     """
 
     def __init__(
-        self, endpoint: str | None = None, *, home: Home | Path | str | None = None, timeout: float = REPLY_TIMEOUT_S
+        self,
+        endpoint: str | None = None,
+        *,
+        credentials: Path | str | None = None,
+        context: str | None = None,
+        home: Home | Path | str | None = None,
+        timeout: float = REPLY_TIMEOUT_S,
     ) -> None:
         self.timeout = timeout
-        self._link = Link(_client_endpoint(endpoint, home))
+        if endpoint is not None and endpoint.startswith(IPC):
+            self._link = Link(Ways([endpoint]))
+            return
+        place = home if isinstance(home, Home) else find_home(None if home is None else str(home))
+        flags = {"endpoint": endpoint, "credentials": credentials, "context": context}
+        self._link = Link(ways_of(load_config(place, flags), place, for_workers=False))
+
+    @classmethod
+    def of(cls, config: Config, home: Home, *, timeout: float = REPLY_TIMEOUT_S) -> Client:
+        """A client of the broker that this configuration names. Raises BadCredentials, NotAllowed."""
+        client = cls.__new__(cls)
+        client.timeout = timeout
+        client._link = Link(ways_of(config, home, for_workers=False))
+        return client
 
     @property
     def endpoint(self) -> str:
@@ -318,13 +340,6 @@ class Client:
             if reply.get("next") is None:
                 return done
             args["cursor"] = reply["next"]
-
-
-def _client_endpoint(endpoint: str | None, home: Home | Path | str | None) -> str:
-    if endpoint is not None and endpoint.startswith("ipc://"):
-        return endpoint
-    place = home if isinstance(home, Home) else find_home(None if home is None else str(home))
-    return load_config(place, {"endpoint": endpoint}).endpoints(place)[1]
 
 
 def _fields(job: JobInput) -> dict[str, Any]:

@@ -88,6 +88,15 @@ def keys_required(way: Way) -> KeysRequired:
     )
 
 
+def not_a_broker(way: Way) -> BrokerUnreachable:
+    """Another program."""
+    return BrokerUnreachable(
+        f"whoever answers at {way.endpoint} is no broker; nothing was sent",
+        hint="is another program there? The port of clients is one above that of workers",
+        details={"endpoint": way.endpoint},
+    )
+
+
 def unreachable(way: Way) -> BrokerUnreachable:
     """Nobody answers there."""
     return BrokerUnreachable(

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from queuectl import packed
 from queuectl.errors import (
     BrokerUnreachable,
+    NotAllowed,
     OutcomeUnknown,
+    QueuectlError,
     TooLarge,
     VersionMismatch,
     from_wire,
@@ -22,9 +24,9 @@ from queuectl.errors import (
 
 if TYPE_CHECKING:
     from queuectl.remote import RemoteLine
+    from queuectl.ways import Way, Ways
     from queuectl.zmtp import LocalLine
 
-_IPC = "ipc://"
 CONNECT_TIMEOUT_S = 3.0
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
 
@@ -40,26 +42,32 @@ class Reply(NamedTuple):
 class Begun:
     """A request that is ready, or on its way."""
 
-    __slots__ = ("body", "request_id", "tries")
+    __slots__ = ("body", "op", "request_id", "tries")
 
-    def __init__(self, request_id: str, body: bytes) -> None:
+    def __init__(self, op: str, request_id: str, body: bytes) -> None:
+        self.op = op
         self.request_id = request_id
         self.body = body
         self.tries = 0
 
 
 class Link:
-    """A connection to the client endpoint of one broker."""
+    """A connection to the client endpoint of one broker, by whichever of the ways to it works."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
         self._line: LocalLine | RemoteLine | None = None
         self._pid = os.getpid()
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go now."""
+        return self._ways.present.endpoint
 
     def connect(self) -> bool:
         """Connect, if no connection is there; False if nobody listens at the endpoint.
 
-        Raises BrokerUnreachable where somebody does, but does not answer, and NotAllowed.
+        Raises BrokerUnreachable where somebody does, but does not answer, or nobody elsewhere, and NotAllowed.
         """
         if self._line is None or self._pid != os.getpid():
             self.close()
@@ -68,7 +76,7 @@ class Link:
 
     def prepare(self, op: str, args: dict[str, Any], *, request_id: str) -> Begun:
         """Make a request ready to be sent. Raises BadRequest, TooLarge."""
-        return Begun(request_id, _encode(op, args, request_id))
+        return Begun(op, request_id, _encode(op, args, request_id))
 
     def send(self, begun: Begun) -> None:
         """Send what was prepared; `finish` gets its reply. In between nothing else may be sent.
@@ -77,7 +85,7 @@ class Link:
         """
         try:
             self._send(begun.body)
-        except BrokerUnreachable:
+        except QueuectlError:
             self.close()
             raise
         begun.tries = 1
@@ -87,30 +95,39 @@ class Link:
 
         Raises OutcomeUnknown (sent, no reply), or the error of the reply.
         """
+        obstacle: QueuectlError | None = None
         for pause_s in (0.0, *PAUSES_S):
-            if pause_s and not self._send_again(begun, pause_s):
+            if pause_s and (obstacle := self._send_again(begun, pause_s)) is not None:
                 continue
             envelope = self._receive(begun.request_id, timeout_s)
             if envelope is not None:
                 return _open(envelope, begun.tries)
             self.close()
-        raise OutcomeUnknown(
-            f"the request went out {begun.tries} times to {self.endpoint}, but no reply came",
-            hint=f"it may or may not have been carried out; repeating it with request id {begun.request_id} is safe",
-            details={"request_id": begun.request_id},
-        )
+        raise self._unanswered(begun, obstacle)
 
-    def _send_again(self, begun: Begun, pause_s: float) -> bool:
+    def _send_again(self, begun: Begun, pause_s: float) -> QueuectlError | None:
+        """Why it could not go out; None if it did."""
         import random
 
         time.sleep(pause_s * random.uniform(1.0, 1.5))
         try:
             self._send(begun.body)
-        except BrokerUnreachable:
+        except (BrokerUnreachable, NotAllowed) as error:
             self.close()
-            return False
+            return error
         begun.tries += 1
-        return True
+        return None
+
+    def _unanswered(self, begun: Begun, obstacle: QueuectlError | None) -> OutcomeUnknown:
+        often = "once" if begun.tries == 1 else f"{begun.tries} times"
+        since = f"; since then {obstacle.message}" if isinstance(obstacle, NotAllowed) else ""
+        is_named = begun.op == "enqueue"  # whoever stores jobs can say which request it is
+        then = f"repeating it with request id {begun.request_id} is safe" if is_named else "look, and ask again"
+        return OutcomeUnknown(
+            f"the request went out {often} to {self.endpoint}, but no reply came{since}",
+            hint=f"it may or may not have been carried out; {then}",
+            details={"request_id": begun.request_id},
+        )
 
     def close(self) -> None:
         """Close the connection. May be called twice; a later call connects again."""
@@ -136,9 +153,40 @@ class Link:
             raise
 
     def _connect(self) -> bool:
-        line = self._open()
-        if line is None:
+        if self._ways.present.is_local:
+            return self._connect_here(self._ways.present)
+        self._connect_elsewhere()
+        return True
+
+    def _connect_here(self, way: Way) -> bool:
+        """Raises NotAllowed where others could have put a socket, BrokerUnreachable where nobody answers."""
+        from queuectl.probe import dial, silent
+
+        connected = dial(way.endpoint)
+        if connected is None:
             return False
+        from queuectl.zmtp import LocalLine
+
+        line = LocalLine(connected, bytes_max=packed.REPLY_BYTES_MAX)
+        if not self._greet(line):
+            raise silent(way.endpoint)
+        return True
+
+    def _connect_elsewhere(self) -> None:
+        """By each way, until one works. Raises what tells most of why none of them does."""
+        from queuectl.remote import RemoteLine
+
+        failures: list[QueuectlError] = []
+        for _ in range(len(self._ways)):
+            way = self._ways.present
+            line = RemoteLine(way, bytes_max=packed.REPLY_BYTES_MAX, timeout_s=CONNECT_TIMEOUT_S)
+            if self._greet(line):
+                return
+            failures.append(line.failure)
+            self._ways.failed(line.failure)
+        raise min(failures, key=lambda failure: isinstance(failure, BrokerUnreachable))
+
+    def _greet(self, line: LocalLine | RemoteLine) -> bool:
         self._line, self._pid = line, os.getpid()
         try:
             is_up = line.greet(CONNECT_TIMEOUT_S)
@@ -147,23 +195,7 @@ class Link:
             raise
         if not is_up:
             self.close()
-            raise self._silent()
-        return True
-
-    def _open(self) -> LocalLine | RemoteLine | None:
-        """A connection to whoever listens there. Raises NotAllowed where others could have put a socket."""
-        if not self.endpoint.startswith(_IPC):
-            from queuectl.remote import RemoteLine
-
-            return RemoteLine(self.endpoint, bytes_max=packed.REPLY_BYTES_MAX)
-        from queuectl.probe import dial
-
-        connected = dial(self.endpoint)
-        if connected is None:
-            return None
-        from queuectl.zmtp import LocalLine
-
-        return LocalLine(connected, bytes_max=packed.REPLY_BYTES_MAX)
+        return is_up
 
     def _receive(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
         """The envelope of the reply, or None if none can be expected any more on this connection."""
@@ -185,20 +217,11 @@ class Link:
             left_s = deadline - time.monotonic()
         return None
 
-    def _silent(self) -> BrokerUnreachable:
-        if not self.endpoint.startswith(_IPC):
-            return self._unreachable()
-        from queuectl.probe import silent
-
-        return silent(self.endpoint)
-
     def _unreachable(self) -> BrokerUnreachable:
-        if self.endpoint.startswith(_IPC):
-            hint = "start one: queuectl broker start --detach"
-        else:
-            hint = "is a broker running there with --listen, and does the firewall let you through?"
         return BrokerUnreachable(
-            f"no broker answers at {self.endpoint}; nothing was sent", hint=hint, details={"endpoint": self.endpoint}
+            f"no broker answers at {self.endpoint}; nothing was sent",
+            hint="start one: queuectl broker start --detach" if self._ways.present.is_local else None,
+            details={"endpoint": self.endpoint},
         )
 
 

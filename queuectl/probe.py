@@ -1,4 +1,4 @@
-"""Local endpoints: connect to one, or find out at once whether somebody listens there.
+"""Who listens at an endpoint, asked without ZeroMQ: on this machine at once, elsewhere in a moment.
 
 zmq itself would try again and again until a time-out; a plain connect is refused on the spot.
 """
@@ -12,6 +12,8 @@ from queuectl.errors import BrokerUnreachable, NotAllowed
 from queuectl.home import refuse_foreign_directory
 
 IPC = "ipc://"
+GREETING_TIMEOUT_S = 2.0
+_GREETING = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0" + b"NULL".ljust(20, b"\0") + bytes(32)
 _CONNECT_TIMEVAL = struct.pack("ll", 3, 0)  # seconds, microseconds: longer where a listener has a queue that is full
 
 
@@ -37,6 +39,22 @@ def dial(endpoint: str) -> socket.socket | None:
             return None
         raise
     return line
+
+
+def mechanism_at(endpoint: str) -> str | None:
+    """How whoever listens at this TCP endpoint secures its connections, as its greeting says (NULL, CURVE); None: it
+    does not greet as ZeroMQ does (ZMTP 3, RFC 23)."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    greeting = bytearray()
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=GREETING_TIMEOUT_S) as line:
+            line.sendall(_GREETING)
+            while len(greeting) < len(_GREETING) and (more := line.recv(len(_GREETING) - len(greeting))):
+                greeting += more
+    except OSError:
+        return None
+    is_zmtp_3 = len(greeting) == len(_GREETING) and (greeting[0], greeting[9]) == (0xFF, 0x7F) and greeting[10] >= 3
+    return bytes(greeting[12:32]).rstrip(b"\0").decode(errors="replace") if is_zmtp_3 else None
 
 
 def silent(endpoint: str) -> BrokerUnreachable:

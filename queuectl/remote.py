@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
 import zmq
 
+from queuectl import handshake
+from queuectl.errors import QueuectlError, ServerKeyMismatch
+from queuectl.probe import mechanism_at
+from queuectl.ways import Way
+
 PROMPT_MS = 20  # most replies come sooner: until then only the socket is watched, which is cheaper
 _MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
-_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 class RemoteLine:
-    """A socket that connects in the background, and a monitor that tells when its connection is lost."""
+    """A socket that makes one attempt to connect, and a monitor that tells what became of it.
 
-    def __init__(self, endpoint: str, *, bytes_max: int) -> None:
+    `failure` says why the attempt came to nothing, when `greet` has returned False.
+    """
+
+    def __init__(self, way: Way, *, bytes_max: int, timeout_s: float) -> None:
+        self.failure: QueuectlError = handshake.unreachable(way)
+        self._way = way
         self._pid = os.getpid()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         link = self._socket = self._context.socket(zmq.DEALER)
@@ -23,20 +33,42 @@ class RemoteLine:
         link.sndhwm = link.rcvhwm = 10
         link.rcvtimeo = PROMPT_MS
         link.maxmsgsize = bytes_max
-        link.handshake_ivl = 3000
-        link.connect_timeout = 3000
-        link.reconnect_ivl, link.reconnect_ivl_max = 100, 1000
+        link.handshake_ivl = link.connect_timeout = int(timeout_s * 1000)
+        link.reconnect_ivl = -1
         link.ipv6 = True
         link.setsockopt(zmq.TCP_MAXRT, 10_000)
-        self._monitor = link.get_monitor_socket(_LOST)
+        handshake.put_keys(link, way)
+        self._monitor = link.get_monitor_socket(handshake.WATCHED)
         self._poller = zmq.Poller()
         self._poller.register(link, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        link.connect(endpoint)
+        link.connect(way.endpoint)
 
     def greet(self, timeout_s: float) -> bool:
-        """Wait until the connection is up; False if it does not come up in time."""
-        return bool(self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT))
+        """Wait until the connection is up; False if it does not come up, or not in time."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLOUT)
+        poller.register(self._monitor, zmq.POLLIN)
+        end = monotonic() + timeout_s
+        while (left_s := end - monotonic()) > 0:
+            ready = dict(poller.poll(int(left_s * 1000) + 1))
+            if self._socket in ready:
+                return True
+            if self._monitor in ready:
+                cause = handshake.cause_of(self._monitor.recv_multipart(), self._way)
+                self.failure = self._look_closer(cause or self.failure)
+                return False
+        self.failure = self._look_closer(self.failure)
+        return False
+
+    def _look_closer(self, cause: QueuectlError) -> QueuectlError:
+        """A wrong server key, no keys at all, and another program look alike to libzmq; not to one who listens."""
+        if not isinstance(cause, ServerKeyMismatch):
+            return cause
+        mechanism = mechanism_at(self._way.endpoint)
+        if mechanism == "NULL":
+            return handshake.keys_not_spoken(self._way)
+        return cause if mechanism == "CURVE" else handshake.not_a_broker(self._way)
 
     def send(self, body: bytes) -> bool:
         """Hand a request over; False if no connection is up to take it."""

@@ -6,16 +6,16 @@ is kept. Without a pinned server key nobody is spoken to on another machine: it 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 from queuectl.config import Config, client_endpoint_of
-from queuectl.credentials import Credentials, load_credentials
 from queuectl.errors import BrokerUnreachable, NotAllowed, QueuectlError
 from queuectl.home import Home
+
+if TYPE_CHECKING:
+    from queuectl.credentials import Credentials
 
 IPC = "ipc://"
 
@@ -73,6 +73,8 @@ class Ways:
             for endpoint in self._endpoints:
                 _refuse_open(endpoint)
             return [Way(endpoint) for endpoint in self._endpoints]
+        from queuectl.credentials import load_credentials  # a local command needs none, and starts the sooner
+
         credentials = load_credentials(self._file)
         endpoints = self._endpoints or [self._port(endpoint) for endpoint in credentials.endpoints]
         return [Way(endpoint, key, credentials) for endpoint in endpoints for key in credentials.server_keys]
@@ -93,6 +95,9 @@ def ways_of(config: Config, home: Home, *, for_workers: bool) -> Ways:
 
 def is_loopback(endpoint: str) -> bool:
     """Whether this TCP endpoint is on this machine for certain: a name may mean anything tomorrow."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
     try:
         return ipaddress.ip_address(urlsplit(endpoint).hostname or "").is_loopback
     except ValueError:

@@ -92,7 +92,8 @@ def test_silent_broker_leaves_the_outcome_unknown(broker: ScriptedBroker, monkey
         raise Silence
 
     monkeypatch.setattr(link, "PAUSES_S", ())
-    monkeypatch.setattr("queuectl.client.Client.__init__.__kwdefaults__", {"home": None, "timeout": 0.02})
+    hurried = {"credentials": None, "context": None, "home": None, "timeout": 0.02}
+    monkeypatch.setattr("queuectl.client.Client.__init__.__kwdefaults__", hurried)
     broker.on("enqueue", silence)
 
     ran = run_cli("enqueue", "--json", "--", "echo")

@@ -19,15 +19,15 @@ def test_endpoint_is_the_local_one_by_default(home: Path) -> None:
 
 
 def test_endpoint_comes_from_the_configuration_of_the_home(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text('endpoint = "tcp://queue.example:7710"\n')
+    (tmp_path / "config.toml").write_text('endpoint = "tcp://127.0.0.2:7710"\n')
 
-    assert Client(home=tmp_path).endpoint == "tcp://queue.example:7711"
+    assert Client(home=tmp_path).endpoint == "tcp://127.0.0.2:7711"
 
 
 @pytest.mark.parametrize(
     ("given", "endpoint"),
     [
-        ("tcp://host:7710", "tcp://host:7711"),
+        ("tcp://127.0.0.1:7710", "tcp://127.0.0.1:7711"),
         ("tcp://[::1]:7710", "tcp://[::1]:7711"),
         ("ipc:///somewhere/client.sock", "ipc:///somewhere/client.sock"),
     ],
