@@ -62,19 +62,27 @@ class Gate:
         if len(frames) < 8:
             return
         route, _, version, request, domain, address, _, mechanism, *proofs = frames
-        user = self._user(domain.decode(), address, mechanism, proofs) if version == _VERSION else None
+        user = self._found(version, domain, address, mechanism, proofs)
         if user is None:
-            key = z85.encode(proofs[0]).decode() if mechanism == _CURVE and len(proofs[0]) == _KEY_BYTES else None
-            self._refused.append(Knock(domain.decode(), address.decode(errors="replace"), key))
+            self._refused.append(Knock(_text(domain), _text(address), _public_key(mechanism, proofs)))
         status = b"400" if user is None else b"200"
         self.socket.send_multipart([route, b"", _VERSION, request, status, b"", (user or "").encode(), b""])
+
+    def _found(
+        self, version: bytes, domain: bytes, address: bytes, mechanism: bytes, proofs: list[bytes]
+    ) -> str | None:
+        """The user id of somebody who may come in. Whatever goes wrong meanwhile lets nobody in, and stops nobody."""
+        try:
+            return self._user(_text(domain), address, mechanism, proofs) if version == _VERSION else None
+        except Exception:  # noqa: BLE001  a bug must neither open the door nor end the broker
+            return None
 
     def _user(self, domain: str, address: bytes, mechanism: bytes, proofs: list[bytes]) -> str | None:
         if domain == LOCAL and mechanism == _NULL and (found := _LOCAL_ADDRESS.fullmatch(address)):
             uid = int(found[1])
             return f"uid:{uid}" if uid in self._uids else None
-        if domain == KEYS and mechanism == _CURVE and len(proofs) == 1 and len(proofs[0]) == _KEY_BYTES:
-            return self._user_of(z85.encode(proofs[0]).decode())
+        if domain == KEYS and (public_key := _public_key(mechanism, proofs)) is not None:
+            return self._user_of(public_key)
         if domain == UNLOCKED and mechanism == _NULL:
             return OPEN
         return None
@@ -82,3 +90,13 @@ class Gate:
     def close(self) -> None:
         """Nobody gets in any more."""
         self.socket.close(0)
+
+
+def _public_key(mechanism: bytes, proofs: list[bytes]) -> str | None:
+    """The key that libzmq has proved the peer to hold."""
+    is_key = mechanism == _CURVE and len(proofs) == 1 and len(proofs[0]) == _KEY_BYTES
+    return z85.encode(proofs[0]).decode() if is_key else None
+
+
+def _text(frame: bytes) -> str:
+    return frame.decode(errors="replace")
