@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
+from zmq.utils import z85
 
 from broker.core import Core, Identity, Turn
 from broker.core.turn import LogRecord
@@ -219,12 +220,22 @@ class BrokerHarness:
             return error
         raise AssertionError(f"{op} was not refused: {answer}")
 
-    def enqueue(self, *commands: str, **fields: Any) -> list[str]:
+    def enqueue(self, *commands: str, user: str = USER, **fields: Any) -> list[str]:
         """Store jobs that share these fields; their ids."""
-        reply = self.ask("enqueue", jobs=[{"command": command, **fields} for command in commands or ("true",)])
+        jobs = [{"command": command, **fields} for command in commands or ("true",)]
+        reply = self.ask("enqueue", user=user, jobs=jobs)
         assert reply["errors"] == []
         ids: list[str] = reply["ids"]
         return ids
+
+    def key(self, name: str, role: str, *queues: str) -> str:
+        """Let a new key in; the user id of its connections."""
+        public_key = z85.encode(random.Random(f"{name} {len(self.core.access.rows)}").randbytes(32)).decode()
+        op, more = ("key_rotate", {}) if self.core.access.named(name) else ("key_add", {"role": role, "queues": queues})
+        self.ask(op, name=name, public_key=public_key, **more)
+        user = self.core.access.user_of(public_key)
+        assert user is not None
+        return user
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as clients see it."""
@@ -245,8 +256,9 @@ class BrokerHarness:
         """Where it stands."""
         return str(self.job(job_id)["state"])
 
-    def worker(self, name: str = "w", **about: Any) -> FakeWorker:
+    def worker(self, name: str = "w", *, user: str = USER, **about: Any) -> FakeWorker:
         """A worker that has not said hello yet."""
+        self.users[name.encode()] = user
         return FakeWorker(self, name, **about)
 
 

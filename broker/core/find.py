@@ -12,6 +12,7 @@ from queuectl.ids import JOB_ID
 from queuectl.jobs import JobState
 from queuectl.suggest import did_you_mean
 
+LOOKED_THROUGH = 50  # ids of all owners, for the few that somebody may see
 _SHOWN = 5
 
 
@@ -32,13 +33,20 @@ def find_many(core: State, texts: list[str], by: Actor) -> dict[str, Known | Que
 def _visible(core: State, by: Actor, jobs: Collection[Known]) -> Collection[Known]:
     if by.role != SUBMIT:
         return jobs
-    owners, own = core.store.jobs.owners(job.seq for job in jobs), core.actors.get(by.name)
+    own = core.actors.get(by.name)
+    if own is None:  # it has never done anything; jobs from before version 4 have no owner either
+        return []
+    owners = core.store.jobs.owners(job.seq for job in jobs)
     return [job for job in jobs if owners[job.seq] == own]
 
 
 def _by_prefix(core: State, text: str, by: Actor) -> Known | QueuectlError:
     is_like_one = JOB_ID.fullmatch(text) is not None
-    matches = list(_visible(core, by, core.store.jobs.prefixed(text, _SHOWN + 1))) if is_like_one else []
+    most = LOOKED_THROUGH if by.role == SUBMIT else _SHOWN + 1
+    found = core.store.jobs.prefixed(text, most) if is_like_one else []
+    if by.role == SUBMIT and len(found) == most:
+        return AmbiguousId(f"too many ids start with '{text}'", hint="write more of the id", details={"id": text})
+    matches = list(_visible(core, by, found))
     if len(matches) == 1:
         return matches[0]
     if not matches:

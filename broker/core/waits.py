@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from broker.core.access import SUBMIT
 from broker.core.envelope import failed, ok
 from broker.core.memory import Holder
 from broker.core.state import State, Waiter
@@ -41,7 +42,8 @@ class Condition(Waiter):
         return not self.jobs and not any(_is_there(holder, self.workers) for holder in core.holders.values())
 
     def _answer(self, core: State, *, done: bool) -> dict[str, Any]:
-        return {"done": done, "jobs_left": len(self.jobs), "counts": core.counts()}
+        counts = None if self.by.role == SUBMIT else core.counts()  # how many jobs others have is their business
+        return {"done": done, "jobs_left": len(self.jobs), "counts": counts}
 
 
 def _is_there(holder: Holder, names: frozenset[str]) -> bool:
