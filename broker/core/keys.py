@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from broker.core import sessions, writing
+from broker.core import sessions, waits, writing
 from broker.core.access import Actor
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -51,7 +51,10 @@ def revoke(core: State, turn: Turn, by: Actor, args: KeyRevoke) -> dict[str, Any
     core.store.keys.revoke(keys, turn.now.wall_ms, core.actor_number(by.name))
     core.read_keys()
     ended = sessions.end_sessions_of(core, turn, frozenset(keys))
+    if not args.old:
+        sessions.lose_those_away(core, turn, args.name)
     writing.flush(core, turn)
+    waits.end_waits_of(core, turn, frozenset(keys))
     for row in chosen:
         turn.log("warning", "key_revoked", key_name=args.name, fingerprint=fingerprint(row.public_key), by=by.name)
     if args.cut:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import outputs, reports
+from broker.core import outputs, reports, writing
 from broker.core.access import ADMIN, WORKER, Actor, Queues
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
@@ -47,6 +47,7 @@ DEAF_BEATS_MAX = 3  # heartbeats that miss a push before the session counts as o
 OTHER_BROKER_RETRY_MS = 5000
 DENIED_RETRY_MS = 2000  # it may be let in by then
 _ASK_WHO_EVERY_MS = 1000
+_REVOKED = "the key of its worker was revoked"
 _EPOCH_SHIFT = 10**9  # sessions per epoch
 
 
@@ -315,8 +316,18 @@ def end_sessions_of(core: State, turn: Turn, keys: frozenset[int]) -> int:
     for session in ended:
         turn.send(session.route, Echo(session.number, 0, core.heartbeat_ms, list(session.holder.leases)))
         turn.send(session.route, Refuse(KeyNotAccepted.code, "this key was revoked", DENIED_RETRY_MS))
-        _lose(core, turn, session.holder, "the key of its worker was revoked")
+        _lose(core, turn, session.holder, _REVOKED)
+    writing.flush(core, turn)
     return len(ended)
+
+
+def lose_those_away(core: State, turn: Turn, name: str) -> None:
+    """No key of this name is good any more: those of its workers that are away cannot come back."""
+    actor = core.actors.get(name)
+    for holder in list(core.holders.values()):
+        if holder.session is None and holder.worker.actor is not None and holder.worker.actor == actor:
+            _lose(core, turn, holder, _REVOKED)
+    writing.flush(core, turn)
 
 
 def say_verdicts(core: State, turn: Turn) -> None:

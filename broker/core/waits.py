@@ -13,7 +13,7 @@ from broker.core.state import State, Waiter
 from broker.core.turn import Turn
 from broker.store import OF_THE_STORE
 from broker.store.rows import CODES
-from queuectl.errors import QueuectlError
+from queuectl.errors import KeyNotAccepted, QueuectlError
 from queuectl.jobs import JobState
 
 UNFINISHED = (JobState.PENDING, JobState.PROCESSING, JobState.FAILED)
@@ -69,6 +69,16 @@ def answer(core: State, turn: Turn) -> None:
         else:
             turn.reply(waiter.envelope, ok(waiter.request_id, found))
     core.waiters = left
+
+
+def end_waits_of(core: State, turn: Turn, keys: frozenset[int]) -> None:
+    """These keys are good for nothing any more: whoever waits with one is told so."""
+    for waiter in chain(core.waiters, turn.held):
+        if waiter.by.key in keys:
+            turn.reply(waiter.envelope, failed(waiter.request_id, KeyNotAccepted("this key was revoked")))
+    core.waiters, turn.held = (
+        [waiter for waiter in waiters if waiter.by.key not in keys] for waiters in (core.waiters, turn.held)
+    )
 
 
 def _look(core: State, turn: Turn, waiter: Waiter) -> dict[str, Any] | Waiter:
