@@ -220,8 +220,9 @@ class BrokerHarness:
             return error
         raise AssertionError(f"{op} was not refused: {answer}")
 
-    def enqueue(self, *commands: str, user: str = USER, **fields: Any) -> list[str]:
-        """Store jobs that share these fields; their ids."""
+    def enqueue(self, *commands: str, **fields: Any) -> list[str]:
+        """Store jobs that share these fields, of this `user`; their ids."""
+        user = fields.pop("user", USER)
         jobs = [{"command": command, **fields} for command in commands or ("true",)]
         reply = self.ask("enqueue", user=user, jobs=jobs)
         assert reply["errors"] == []
@@ -231,8 +232,10 @@ class BrokerHarness:
     def key(self, name: str, role: str, *queues: str) -> str:
         """Let a new key in; the user id of its connections."""
         public_key = z85.encode(random.Random(f"{name} {len(self.core.access.rows)}").randbytes(32)).decode()
-        op, more = ("key_rotate", {}) if self.core.access.named(name) else ("key_add", {"role": role, "queues": queues})
-        self.ask(op, name=name, public_key=public_key, **more)
+        if self.core.access.named(name):
+            self.ask("key_rotate", name=name, public_key=public_key)
+        else:
+            self.ask("key_add", name=name, role=role, public_key=public_key, queues=queues)
         user = self.core.access.user_of(public_key)
         assert user is not None
         return user
@@ -256,9 +259,9 @@ class BrokerHarness:
         """Where it stands."""
         return str(self.job(job_id)["state"])
 
-    def worker(self, name: str = "w", *, user: str = USER, **about: Any) -> FakeWorker:
-        """A worker that has not said hello yet."""
-        self.users[name.encode()] = user
+    def worker(self, name: str = "w", **about: Any) -> FakeWorker:
+        """A worker that has not said hello yet, with the connection of this `user`."""
+        self.users[name.encode()] = about.pop("user", USER)
         return FakeWorker(self, name, **about)
 
 
