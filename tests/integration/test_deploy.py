@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from queuectl.config import KEYS, Config, load_config
+from queuectl.credentials import Credentials, new_key_pair, text_of, write_secret
 from queuectl.home import Home
 from queuectl.jobs import parse_job
 
@@ -19,6 +20,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNITS = ("queuectl-broker.service", "queuectl-worker@.service")
 EXECUTABLE = "/opt/queuectl/bin/queuectl"
 SHIPPER_LINES_MAX = 40
+EXPOSURE_MAX = 20  # of 100, as systemd-analyze counts
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 
@@ -30,6 +32,16 @@ def place_units(directory: Path, *, text: str = "") -> list[Path]:
         placed.append(directory / name)
         placed[-1].write_text((DEPLOY / name).read_text().replace(EXECUTABLE, "/bin/true") + text)
     return placed
+
+
+def write_credentials(directory: Path, name: str = "credentials.toml") -> Path:
+    """Credentials as `auth add` writes them."""
+    (public, secret), (server, _) = new_key_pair(), new_key_pair()
+    path = directory / name
+    write_secret(
+        path, text_of(Credentials("builder", "worker", ("tcp://queue.example:7710",), (server,), public, secret))
+    )
+    return path
 
 
 def verify(*units: Path) -> str:
@@ -80,24 +92,82 @@ def test_hardened_broker_keeps_what_zeromq_aborts_without() -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_unit_runs_queuectl_with_machine_settings_that_exist(name: str) -> None:
-    text = (DEPLOY / name).read_text()
+def test_unit_runs_queuectl_with_machine_settings_that_exist(name: str, tmp_path: Path) -> None:
+    text = re.sub(r"^#.*", "", (DEPLOY / name).read_text(), flags=re.MULTILINE)
     variables = dict(re.findall(r"(QUEUECTL_[A-Z_]+)=(\S+)", text))
     home = Home(Path(variables.pop("QUEUECTL_HOME")))
+    if "QUEUECTL_CREDENTIALS" in variables:
+        assert Path(variables["QUEUECTL_CREDENTIALS"]).parent == home.path
+        variables["QUEUECTL_CREDENTIALS"] = str(write_credentials(tmp_path))
 
     assert re.search(rf"^ExecStart={EXECUTABLE} (broker|worker) start", text, re.MULTILINE)
     assert load_config(home, environ=variables).log_format == "json"
 
 
-def test_config_shows_every_setting_with_its_default(tmp_path: Path) -> None:
-    text = (DEPLOY / "config.toml").read_text()
-    (tmp_path / "config.toml").write_text(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+def test_worker_is_another_user_than_the_broker_and_cannot_enter_its_home() -> None:
+    broker, worker = ((DEPLOY / name).read_text() for name in UNITS)
+
+    for key in ("User", "Group", "StateDirectory", "WorkingDirectory"):
+        (of_broker,), (of_worker,) = (re.findall(rf"^{key}=(.*)", text, re.MULTILINE) for text in (broker, worker))
+        assert of_broker != of_worker
+    assert all("StateDirectoryMode=0700\n" in text for text in (broker, worker))
+    assert "ReadWritePaths=/var/lib/queuectl-worker\n" in (DEPLOY / "hardening.conf").read_text()
+
+
+@needs_systemd
+def test_broker_stays_locked_in(tmp_path: Path) -> None:
+    broker, _ = place_units(tmp_path)
+    line = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", "--no-pager", str(broker)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout[-300:]
+
+
+@needs_systemd
+def test_drop_ins_of_the_readme_are_valid(tmp_path: Path) -> None:
+    broker, worker = place_units(tmp_path)
+    readme = (DEPLOY / "README.md").read_text()
+    (printed,) = re.findall(r"^printf '(.*?)' (\S+) (\S+) ", readme, re.MULTILINE)
+    (written,) = re.findall(r"^```ini\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    listen = printed[0].replace("\\n", "\n") % printed[1:]
+    for unit, text in ((broker, listen), (worker, written)):
+        (tmp_path / f"{unit.name}.d").mkdir()
+        (tmp_path / f"{unit.name}.d" / "own.conf").write_text(text)
+
+    assert verify(broker, worker) == ""
+    variables = dict(re.findall(r"(QUEUECTL_[A-Z_]+)=(\S+)", listen))
+    assert load_config(Home(tmp_path), environ=variables).advertise == printed[2]
+
+
+def settings_shown(mark: str) -> dict[str, str]:
+    """The lines of config.toml that begin like this, without the mark, by their keys."""
+    lines = re.findall(rf"^# {mark}((\w+) = .*)", (DEPLOY / "config.toml").read_text(), re.MULTILINE)
+    return {key: line for line, key in lines}
+
+
+def test_config_shows_every_setting_with_its_default_or_an_example(tmp_path: Path) -> None:
+    defaults, examples = settings_shown(""), settings_shown("Example: ")
+    (tmp_path / "config.toml").write_text("\n".join(defaults.values()))
 
     shown = load_config(Home(tmp_path), environ={})
 
-    assert {key for key in KEYS if shown.origins[key].startswith("file")} == set(KEYS)
-    default = Config(data_dir=Path("/var/lib/queuectl"), origins=shown.origins)
-    assert shown == default
+    assert shown == Config(data_dir=Path("/var/lib/queuectl"), origins=shown.origins)
+    assert {key for key in KEYS if shown.origins[key].startswith("file")} == set(defaults)
+    assert {key for key in KEYS if getattr(shown, key) is None} == set(examples)
+    assert set(defaults) | set(examples) == set(KEYS)
+
+
+@pytest.mark.parametrize("key", settings_shown("Example: "))
+def test_examples_in_config_are_good(tmp_path: Path, key: str) -> None:
+    write_credentials(tmp_path, "builder.toml")
+    (tmp_path / "contexts").mkdir()
+    write_credentials(tmp_path / "contexts", "office.toml")
+    (tmp_path / "config.toml").write_text(settings_shown("Example: ")[key])
+
+    shown = load_config(Home(tmp_path), environ={})
+
+    assert shown.origins[key].startswith("file")
+    assert getattr(shown, key) is not None
 
 
 def test_config_changes_nothing_as_it_stands(tmp_path: Path) -> None:
