@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help setup test check format coverage demo bench simulate crashpoints campaign zoo fuzz lock clean
+.PHONY: help setup test check format coverage demo bench simulate crashpoints campaign machines zoo fuzz lock clean
 
 # A name on PATH may be a shim that does not run, so each candidate is tried.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -75,6 +75,9 @@ crashpoints: setup ## Lose the power at STATES moments of the store's work, from
 
 campaign: setup ## Kill, stop and cut off real brokers and workers for MINUTES, as SEED has it
 	@$(BIN)/python -m tests.campaign --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(ARGS)
+
+machines: setup ## Pull the cables of machines with networks of their own (namespaces) out, and put them in again
+	@$(BIN)/python -m tests.machines $(ARGS)
 
 zoo: setup ## Run the nastiest commands, each way of ending them, TIMES over
 	@$(BIN)/python -m tests.zoo --times $(or $(TIMES),1) $(ARGS)
