@@ -17,11 +17,13 @@ import msgspec
 import zmq
 from msgspec import inspect as types
 
+from broker.core.access import EVERYBODY, READ, SUBMIT
 from broker.core.operations import OPERATIONS
 from broker.core.sessions import WINDOW_BYTES
 from broker.core.waits import WAITERS_MAX
 from broker.sockets import _COMMON, client_router, worker_router
 from queuectl import messages, packed, requests
+from queuectl.credentials import ROLES
 from queuectl.errors import BY_CODE
 from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, JobSpec
 
@@ -85,8 +87,17 @@ def operations() -> str:
         parts += [f"#### `{name}`" + (" (changes)" if op.changes else ""), f"{_plain(text)} {_plain(more)}".strip()]
         rows = _fields(op.args)
         parts.append(_table(("Argument", "Type", "Meaning"), rows) if rows else "No arguments.")
-        parts.append(f"Reply: {reply.rstrip('.')}.")
+        parts.append(f"Reply: {reply.rstrip('.')}.\n\nRoles: {_roles(op.roles)}.")
     return "\n\n".join(parts)
+
+
+def _roles(roles: frozenset[str]) -> str:
+    """Those who may do it, in the order in which roles are told everywhere."""
+    if roles == EVERYBODY:
+        return "all"
+    return ", ".join(
+        f"{role} (its own jobs)" if role == SUBMIT and READ in roles else role for role in ROLES if role in roles
+    )
 
 
 def errors() -> str:
@@ -225,6 +236,8 @@ def _type(kind: types.Type) -> str:
         case types.StrType():
             pattern = f" `{kind.pattern}`" if kind.pattern else ""
             return "text" + pattern + ("" if pattern else _up_to(kind.max_length, "characters"))
+        case types.LiteralType():
+            return "one of " + ", ".join(f"`{value}`" for value in kind.values)
         case types.BytesType():
             return "bytes" + _up_to(kind.max_length, "")
         case types.ListType():
