@@ -51,6 +51,12 @@ def cause_of(frames: list[bytes], way: Way) -> QueuectlError | None:
     return unreachable(way) if event == zmq.EVENT_CLOSED else None
 
 
+def is_certain(frames: list[bytes]) -> bool:
+    """Whether what the monitor tells has one meaning: a key that was refused, or nobody who listens."""
+    event = int(parse_monitor_message(frames)["event"])
+    return event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_CLOSED)
+
+
 def key_not_accepted(way: Way) -> KeyNotAccepted:
     """It knows nobody of this key."""
     who = way.credentials.name if way.credentials is not None else "nobody"

@@ -13,7 +13,8 @@ from queuectl.home import refuse_foreign_directory
 
 IPC = "ipc://"
 GREETING_TIMEOUT_S = 2.0
-_GREETING = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0" + b"NULL".ljust(20, b"\0") + bytes(32)
+_GREETING_BYTES = 64
+_GREETING_START = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0"  # to the version: whoever heard of another mechanism would hang up
 _CONNECT_TIMEVAL = struct.pack("ll", 3, 0)  # seconds, microseconds: longer where a listener has a queue that is full
 
 
@@ -48,12 +49,12 @@ def mechanism_at(endpoint: str) -> str | None:
     greeting = bytearray()
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=GREETING_TIMEOUT_S) as line:
-            line.sendall(_GREETING)
-            while len(greeting) < len(_GREETING) and (more := line.recv(len(_GREETING) - len(greeting))):
+            line.sendall(_GREETING_START)
+            while len(greeting) < _GREETING_BYTES and (more := line.recv(_GREETING_BYTES - len(greeting))):
                 greeting += more
     except OSError:
         return None
-    is_zmtp_3 = len(greeting) == len(_GREETING) and (greeting[0], greeting[9]) == (0xFF, 0x7F) and greeting[10] >= 3
+    is_zmtp_3 = len(greeting) == _GREETING_BYTES and (greeting[0], greeting[9]) == (0xFF, 0x7F) and greeting[10] >= 3
     return bytes(greeting[12:32]).rstrip(b"\0").decode(errors="replace") if is_zmtp_3 else None
 
 

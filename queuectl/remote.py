@@ -8,7 +8,7 @@ from time import monotonic
 import zmq
 
 from queuectl import handshake
-from queuectl.errors import QueuectlError, ServerKeyMismatch
+from queuectl.errors import QueuectlError
 from queuectl.probe import mechanism_at
 from queuectl.ways import Way
 
@@ -55,20 +55,20 @@ class RemoteLine:
             if self._socket in ready:
                 return True
             if self._monitor in ready:
-                cause = handshake.cause_of(self._monitor.recv_multipart(), self._way)
-                self.failure = self._look_closer(cause or self.failure)
+                told = self._monitor.recv_multipart()
+                cause = handshake.cause_of(told, self._way) or self.failure
+                self.failure = cause if handshake.is_certain(told) else self._look_closer()
                 return False
-        self.failure = self._look_closer(self.failure)
         return False
 
-    def _look_closer(self, cause: QueuectlError) -> QueuectlError:
-        """A wrong server key, no keys at all, and another program look alike to libzmq; not to one who listens."""
-        if not isinstance(cause, ServerKeyMismatch):
-            return cause
-        mechanism = mechanism_at(self._way.endpoint)
+    def _look_closer(self) -> QueuectlError:
+        """A wrong server key, no keys, and another program look alike to libzmq; not to one who hears them greet."""
+        mechanism, has_keys = mechanism_at(self._way.endpoint), self._way.server_key is not None
         if mechanism == "NULL":
-            return handshake.keys_not_spoken(self._way)
-        return cause if mechanism == "CURVE" else handshake.not_a_broker(self._way)
+            return handshake.keys_not_spoken(self._way) if has_keys else self.failure
+        if mechanism == "CURVE":
+            return handshake.server_key_mismatch(self._way) if has_keys else handshake.keys_required(self._way)
+        return handshake.not_a_broker(self._way)
 
     def send(self, body: bytes) -> bool:
         """Hand a request over; False if no connection is up to take it."""

@@ -327,7 +327,6 @@ def lose_those_away(core: State, turn: Turn, name: str) -> None:
     for holder in list(core.holders.values()):
         if holder.session is None and holder.worker.actor is not None and holder.worker.actor == actor:
             _lose(core, turn, holder, _REVOKED)
-    writing.flush(core, turn)
 
 
 def say_verdicts(core: State, turn: Turn) -> None:
