@@ -73,7 +73,8 @@ def load_credentials(path: Path) -> Credentials:
 def read_secret(path: Path) -> str:
     """The text of a file that is ours alone. Raises BadCredentials; NotAllowed if others can read it."""
     try:
-        with path.open(encoding="utf-8") as file:
+        # NONBLOCK: what was meant to be a file may be a pipe that nobody writes to.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:
             _refuse_open(os.fstat(file.fileno()), path)
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
