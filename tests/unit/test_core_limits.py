@@ -1,0 +1,312 @@
+"""Limits against floods and mistakes: the backlog, requests a second, sessions, held replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.core import enqueues, requests, waits
+from broker.core.access import ADMIN, READ, SUBMIT, WORKER
+from broker.core.sessions import DENIED_RETRY_MS
+from queuectl.errors import QueueFull, ShuttingDown, TooManyRequests
+from queuectl.messages import Refuse
+from tests.harness import BrokerHarness, FakeWorker, held, request
+
+
+def limit(broker: BrokerHarness, **settings: int | None) -> None:
+    """Set these settings."""
+    for key, value in settings.items():
+        broker.ask("config_set", key=key, value="none" if value is None else value)
+
+
+def full(broker: BrokerHarness, *queues: str | None, user: str = "uid:0") -> dict[str, Any]:
+    """What the error of an enqueue into these queues says of the limit."""
+    error = broker.refused("enqueue", user=user, jobs=[job_in(queue) for queue in queues])
+    assert isinstance(error, QueueFull)
+    assert error.exit_code == 75
+    assert error.retryable
+    return {"message": error.message, "details": error.details}
+
+
+def job_in(queue: str | None) -> dict[str, Any]:
+    return {"command": "true"} | ({} if queue is None else {"queue": queue})
+
+
+# --- backlog --------------------------------------------------------------------------------------------
+
+
+def test_backlog_is_refused_beyond_its_limit_and_says_which(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=3)
+    broker.enqueue("1", "2")
+
+    assert full(broker, "a", "b") == {
+        "message": "at most 3 jobs may wait or run in all queues (max_backlog)",
+        "details": {"limit": "max_backlog", "value": 3},
+    }
+    assert broker.core.counts()["total"] == 2
+    broker.enqueue("3")
+    assert full(broker, "a")
+
+
+def test_users_of_the_machine_and_keys_share_the_backlog(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=2)
+    broker.enqueue(user=broker.key("ann", SUBMIT))
+    broker.enqueue(user=broker.key("boss", ADMIN))
+
+    assert full(broker, None)
+
+
+def test_running_and_failed_jobs_count_and_finished_ones_do_not(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=2)
+    worker = broker.worker(slots=1)
+    worker.hello()
+    broker.enqueue("1")
+    first = worker.grant()
+    assert full(broker, None, None)
+
+    worker.finish(first, 1)
+    assert full(broker, None, None)
+
+    broker.enqueue("2")
+    worker.finish(worker.grant(), 0)
+    broker.enqueue("3")
+    assert full(broker, None)
+    worker.release(worker.grant())
+
+
+def test_backlog_of_a_queue_is_its_own(broker: BrokerHarness) -> None:
+    limit(broker, max_queue_backlog=2)
+    broker.enqueue("1", "2", queue="a")
+
+    assert full(broker, "a") == {
+        "message": "at most 2 jobs may wait or run in queue 'a' (max_queue_backlog)",
+        "details": {"limit": "max_queue_backlog", "value": 2},
+    }
+    broker.enqueue("3", "4", queue="b")
+    broker.enqueue("5", "6")
+    assert full(broker, None)["message"] == "at most 2 jobs may wait or run in queue 'default' (max_queue_backlog)"
+
+
+def test_request_is_taken_whole_or_not_at_all(broker: BrokerHarness) -> None:
+    limit(broker, max_queue_backlog=2)
+
+    assert full(broker, "a", "b", "b", "b")
+    assert full(broker, "new", "new", "new")
+    assert broker.core.counts()["total"] == 0
+    broker.enqueue("1", "2", queue="b")
+
+
+@pytest.mark.parametrize("setting", ["max_backlog", "max_queue_backlog"])
+def test_requests_of_one_turn_are_counted_together(broker: BrokerHarness, setting: str) -> None:
+    limit(broker, **{setting: 5})
+    body = [request("enqueue", jobs=[job_in(None)] * 2) for _ in range(4)]
+    broker.turn(clients=body)
+
+    assert sum("ok" in reply for reply in broker.replies()) == 2
+    assert broker.core.counts()["pending"] == 4
+
+
+def test_bad_jobs_of_a_request_do_not_count(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=1)
+
+    reply = broker.ask("enqueue", jobs=[{"command": ""}, {"command": "true"}])
+
+    assert [error["index"] for error in reply["errors"]] == [0]
+    assert broker.core.counts()["pending"] == 1
+
+
+def test_repeat_of_a_request_is_answered_when_the_backlog_is_full(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=1)
+    first = broker.ask("enqueue", request_id="request-1", jobs=[job_in(None)])
+
+    assert broker.ask("enqueue", request_id="request-1", jobs=[job_in(None)]) == first
+
+
+def test_refused_request_may_be_made_again_under_its_id(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=1)
+    assert broker.refused("enqueue", request_id="request-1", jobs=[job_in(None)] * 2).code == "queue_full"
+
+    assert broker.ask("enqueue", request_id="request-1", jobs=[job_in(None)])["errors"] == []
+
+
+def test_without_a_limit_there_is_none(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=None, max_queue_backlog=None)
+
+    assert len(broker.enqueue(*["x"] * 100)) == 100
+
+
+def test_queues_have_an_end(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert enqueues.QUEUES_MAX == 10_000
+    monkeypatch.setattr(enqueues, "QUEUES_MAX", 2)
+    broker.enqueue(queue="a")
+    broker.enqueue(queue="b")
+
+    assert full(broker, "c")["details"] == {"limit": "queues"}
+    broker.enqueue(queue="a")
+
+
+# --- requests a second ----------------------------------------------------------------------------------
+
+
+def pinged(broker: BrokerHarness, count: int, user: str) -> int:
+    """How many of so many requests at once are answered."""
+    broker.turn(clients=[request("ping")] * count, user=user)
+    replies = broker.replies()
+    assert len(replies) == count
+    assert {reply["error"]["code"] for reply in replies if "error" in reply} <= {"too_many_requests"}
+    return sum("ok" in reply for reply in replies)
+
+
+def test_key_that_asks_too_often_is_told_so(broker: BrokerHarness) -> None:
+    limit(broker, max_requests_per_second=10)
+    ann = broker.key("ann", SUBMIT)
+
+    assert pinged(broker, 25, ann) == 10
+    error = broker.refused("ping", user=ann, request_id="the-request")
+    assert isinstance(error, TooManyRequests)
+    assert (error.exit_code, error.retryable) == (75, True)
+    assert error.message == "'ann' asks more than 10 times a second (max_requests_per_second)"
+    assert error.details == {"limit": "max_requests_per_second", "value": 10, "retry_ms": requests.RETRY_MS}
+    assert broker.core.denied == 16
+
+
+def test_key_may_ask_again_as_time_goes_on(broker: BrokerHarness) -> None:
+    limit(broker, max_requests_per_second=10)
+    ann = broker.key("ann", SUBMIT)
+    assert pinged(broker, 11, ann) == 10
+
+    for ms, answered in ((99, 0), (1, 1), (250, 2), (50, 1), (60_000, 10)):
+        broker.clock.advance(ms)
+        assert pinged(broker, 30, ann) == answered
+
+
+def test_refused_request_is_answered_under_its_id(broker: BrokerHarness) -> None:
+    limit(broker, max_requests_per_second=1)
+    ann = broker.key("ann", SUBMIT)
+    pinged(broker, 1, ann)
+    broker.turn(clients=[request("ping", request_id="the-request"), b"\xc1"], user=ann)
+
+    assert [(reply["id"], reply["error"]["code"]) for reply in broker.replies()] == [
+        ("the-request", "too_many_requests"),
+        ("", "too_many_requests"),
+    ]
+
+
+def test_pace_of_one_key_is_nothing_to_another_nor_to_users_of_the_machine(broker: BrokerHarness) -> None:
+    limit(broker, max_requests_per_second=5)
+    ann, bob = broker.key("ann", SUBMIT), broker.key("bob", SUBMIT)
+    assert pinged(broker, 100, ann) == 5
+
+    assert pinged(broker, 5, bob) == 5
+    assert pinged(broker, 100, "uid:0") == 100
+
+
+def test_garbage_counts_as_requests(broker: BrokerHarness) -> None:
+    limit(broker, max_requests_per_second=5)
+    ann = broker.key("ann", SUBMIT)
+    broker.turn(clients=[b"\xc1"] * 5, user=ann)
+
+    codes = [reply["error"]["code"] for reply in broker.replies()]
+    assert codes == ["bad_request"] * 5
+    assert pinged(broker, 1, ann) == 0
+
+
+# --- sessions -------------------------------------------------------------------------------------------
+
+
+def crowd(broker: BrokerHarness, count: int, user: str) -> list[FakeWorker]:
+    workers = [broker.worker(f"{user}-{number}", user=user) for number in range(count)]
+    for worker in workers:
+        worker.hello()
+    return workers
+
+
+def refused(worker: FakeWorker) -> Refuse:
+    worker.tell(worker.hello_message())
+    return worker.take(Refuse)
+
+
+def test_key_has_so_many_sessions_and_no_more(broker: BrokerHarness) -> None:
+    limit(broker, max_sessions=3)
+    user = broker.key("builder", WORKER)
+    workers = crowd(broker, 3, user)
+    late = broker.worker("late", user=user)
+
+    refuse = refused(late)
+    assert (refuse.code, refuse.retry_ms) == ("too_many_sessions", DENIED_RETRY_MS)
+    assert refuse.text == "'builder' has 3 workers connected, the most that it may have (max_sessions)"
+
+    workers[0].bye()
+    broker.outbox.clear()
+    late.hello()
+
+
+def test_worker_that_connects_anew_takes_its_own_place(broker: BrokerHarness) -> None:
+    limit(broker, max_sessions=2)
+    user = broker.key("builder", WORKER)
+    worker, _ = crowd(broker, 2, user)
+    [job] = broker.enqueue()
+    grant = worker.grant()
+
+    worker.hello()
+    worker.route = b"anew"
+    broker.users[b"anew"] = user
+    assert worker.hello(held=[held(grant)]).keep == [grant.lease]
+    assert len(broker.core.sessions) == 2
+    assert broker.state(job) == "processing"
+
+
+def test_sessions_of_other_keys_and_of_this_machine_do_not_count(broker: BrokerHarness) -> None:
+    limit(broker, max_sessions=1)
+    crowd(broker, 3, "uid:0")
+    crowd(broker, 1, broker.key("one", WORKER))
+    crowd(broker, 1, broker.key("two", WORKER))
+    crowd(broker, 1, broker.key("boss", ADMIN))
+
+    assert len(broker.core.sessions) == 6
+    assert refused(broker.worker("late", user="key:3")).code == "too_many_sessions"
+
+
+def test_limit_that_is_lowered_ends_no_session(broker: BrokerHarness) -> None:
+    user = broker.key("builder", WORKER)
+    workers = crowd(broker, 3, user)
+    limit(broker, max_sessions=1)
+
+    for worker in workers:
+        worker.beat()
+    broker.outbox.clear()
+    assert len(broker.core.sessions) == 3
+    workers[0].bye()
+    broker.outbox.clear()
+    assert refused(workers[0]).code == "too_many_sessions"
+
+
+# --- held replies ---------------------------------------------------------------------------------------
+
+
+def test_key_holds_so_many_replies_and_no_more(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waits.WAITERS_OF_KEY_MAX == 1000
+    monkeypatch.setattr(requests, "WAITERS_OF_KEY_MAX", 2)
+    ann, bob = broker.key("ann", READ), broker.key("bob", READ)
+    broker.enqueue()
+    broker.turn(clients=[request("wait", empty=True, timeout_ms=1000)] * 3, user=ann)
+
+    [reply] = broker.replies()
+    assert reply["error"]["code"] == "too_many_requests"
+    assert isinstance(broker.refused("wait", empty=True, user=ann), TooManyRequests)
+    for user in (bob, "uid:0", "uid:0", "uid:0"):
+        broker.turn(clients=[request("wait", empty=True, timeout_ms=1000)], user=user)
+    assert broker.replies() == []
+    broker.after(1000)
+    assert len(broker.replies()) == 6
+
+
+def test_all_together_hold_so_many_replies_and_no_more(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "WAITERS_MAX", 1)
+    broker.enqueue()
+    broker.turn(clients=[request("wait", empty=True, timeout_ms=1000)])
+
+    assert isinstance(broker.refused("wait", empty=True), ShuttingDown)
+    broker.after(1000)
+    assert len(broker.replies()) == 1
