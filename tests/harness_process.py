@@ -28,6 +28,7 @@ from typing import Any, Self, TypeVar
 import msgpack
 import zmq
 
+from queuectl.handshake import put_keys
 from queuectl.home import Home
 from queuectl.ids import new_request_id
 from queuectl.messages import (
@@ -47,6 +48,7 @@ from queuectl.messages import (
     ToWorker,
     Welcome,
 )
+from queuectl.ways import Way
 from queuectl.wire import REPLY_BYTES_MAX, decode, encode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,9 +221,9 @@ def running_broker(home: Path, **options: Any) -> Iterator[BrokerProcess]:
 class RawClient:
     """Lock-step requests over one REQ socket."""
 
-    def __init__(self, endpoint: str):
+    def __init__(self, endpoint: str | Way):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._endpoint = endpoint
+        self._way = Way(endpoint) if isinstance(endpoint, str) else endpoint
         self._socket = self._connect()
 
     def _connect(self) -> zmq.Socket[bytes]:
@@ -229,7 +231,8 @@ class RawClient:
         link.linger = 0
         link.sndtimeo = 1000  # with `immediate`, a send to a peer that has just gone would wait for ever
         link.immediate = 1
-        link.connect(self._endpoint)
+        put_keys(link, self._way)
+        link.connect(self._way.endpoint)
         return link
 
     def send(self, body: bytes) -> None:
@@ -292,9 +295,9 @@ class RawClient:
 class ScriptedWorker:
     """The worker's end of the link, one message at a time. Runs nothing."""
 
-    def __init__(self, endpoint: str, *, slots: int = 1, boot: str | None = None, home: str = "/scripted"):
+    def __init__(self, endpoint: str | Way, *, slots: int = 1, boot: str | None = None, home: str = "/scripted"):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.endpoint = endpoint
+        self.way = Way(endpoint) if isinstance(endpoint, str) else endpoint
         self.slots = slots
         self.boot = boot or os.urandom(16).hex()
         self.worker_home = home
@@ -314,7 +317,8 @@ class ScriptedWorker:
         link.immediate = 1
         link.rcvhwm = 0
         link.maxmsgsize = REPLY_BYTES_MAX
-        link.connect(self.endpoint)
+        put_keys(link, self.way)
+        link.connect(self.way.endpoint)
         assert link.poll(int(LIMIT_S * 1000), zmq.POLLOUT), "no broker"
         return link
 
