@@ -39,7 +39,7 @@ from queuectl.systemd import notify
 
 DATABASE = "queue.db"
 IDENTITY_FILE = "broker.id"
-LIBZMQ_MIN = (4, 3, 4)  # earlier ones have holes that can be reached before authentication
+LIBZMQ_MIN = (4, 3, 5)  # earlier ones have holes that can be reached before authentication
 EXIT_OK, EXIT_IO_ERROR = 0, 74
 Ready = Callable[[dict[str, Any]], None]
 

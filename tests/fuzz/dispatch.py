@@ -10,20 +10,24 @@ from random import Random
 from typing import Any
 
 from broker.core.core import Core
+from broker.core.operations import OPERATIONS
+from queuectl.credentials import ROLES
 from queuectl.errors import BY_CODE
 from queuectl.jobs import JobSpec, JobState, Outcome
-from queuectl.messages import Grant, Recorded, Who
+from queuectl.messages import Grant, Recorded, Refuse, Who
 from queuectl.settings import SETTINGS
 from tests.fuzz import mutate, samples
-from tests.harness import BrokerHarness, FakeWorker, request, result
+from tests.harness import USER, BrokerHarness, FakeWorker, request, result
 from tests.invariants import find_broken
 
+KEYED = b"keyed"  # the route of a stranger with a worker's key
 INPUTS = 100  # messages in a case
 CHECK_EVERY = 20  # inputs between two looks at all invariants
 SETTLED_AFTER = 100  # turns without a message, at most
 STEPS_MS = (*(0, 0, 0, 1, 1, 500) * 5, 2000, 8000, 40_000)
 # What a refused message may change: counters, whom to ask for a HELLO, and what every turn writes anew.
-_MAY_CHANGE = frozenset({"store", "before", "malformed", "asked_who"})
+_MAY_CHANGE = frozenset({"store", "before", "malformed", "denied", "pace", "asked_who"})
+_MAY_STORE = {"worker": (), "submit": ("enqueue",), "read": (), "admin": tuple(OPERATIONS)}  # by role
 # The number of losses allowed may be set lower than what jobs have had; the invariants know of one limit only.
 _KEYS = [*(key for key in SETTINGS if key != "max_losses"), "no_such_setting", "max-retries"]
 
@@ -36,10 +40,21 @@ class Place:
         self.broker = BrokerHarness(seed=chance.getrandbits(32))
         self.workers = [self.broker.worker(name, slots=2) for name in ("one", "two")]
         self.liar = self.broker.worker("liar", slots=0, home="/elsewhere")
+        self.roles = {USER: "admin"} | dict(self.key_of(role) for role in ROLES)
+        self.broker.users[KEYED] = next(user for user, role in self.roles.items() if role == "worker")
         self.grants: list[Grant] = []
         self.ids: list[str] = []
         self.good = 0
+        self.user = USER  # who says the next thing as a client
         self.work()
+
+    def key_of(self, role: str) -> tuple[str, str]:
+        """A key of this role: its user id, and the role."""
+        public_key = f"{self.chance.getrandbits(100):040}"
+        self.broker.ask("key_add", name=f"{role}-key", role=role, public_key=public_key)
+        user = self.broker.core.access.user_of(public_key)
+        assert user is not None
+        return user, role
 
     # --- the valid workload ---
 
@@ -74,6 +89,7 @@ class Place:
         """One input, and what must be true after it."""
         is_client = self.chance.random() < 0.5
         route = self.route()
+        self.user = USER if self.chance.random() < 0.6 else self.chance.choice([*self.roles])
         body = self.client_body() if is_client else self.worker_body(route)
         self.broker.clock.advance(self.chance.choice(STEPS_MS))
         before = self.settle()
@@ -98,10 +114,17 @@ class Place:
     def alone(self, route: bytes, is_client: bool, body: bytes, before: tuple[int, str]) -> None:
         """A turn of its own: if it is refused, nothing is different after it."""
         waiting, logged = len(self.broker.core.waiters), len(self.broker.logs)
-        self.broker.turn([] if is_client else [(route, body)], [body] if is_client else [])
+        self.broker.turn([] if is_client else [(route, body)], [body] if is_client else [], user=self.user)
+        if is_client and not self.may_store(body):
+            assert picture(self.broker.core)[0] == before[0], "a key stores nothing but what its role may"
         refused = self.is_refused_request(waiting) if is_client else self.is_refused_message(route, logged)
         if refused:
             assert picture(self.broker.core) == before, "what is refused changes nothing"
+
+    def may_store(self, body: bytes) -> bool:
+        """Whether this request may change the store, by the role of whoever makes it."""
+        ops = _MAY_STORE[self.roles[self.user]]
+        return any(f"\xa2op{chr(0xA0 + len(op))}{op}".encode("latin-1") in body for op in ops)
 
     def is_refused_request(self, waiting: int) -> bool:
         replies = self.broker.replies()
@@ -120,7 +143,7 @@ class Place:
         said = [said.message for said in self.broker.outbox if said.to == route]
         events = {record.event for record in self.broker.logs[logged:]}
         if said:
-            return not events and all(isinstance(message, Who) for message in said)
+            return events <= {"worker_denied"} and all(isinstance(message, Who | Refuse) for message in said)
         return events == {"message_malformed"}
 
     def among_good(self, route: bytes, is_client: bool, body: bytes) -> None:
@@ -128,14 +151,15 @@ class Place:
         self.good += 1
         ids = [f"good-request-{self.good}-{place}" for place in "ab"]
         good = [request("enqueue", request_id=ids[0], jobs=[{"command": "true"}]), request("ping", request_id=ids[1])]
-        self.broker.turn([] if is_client else [(route, body)], [good[0], *([body] if is_client else []), good[1]])
+        workers = [] if is_client else [(route, body)]
+        self.broker.turn(workers, [good[0], *([body] if is_client else []), good[1]])
         answered = {reply["id"]: reply for reply in self.broker.replies()}
         is_stopping = self.broker.core.stopping
         for request_id in ids:
             assert "ok" in answered[request_id] or is_stopping, "a good request suffers from no other"
 
     def route(self) -> bytes:
-        return self.chance.choice((self.liar.route, *(worker.route for worker in self.workers), b"stranger"))
+        return self.chance.choice((self.liar.route, *(worker.route for worker in self.workers), b"stranger", KEYED))
 
     # --- what it says ---
 

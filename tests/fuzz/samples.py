@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import NODEFAULT, inspect
 
 from broker.core.operations import OPERATIONS
+from queuectl import requests
 from queuectl.messages import TO_BROKER, TO_WORKER
 
 Hints = Mapping[str, Sequence[Any]]
@@ -37,9 +38,18 @@ ODD_TEXTS = ("", "\x00", "\x1b]0;owned\x07", "\x1b[2J", "None", "nan", "-1", "a1
 _EDGES = (0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**62, 2**63 - 1)
 _FLOATS = (0.0, -0.0, 1.5, -1.0, 1e308, 5e-324, float("inf"), float("-inf"), float("nan"), 2.0**63)
 
+
+def _pattern(kind: Any) -> str:
+    [meta] = kind.__metadata__
+    return str(meta.pattern)
+
+
 _PATTERNS: dict[str, Callable[[Random], str]] = {
     "^[0-9a-f]{32}$": lambda chance: f"{chance.getrandbits(128):032x}",
     "^[A-Za-z0-9._:-]*$": lambda chance: "".join(chance.choices(string.ascii_letters + "0123456789._:-", k=20)),
+    _pattern(requests.KeyName): lambda chance: chance.choice(["admin-key", "worker-key", "submit-key", "new", "a.b"]),
+    _pattern(requests.PublicKey): lambda chance: f"{chance.getrandbits(100):040}",
+    _pattern(requests.Glob): lambda chance: chance.choice(["*", "default", "o*", "[a-z]?", "[", "!"]),
 }
 
 
@@ -176,6 +186,7 @@ _MAKERS: dict[type, Callable[[Random, Any, Hints], Any]] = {
     inspect.BytesType: _data,
     inspect.ListType: _list,
     inspect.DictType: _map,
+    inspect.LiteralType: lambda chance, kind, hints: chance.choice(kind.values),
     inspect.BoolType: lambda chance, kind, hints: chance.random() < 0.5,
     inspect.FloatType: lambda chance, kind, hints: chance.choice(_FLOATS),
     inspect.NoneType: lambda chance, kind, hints: None,
