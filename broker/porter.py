@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import zmq
+
 from broker.core import Core
 from broker.doors import OpenDoors
 from broker.gate import Gate
-from broker.sockets import ACCEPT_FAILED, LOST, REFUSALS, Router, read_monitor
+from broker.sockets import ACCEPT_FAILED, CAME, LET_IN, LOST, Router, read_monitor
 from queuectl.clock import Now
 from queuectl.credentials import fingerprint
 from queuectl.errors import QueuectlError
@@ -64,6 +66,29 @@ class Probes:
         self._pause_ms = PROBE_SOON_MS if anybody else min(2 * self._pause_ms, PROBE_AGAIN_MS)
 
 
+class Knocks:
+    """Who came to one of the sockets and was not let in: a connection that ends in its handshake, however it does.
+
+    ZeroMQ has no event for everything that may be said there. It tells whose connection has come and whose has ended,
+    by descriptor, but not whose handshake has succeeded: that is taken for the last one that came. So the number is
+    never too high; where many come at once one of them may be counted only when another, who was let in, goes.
+    """
+
+    def __init__(self) -> None:
+        self._knocking: dict[int, None] = {}  # in the order in which they came
+
+    def take(self, event: int, descriptor: int) -> bool:
+        """Take note of an event; whether somebody was turned away."""
+        if event == CAME:
+            self._knocking[descriptor] = None
+        elif event == LET_IN and self._knocking:
+            self._knocking.popitem()
+        elif event == LOST and descriptor in self._knocking:
+            del self._knocking[descriptor]
+            return True
+        return False
+
+
 class Porter:
     """Between the sockets and the loop. Without a gate (in a simulation) nobody has to be let in."""
 
@@ -83,7 +108,9 @@ class Porter:
         self.gate = gate
         self._doors = doors
         self.probes = Probes()
-        self.monitors = (workers.watch(LOST | REFUSALS | ACCEPT_FAILED), clients.watch(REFUSALS | ACCEPT_FAILED))
+        events = CAME | LET_IN | LOST | ACCEPT_FAILED
+        self.monitors = (workers.watch(events), clients.watch(events))
+        self._knocks = (Knocks(), Knocks())
         self._cut_at_ms: int | None = None
 
     def mind(self, now: Now, woken: Collection[object]) -> None:
@@ -91,14 +118,18 @@ class Porter:
         if self.gate is not None and self.gate.socket in woken:
             self.gate.serve()
             self._tell_refused(now, self.gate)
-        for monitor in self.monitors:
+        for router, monitor, knocks in zip(self._routers, self.monitors, self._knocks, strict=True):
             if monitor in woken:
-                events = read_monitor(monitor)
-                if events[LOST]:
-                    self.probes.expect(now)
-                self._core.turned_away += sum(count for event, count in events.items() if event & REFUSALS)
-                if events[ACCEPT_FAILED] and self._garbage.may_log(now):
-                    self._log.error("accept_failed", count=events[ACCEPT_FAILED])
+                self._read(now, monitor, knocks, are_workers=router is self._routers[0])
+
+    def _read(self, now: Now, monitor: zmq.Socket[bytes], knocks: Knocks, *, are_workers: bool) -> None:
+        events = read_monitor(monitor)
+        self._core.turned_away += sum(knocks.take(event, descriptor) for event, descriptor in events)
+        kinds = [event for event, _ in events]
+        if are_workers and LOST in kinds:
+            self.probes.expect(now)
+        if ACCEPT_FAILED in kinds and self._garbage.may_log(now):
+            self._log.error("accept_failed", count=kinds.count(ACCEPT_FAILED))
 
     def _tell_refused(self, now: Now, gate: Gate) -> None:
         for knock in gate.take_refused():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import select
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -28,9 +27,8 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # The frames before the body, the body, and the user id that the gate has given the connection.
 Message = tuple[tuple[bytes, ...], bytes, str]
-LOST = zmq.EVENT_DISCONNECTED
-REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-ACCEPT_FAILED = zmq.EVENT_ACCEPT_FAILED
+CAME, LET_IN, LOST = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_HANDSHAKE_SUCCEEDED), int(zmq.EVENT_DISCONNECTED)
+ACCEPT_FAILED = int(zmq.EVENT_ACCEPT_FAILED)
 _EVENTS_QUEUED_MAX = 100_000  # while the loop is busy: libzmq's thread must not wait for it
 _USER = "User-Id"
 
@@ -207,12 +205,13 @@ def _has_message(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
-def read_monitor(monitor: zmq.Socket[bytes]) -> Counter[int]:
-    """All events that a monitor has to tell: how often each has happened."""
-    seen: Counter[int] = Counter()
+def read_monitor(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
+    """All events that a monitor has to tell, in order, each with its value: of most of them a descriptor."""
+    seen = []
     with suppress(zmq.Again):
         for _ in _forever():
-            seen[int.from_bytes(monitor.recv_multipart(_NOW)[0][:2], sys.byteorder)] += 1
+            told = monitor.recv_multipart(_NOW)[0]
+            seen.append((int.from_bytes(told[:2], sys.byteorder), int.from_bytes(told[2:6], sys.byteorder)))
     return seen
 
 
