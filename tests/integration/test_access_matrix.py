@@ -28,6 +28,7 @@ from queuectl.messages import (
     TO_WORKER,
     Beat,
     Bye,
+    Echo,
     Gone,
     Hello,
     Output,
@@ -211,8 +212,9 @@ class Trial:
         if what != "say hello":
             line.send(encode(message(what, first.session)))
         line.send(encode(Beat(first.session, 1, 0, [], [], draining=False)))
-        while isinstance(heard := decode(line.receive(), TO_WORKER, bytes_max=REPLY_BYTES_MAX), Stop):
-            pass  # an admin tells all workers to, meanwhile
+        heard = decode(line.receive(), TO_WORKER, bytes_max=REPLY_BYTES_MAX)
+        while isinstance(heard, Stop) or (isinstance(heard, Echo) and not heard.n):
+            heard = decode(line.receive(), TO_WORKER, bytes_max=REPLY_BYTES_MAX)  # that was said to all workers
         return type(heard).__name__
 
 
