@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import resource
+from collections.abc import Collection, Sequence
 
 import zmq
 
 from broker.core import Core
 from broker.doors import OpenDoors
 from broker.gate import Gate
-from broker.sockets import ACCEPT_FAILED, CAME, LET_IN, LOST, Router, read_monitor
+from broker.sockets import CAME, LET_IN, LOST, Router, read_monitor
 from queuectl.clock import Now
 from queuectl.credentials import fingerprint
 from queuectl.errors import QueuectlError
@@ -18,6 +19,7 @@ from queuectl.logs import Log
 PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
 CUT_AFTER_MS = 100  # the reply to whoever asked for it is to be out
 CUT_AGAIN_MS = 1000  # where a port could not be had again
+DESCRIPTORS_LEFT = 16  # a number above that is one of the last: the lowest that is free is taken
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 
 
@@ -108,8 +110,7 @@ class Porter:
         self.gate = gate
         self._doors = doors
         self.probes = Probes()
-        events = CAME | LET_IN | LOST | ACCEPT_FAILED
-        self.monitors = (workers.watch(events), clients.watch(events))
+        self.monitors = (workers.watch(CAME | LET_IN | LOST), clients.watch(CAME | LET_IN | LOST))
         self._knocks = (Knocks(), Knocks())
         self._cut_at_ms: int | None = None
 
@@ -125,11 +126,15 @@ class Porter:
     def _read(self, now: Now, monitor: zmq.Socket[bytes], knocks: Knocks, *, are_workers: bool) -> None:
         events = read_monitor(monitor)
         self._core.turned_away += sum(knocks.take(event, descriptor) for event, descriptor in events)
-        kinds = [event for event, _ in events]
-        if are_workers and LOST in kinds:
+        if are_workers and any(event == LOST for event, _ in events):
             self.probes.expect(now)
-        if ACCEPT_FAILED in kinds and self._garbage.may_log(now):
-            self._log.error("accept_failed", count=kinds.count(ACCEPT_FAILED))
+        self._tell_of_descriptors(now, [descriptor for event, descriptor in events if event == CAME])
+
+    def _tell_of_descriptors(self, now: Now, came: Sequence[int]) -> None:
+        """Say that there are hardly any left. ZeroMQ's own event for that comes ten thousand times a second."""
+        last = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_LEFT
+        if (count := sum(descriptor >= last for descriptor in came)) and self._garbage.may_log(now):
+            self._log.error("accept_failed", count=count)
 
     def _tell_refused(self, now: Now, gate: Gate) -> None:
         for knock in gate.take_refused():

@@ -28,7 +28,6 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 # The frames before the body, the body, and the user id that the gate has given the connection.
 Message = tuple[tuple[bytes, ...], bytes, str]
 CAME, LET_IN, LOST = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_HANDSHAKE_SUCCEEDED), int(zmq.EVENT_DISCONNECTED)
-ACCEPT_FAILED = int(zmq.EVENT_ACCEPT_FAILED)
 _EVENTS_QUEUED_MAX = 100_000  # while the loop is busy: libzmq's thread must not wait for it
 _USER = "User-Id"
 

@@ -170,7 +170,7 @@ _BROKER = (
     # who may come in
     ("connection_refused", "warning", "address reason fingerprint?",
      "Somebody was not let in: `reason` names the door (keys, local); at most ten of these a second are logged."),
-    ("accept_failed", "error", "count", "Connections could not be taken: the process has no descriptor left."),
+    ("accept_failed", "error", "count", "Connections were taken with the last descriptors: more of them have to wait."),
     ("worker_denied", "warning", "code reason by?", "Somebody was let in, but not as a worker."),
     ("report_denied", "warning", "job_id lease_id by", "A worker told of a lease of another key's: it was refused."),
     ("key_added", "info", "key_name role fingerprint by", "A key lets its holder in from now on."),
