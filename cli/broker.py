@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cli.autostart import home_flag, start_in_background, tilde
+from cli.escape import visible
 from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, facts
 from cli.session import Session
@@ -35,6 +36,7 @@ def broker() -> None:
 @broker.command()
 @click.option("--detach", is_flag=True, help="Run in the background; returns when it is ready.")
 @click.option("--listen", metavar="tcp://HOST:PORT", help="Serve workers on PORT and clients on PORT+1 as well.")
+@click.option("--advertise", metavar="HOST[,HOST]", help="Where others find it, if not at the HOST it listens at.")
 @click.option("--insecure-no-auth", is_flag=True, help="Serve a loopback address without keys.")
 @click.option("--data-dir", metavar="DIR", help="Keep the database here instead of in the home.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
@@ -47,6 +49,7 @@ def start(
     session: Session,
     detach: bool,
     listen: str | None,
+    advertise: str | None,
     insecure_no_auth: bool,
     data_dir: str | None,
     log_format: str | None,
@@ -58,18 +61,24 @@ def start(
     """Start the broker here, in the foreground.
 
     It stops on Ctrl+C or `queuectl broker stop`. Workers and their jobs go on meanwhile.
+    With --listen it also serves other machines; see `queuectl auth` for who may come in.
 
     \b
     Examples:
       queuectl broker start
       queuectl broker start --detach
+      queuectl broker start --listen tcp://0.0.0.0:7710 --advertise queue.example
       queuectl broker start --listen tcp://127.0.0.1:7710 --insecure-no-auth
     """
-    session.flags |= {"data_dir": data_dir, "log_format": log_format, "log_level": log_level, "listen": listen}
-    if insecure_no_auth and listen is None:
+    session.stay_here()
+    session.flags |= {"data_dir": data_dir, "log_format": log_format, "log_level": log_level}
+    session.flags |= {"listen": listen, "advertise": advertise}
+    if insecure_no_auth and session.config.listen is None:
         usage("--insecure-no-auth is about --listen", "sockets under the home are closed to other users anyway")
+    if advertise and session.config.listen is None:
+        usage("--advertise is about --listen", "without it the broker is for this machine only")
     if detach:
-        return _detach(session, listen, insecure_no_auth, data_dir)
+        return _detach(session, insecure_no_auth)
     return _serve(session, insecure_no_auth, started, ready_fd, log_file)
 
 
@@ -87,7 +96,7 @@ def _serve(
         def ready(told: dict[str, Any]) -> None:
             pipe.ready({"pid": os.getpid(), **told})
             if ready_fd is None:
-                session.emit({"pid": os.getpid(), **told}) if session.as_json else _greet(session)
+                session.emit({"pid": os.getpid(), **told}) if session.as_json else _greet(session, told)
 
         from broker.service import run_broker
 
@@ -101,24 +110,35 @@ def _serve(
         return code
 
 
-def _greet(session: Session) -> None:
+def _greet(session: Session, told: dict[str, Any]) -> None:
     if sys.stderr.isatty():
         session.note(f"The broker is ready (pid {os.getpid()}, data in {tilde(session.config.data_dir)}).")
+        _say_where_it_listens(session, told)
         session.note("Press Ctrl+C to stop it; workers and their jobs go on meanwhile.")
 
 
-def _detach(session: Session, listen: str | None, insecure_no_auth: bool, data_dir: str | None) -> int:
-    arguments = ["--listen", listen] if listen else []
+def _say_where_it_listens(session: Session, told: dict[str, Any]) -> None:
+    if told["advertised"]:
+        session.note(f"Others find it at {', '.join(told['advertised'])}.")
+        session.note(f"Its key is {told['fingerprint'] or 'none: every user of this machine is let in as an admin'}.")
+
+
+def _detach(session: Session, insecure_no_auth: bool) -> int:
+    flags = session.flags
+    arguments = ["--listen", flags["listen"]] if flags["listen"] else []
+    arguments += ["--advertise", flags["advertise"]] if flags["advertise"] else []
     arguments += ["--insecure-no-auth"] if insecure_no_auth else []
-    arguments += ["--data-dir", str(Path(data_dir).absolute())] if data_dir else []
+    arguments += ["--data-dir", str(Path(flags["data_dir"]).absolute())] if flags["data_dir"] else []
     # One that was started without these would be another broker: none is to come unasked.
-    started = "explicit" if listen or data_dir else "detached"
+    started = "explicit" if session.config.listen or flags["data_dir"] else "detached"
     told = start_in_background(session, started=started, arguments=tuple(arguments))
     assert told is not None
     if session.as_json:
         session.emit(told)
     else:
         session.print(f"Broker started in the background (pid {told['pid']}).")
+        if sys.stderr.isatty():
+            _say_where_it_listens(session, told)
         session.hint(f"stop it with: queuectl broker stop{home_flag(session)}")
     return 0
 
@@ -215,5 +235,14 @@ def status(session: Session) -> int:
     elif session.quiet:
         session.print_id(told["id"])
     else:
-        session.print(facts(broker_facts(told)))
+        session.print(facts([*broker_facts(told), *_door_facts(told)]))
     return 0
+
+
+def _door_facts(told: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """How others find the broker, and how many it has not let in."""
+    away = told.get("turned_away")
+    return [
+        ("Others use", visible(", ".join(told.get("advertised", []))) or None),
+        ("Turned away", f"{counted(away, 'connection')} since it started" if away else None),
+    ]

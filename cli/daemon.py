@@ -40,13 +40,19 @@ def command(session: Session, arguments: list[str]) -> tuple[list[str], dict[str
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, environment.get("PYTHONPATH")]))
     if "QUEUECTL_HOME" in environment:  # what is relative is meant from here, and the child runs elsewhere
         environment["QUEUECTL_HOME"] = str(session.home.path)
-    if session.config.origins["data_dir"] == "environment":
-        environment["QUEUECTL_DATA_DIR"] = str(session.config.data_dir)
+    for name in environment.keys() & {"QUEUECTL_DATA_DIR", "QUEUECTL_CREDENTIALS"}:
+        environment[name] = _from_anywhere(environment[name])
     line = [sys.executable, "-P", "-m", "cli", *arguments, "--home", str(session.home.path)]
-    for option, key in (("--endpoint", "endpoint"), ("--log-format", "log_format"), ("--log-level", "log_level")):
-        if session.flags.get(key) is not None:
-            line += [option, str(session.flags[key])]
+    for key in ("endpoint", "credentials", "context", "log_format", "log_level"):
+        value = session.flags.get(key)
+        if value is not None:
+            line += [f"--{key.replace('_', '-')}", _from_anywhere(value) if key == "credentials" else str(value)]
     return line, environment
+
+
+def _from_anywhere(path: str) -> str:
+    """The path as it is meant from here."""
+    return str(Path(path).expanduser().absolute())
 
 
 @dataclass(slots=True)

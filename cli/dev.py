@@ -105,7 +105,8 @@ def dev(
       queuectl dev --workers 4
       queuectl dev --temp --jobs jobs.jsonl --until-empty
     """
-    session.flags |= {"endpoint": "local", "autostart": False, "log_format": log_format, "log_level": log_level}
+    session.stay_here()
+    session.flags |= {"autostart": False, "log_format": log_format, "log_level": log_level}
     with _interruptible(), contextlib.ExitStack() as stack:
         if temp:
             session.home_path = str(stack.enter_context(_temporary_home()))

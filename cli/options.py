@@ -15,6 +15,8 @@ _SHARED = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included."),
     click.option("-q", "--quiet", is_flag=True, help="Print ids only."),
     click.option("--endpoint", metavar="ENDPOINT", help="The broker: local, or tcp://HOST:PORT."),
+    click.option("--credentials", metavar="FILE", help="Who you are to a broker elsewhere, and where it is."),
+    click.option("--context", metavar="NAME", help="The same, as `queuectl context` keeps it; or local."),
     click.option("--home", "home_path", metavar="DIR", help="Use this home instead of ~/.queuectl."),
     click.option("--no-autostart", is_flag=True, help="Do not start a broker in the background."),
     click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
@@ -29,6 +31,8 @@ def shared(function: F) -> F:
         as_json: bool,
         quiet: bool,
         endpoint: str | None,
+        credentials: str | None,
+        context: str | None,
         home_path: str | None,
         no_autostart: bool,
         debug: bool,  # noqa: ARG001  main reads it from the arguments: an error may come before they are parsed
@@ -36,7 +40,7 @@ def shared(function: F) -> F:
     ) -> Any:
         from cli.session import Session
 
-        session = Session(as_json, quiet, endpoint, home_path, no_autostart)
+        session = Session(as_json, quiet, endpoint, home_path, no_autostart, credentials=credentials, context=context)
         with session:
             return function(session, **rest)
 

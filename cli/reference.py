@@ -11,7 +11,18 @@ import click
 from cli.escape import visible
 from cli.main import root
 
-SHARED = ("as_json", "quiet", "endpoint", "home_path", "no_autostart", "debug", "help", "version")
+SHARED = (
+    "as_json",
+    "quiet",
+    "endpoint",
+    "credentials",
+    "context",
+    "home_path",
+    "no_autostart",
+    "debug",
+    "help",
+    "version",
+)
 
 HEAD = """# Commands
 

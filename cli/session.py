@@ -23,12 +23,25 @@ class Session:
     """What the shared options of a command amount to. Nothing is read or connected before it is asked for."""
 
     def __init__(
-        self, as_json: bool, quiet: bool, endpoint: str | None, home_path: str | None, no_autostart: bool
+        self,
+        as_json: bool,
+        quiet: bool,
+        endpoint: str | None,
+        home_path: str | None,
+        no_autostart: bool,
+        *,
+        credentials: str | None = None,
+        context: str | None = None,
     ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.home_path = home_path
-        self.flags: dict[str, Any] = {"endpoint": endpoint, "autostart": False if no_autostart else None}
+        self.flags: dict[str, Any] = {
+            "endpoint": endpoint,
+            "credentials": credentials,
+            "context": context,
+            "autostart": False if no_autostart else None,
+        }
         self._client: Client | None = None
 
     def __enter__(self) -> Session:
@@ -49,16 +62,20 @@ class Session:
 
         return load_config(self.home, self.flags)
 
+    def stay_here(self) -> None:
+        """This command is about this machine, whatever broker its commands are for."""
+        self.flags |= {"endpoint": "local", "credentials": None, "context": None}
+
     @property
     def client_endpoint(self) -> str:
         return self.config.endpoints(self.home)[1]
 
     def client(self, *, autostart: bool = True) -> Client:
-        """The broker, started in the background if it may be. Raises BrokerUnreachable, NotAllowed."""
+        """The broker, started in the background if it may be. Raises BrokerUnreachable, NotAllowed, BadCredentials."""
         if self._client is None:
             from queuectl.client import Client
 
-            client = Client(self.client_endpoint if self.config.is_local else self.config.endpoint, home=self.home)
+            client = Client.of(self.config, self.home)
             if autostart and self.config.is_local and not client.connect():
                 from cli.autostart import ensure_broker
 

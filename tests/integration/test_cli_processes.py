@@ -149,7 +149,8 @@ def test_broker_in_the_foreground_ends_on_a_signal(place: Home) -> None:
 @pytest.mark.parametrize(
     ("args", "code"),
     [
-        (["--listen", "tcp://127.0.0.1:7710"], 5),
+        (["--listen", "tcp://0.0.0.0:7710"], 2),
+        (["--advertise", "queue.example"], 2),
         (["--listen", "tcp://0.0.0.0:7710", "--insecure-no-auth"], 5),
         (["--listen", "127.0.0.1:7710", "--insecure-no-auth"], 2),
         (["--insecure-no-auth"], 2),

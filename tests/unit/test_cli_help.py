@@ -47,7 +47,9 @@ def test_help_has_an_example_and_fits(path: list[str], flag: str) -> None:
 def test_every_command_takes_the_shared_options(path: list[str]) -> None:
     help_text = run_cli(*path, "--help").out
 
-    for option in ("--json", "-q, --quiet", "--endpoint", "--home", "--no-autostart", "--debug"):
+    for option in ("--json", "-q, --quiet", "--endpoint", "--credentials", "--context"):
+        assert option in help_text
+    for option in ("--home", "--no-autostart", "--debug"):
         assert option in help_text
 
 
