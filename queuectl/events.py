@@ -76,6 +76,7 @@ KEYS: dict[str, Key] = {
     "fingerprint": Key(str, "of a public key", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"),
     "free_bytes": Key(int, "free space on the file system", 201326592),
     "held": Key(int, "leases that the worker brought along", 0),
+    "hint": Key(str, "what to do about it", "is a broker running there with --listen?"),
     "job_id": Key(str, "id of the job", "a1"),
     "jobs": Key(int, "how many jobs", 3),
     "key": Key(str, "name of the setting", "max_retries"),
@@ -193,7 +194,10 @@ _WORKER = (
     ("worker_started", "info", "endpoint slots", "The process began."),
     ("worker_connected", "info", "worker_id epoch leases", "A session with the broker began."),
     ("worker_disconnected", "warning", "reason leases", "The session is over; jobs go on."),
-    ("worker_refused", "warning error", "code detail retry_ms", "The broker wants no session (error: it never will)."),
+    ("connect_failed", "warning", "code detail hint?",
+     "No broker is to be reached; it is tried again. Said at first, and each minute that it lasts."),
+    ("worker_refused", "warning error", "code detail hint? retry_ms?",
+     "The worker is not let in, and tries again (error: never). Said at first, and each minute that it lasts."),
     ("message_malformed", "warning", "count reason",
      "A message could not be understood and was left out; at most one of these a second is logged, `count` goes on."),
     ("worker_draining", "info", "leases", "It takes nothing new and finishes what runs."),
@@ -273,7 +277,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "worker_denied": {"code": "too_many_sessions", "reason": "'builder' has 64 workers connected"},
     "worker_disconnected": {"reason": "silence"},
     "worker_process_died": {"detail": "the worker process was killed by signal 9"},
-    "worker_refused": {"code": "version_mismatch", "detail": "this broker speaks version 1"},
+    "worker_refused": {"code": "key_not_accepted", "detail": "this key was revoked", "hint": "queuectl auth list"},
+    "connect_failed": {"code": "broker_unreachable", "detail": "no broker answers at tcp://broker.example:7710"},
 }
 _WITH_ERROR = ("batch_replayed", "listen_failed", "message_failed", "spool_failed", "storage_failed", "storage_full")
 

@@ -51,10 +51,26 @@ def cause_of(frames: list[bytes], way: Way) -> QueuectlError | None:
     return unreachable(way) if event == zmq.EVENT_CLOSED else None
 
 
+def has_succeeded(frames: list[bytes]) -> bool:
+    """Whether the monitor tells that the connection is up."""
+    return int(parse_monitor_message(frames)["event"]) == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
 def is_certain(frames: list[bytes]) -> bool:
     """Whether what the monitor tells has one meaning: a key that was refused, or nobody who listens."""
     event = int(parse_monitor_message(frames)["event"])
     return event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_CLOSED)
+
+
+def cause_of_greeting(mechanism: str | None, way: Way) -> QueuectlError:
+    """Why it ends connections of this way in the handshake, by how it greets: a wrong server key, no keys, and another
+    program look alike to libzmq."""
+    has_keys = way.server_key is not None
+    if mechanism == "CURVE":
+        return server_key_mismatch(way) if has_keys else keys_required(way)
+    if mechanism == "NULL":
+        return keys_not_spoken(way) if has_keys else unreachable(way)
+    return not_a_broker(way)
 
 
 def key_not_accepted(way: Way) -> KeyNotAccepted:

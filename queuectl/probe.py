@@ -43,17 +43,23 @@ def dial(endpoint: str) -> socket.socket | None:
 
 
 def mechanism_at(endpoint: str) -> str | None:
-    """How whoever listens at this TCP endpoint secures its connections, as its greeting says (NULL, CURVE); None: it
-    does not greet as ZeroMQ does (ZMTP 3, RFC 23)."""
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    greeting = bytearray()
+    """What `hear_greeting` says; None also where nobody answers."""
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=GREETING_TIMEOUT_S) as line:
-            line.sendall(_GREETING_START)
-            while len(greeting) < _GREETING_BYTES and (more := line.recv(_GREETING_BYTES - len(greeting))):
-                greeting += more
+        return hear_greeting(endpoint)
     except OSError:
         return None
+
+
+def hear_greeting(endpoint: str) -> str | None:
+    """How whoever listens at this TCP endpoint secures its connections, as its greeting says (NULL, CURVE); None: it
+    does not greet as ZeroMQ does (ZMTP 3, RFC 23). Raises OSError where nobody answers, TimeoutError if not in time.
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    greeting = bytearray()
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=GREETING_TIMEOUT_S) as line:
+        line.sendall(_GREETING_START)
+        while len(greeting) < _GREETING_BYTES and (more := line.recv(_GREETING_BYTES - len(greeting))):
+            greeting += more
     is_zmtp_3 = len(greeting) == _GREETING_BYTES and (greeting[0], greeting[9]) == (0xFF, 0x7F) and greeting[10] >= 3
     return bytes(greeting[12:32]).rstrip(b"\0").decode(errors="replace") if is_zmtp_3 else None
 

@@ -58,15 +58,17 @@ class Ways:
         self._place = (self._place + 1) % len(self._ways)
         while isinstance(error, BrokerUnreachable) and self._place and self.present.endpoint == before.endpoint:
             self._place = (self._place + 1) % len(self._ways)
-        self._read_again()
+        self.read_again()
 
-    def _read_again(self) -> None:
+    def read_again(self) -> QueuectlError | None:
+        """Take up what the file of credentials says now. If it cannot be read, what we have may be good yet."""
         try:
             ways = self._read()
-        except QueuectlError:  # it is being written, or was taken away; what we have may be good yet
-            return
+        except QueuectlError as error:  # it is being written, or was taken away
+            return error
         if ways != self._ways:
             self._ways, self._place = ways, 0
+        return None
 
     def _read(self) -> list[Way]:
         if self._file is None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import select
 import signal
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from queuectl.clock import Now, read_clock
+from queuectl.errors import QueuectlError
 from queuectl.ids import lease_text
 from queuectl.logs import Log
 from queuectl.messages import Beat, Hello
@@ -59,6 +60,7 @@ class WorkerLoop:
         rooms: Rooms,
         on_ready: Callable[[str, str], None],
         *,
+        on_refused: Callable[[QueuectlError], None] | None = None,
         clock: Callable[[], Now] = read_clock,
     ) -> None:
         self.core = core
@@ -67,8 +69,9 @@ class WorkerLoop:
         self._rooms = rooms
         self._link, self._children, self._spool = rooms.link, rooms.children, rooms.spool
         self._log = rooms.log
-        self._on_ready = on_ready
+        self._on_ready, self._on_refused = on_ready, on_refused
         self._requests = StopRequests()
+        self._doing: Iterator[Effect] = iter(())
         self._flushed_ms = 0
         self._left: effects.Leave | None = None
         self._end_at_ms = 0
@@ -87,6 +90,7 @@ class WorkerLoop:
             effects.Connect: self._connect,
             effects.Forget: self._forget,
             effects.Ready: self._ready,
+            effects.Refused: self._refused,
             effects.Leave: self._leave,
             effects.Tell: self._tell,
         }
@@ -104,6 +108,16 @@ class WorkerLoop:
         except StopIteration as end:
             code: int = end.value
             return code
+        except Exception:
+            self._rescue()
+            raise
+
+    def _rescue(self) -> None:
+        """The end of this process is near: put on disk at least what has ended and was to be put there."""
+        now = self._clock()
+        for effect in (*self._doing, *self._outbox.effects):
+            if isinstance(effect, effects.Spool | effects.SpoolOutput | effects.SpoolReturned):
+                self._carry_out(effect, now)
 
     def turns(self) -> Turns[int]:
         """The loop but for its waiting: it yields for how many ms at most, is sent what is ready, returns the code."""
@@ -157,7 +171,7 @@ class WorkerLoop:
 
     def _timeout_ms(self) -> int:
         """For how long nothing is due. What is due while reports wait for company waits with them."""
-        due = [self._children.next_deadline(), self._spool.next_deadline()]
+        due = [self._children.next_deadline(), self._spool.next_deadline(), self._link.next_deadline()]
         due += [self._end_at_ms if self._left is not None else self.core.next_deadline()]
         self._due_ms = min(at_ms for at_ms in due if at_ms is not None)
         if self._link.has_news:
@@ -179,10 +193,12 @@ class WorkerLoop:
 
     def _read_link(self, ready: Ready, now: Now) -> None:
         link, core = self._link, self.core
-        if link.was_lost(ready):
-            core.on_disconnected(now)
         for message in link.messages(ready):
             core.on_message(message, now)
+        if link.was_lost(ready, now.mono_ms):
+            core.on_disconnected(now, comes_back=link.comes_back)
+        for cause in link.causes(ready):
+            core.on_trouble(cause, now, is_everywhere=link.has_tried_all)
         if link.bad_messages > self._malformed_told and now.mono_ms >= self._malformed_at_ms:
             self._malformed_told = link.bad_messages
             self._malformed_at_ms = now.mono_ms + MALFORMED_EVERY_MS
@@ -217,10 +233,13 @@ class WorkerLoop:
         while waiting:
             batch = waiting.copy()
             waiting.clear()
-            for effect in batch:
+            self._doing = iter(batch)
+            for effect in self._doing:
                 self._carry_out(effect, now)
         if self._outbox.messages:
             self._send(now)
+        if self._left is not None:
+            self._link.hang_up()  # nobody reads it any more, and what it has to tell would wake the loop for ever
 
     def _carry_out(self, effect: Effect, now: Now) -> None:
         self._do[type(effect)](effect, now)  # type: ignore[operator]  # the table pairs each effect with its method
@@ -229,11 +248,11 @@ class WorkerLoop:
         messages = self._outbox.messages.copy()
         self._outbox.messages.clear()
         for message in messages:
-            if not self._link.send(message) and not isinstance(message, Hello | Beat):
+            if not self._link.send(message) and not isinstance(message, Hello | Beat) and self._left is None:
                 self.core.on_disconnected(now)  # everything that matters goes again in the next session
 
     def _connect(self, effect: effects.Connect, now: Now) -> None:
-        self._link.connect()
+        self._link.connect(now.mono_ms)
 
     def _start(self, effect: effects.Start, now: Now) -> None:
         grant = effect.grant
@@ -255,6 +274,10 @@ class WorkerLoop:
 
     def _ready(self, effect: effects.Ready, now: Now) -> None:
         self._on_ready(effect.worker, effect.broker)
+
+    def _refused(self, effect: effects.Refused, now: Now) -> None:
+        if self._on_refused is not None:
+            self._on_refused(effect.error)
 
     def _forget(self, effect: effects.Forget, now: Now) -> None:
         self._rooms.adoption.forget(effect.boots)

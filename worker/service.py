@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import queuectl
 from queuectl.clock import read_clock
 from queuectl.config import Config
+from queuectl.errors import QueuectlError
 from queuectl.home import Home
 from queuectl.logs import Log, open_log
 from queuectl.pidfiles import LocalWorker, PidFile
+from queuectl.ways import Ways, ways_of
 from worker.adopt import Adoption, end_dead
 from worker.guardian import CRASHED, READY, guard
 from worker.lastguard import LastGuard
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from worker.loop import WorkerLoop
 
 OnReady = Callable[[dict[str, Any]], None]
+OnRefused = Callable[[QueuectlError], None]
 
 PATIENCE_MS = 2000  # how long a broker that is away is waited for when a worker stops
 ERRAND_MS = 5000  # how long the last words of a worker that died are tried to be told
@@ -44,6 +47,9 @@ class Order:
     slots: int
     queues: Sequence[str]
     pid: int  # of the process that people know
+    ways: Ways
+    ready: OnReady | None = None
+    refused: OnRefused | None = None
     is_errand: bool = False  # only tell what dead workers left
 
 
@@ -54,31 +60,34 @@ def run_worker(
     slots: int,
     queues: Sequence[str] = (),
     ready: OnReady | None = None,
+    refused: OnRefused | None = None,
     human: bool = False,
 ) -> int:
-    """Run a worker until it is told to stop. Returns the exit code.
+    """Run a worker until it is told to stop. Returns the exit code. Raises NotAllowed, BadCredentials.
 
-    `ready` is called once, in the worker process, when the broker has welcomed it. `human`: log for people,
-    where the configuration leaves the choice.
+    `ready` is called once, in the worker process, when the broker has welcomed it. `refused`, if given, is called
+    instead when the broker does not let it in at first, and the worker ends; without it, it waits to be let in.
+    `human`: log for people, where the configuration leaves the choice.
     """
+    ways = ways_of(config, home, for_workers=True)
     home.prepare()
     if config.log_format == "auto":
         config = replace(config, log_format="console" if human else "json")
     _set_descriptors_right()
-    order = Order(home, config, slots, queues, os.getpid())
+    order = Order(home, config, slots, queues, os.getpid(), ways, ready, refused)
     last_guard = LastGuard(lambda: _after_both(order))
     try:
-        death = guard(lambda guardian: _work(order, guardian, ready))
+        death = guard(lambda guardian: _work(order, guardian))
         return death.code if death.is_clean and death.code is not None else _after_death(order, str(death))
     finally:
         last_guard.dismiss()
 
 
-def _work(order: Order, guardian: int, ready: OnReady | None) -> int:
+def _work(order: Order, guardian: int) -> int:
     boot = secrets.token_hex(16)
     log = _open_log(order, boot)
     try:
-        return _run(order, boot, log, guardian=guardian, ready=ready)
+        return _run(order, boot, log, guardian=guardian)
     except BaseException as error:  # noqa: BLE001  the edge of the process: nobody above could tell of it
         log.error("worker_process_died", detail=f"{type(error).__name__}: {error}", error=error)
         return CRASHED
@@ -100,7 +109,7 @@ def _after_death(order: Order, detail: str) -> int:
     log = _open_log(order, boot)
     log.error("worker_process_died", detail=detail)
     try:
-        _run(replace(order, slots=0, is_errand=True), boot, log)
+        _run(replace(order, slots=0, is_errand=True, ready=None, refused=None), boot, log)
     except Exception as error:  # noqa: BLE001  the leases run out by themselves
         log.error("worker_process_died", detail=f"{type(error).__name__}: {error}", error=error)
     return 1
@@ -110,17 +119,10 @@ def _open_log(order: Order, boot: str) -> Log:
     return open_log(service="queuectl-worker", config=order.config, instance=boot[:8])
 
 
-def _run(
-    order: Order,
-    boot: str,
-    log: Log,
-    *,
-    guardian: int | None = None,
-    ready: OnReady | None = None,
-) -> int:
+def _run(order: Order, boot: str, log: Log, *, guardian: int | None = None) -> int:
     pid_file = PidFile(order.home, LocalWorker(boot, order.pid, order.slots, read_clock().wall_ms))
     try:
-        loop = _assemble(order, boot, log, guardian, ready)
+        loop = _assemble(order, boot, log, guardian)
         try:
             return loop.run()
         finally:
@@ -129,7 +131,7 @@ def _run(
         pid_file.remove()
 
 
-def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: OnReady | None) -> WorkerLoop:
+def _assemble(order: Order, boot: str, log: Log, guardian: int | None) -> WorkerLoop:
     # What speaks to a broker is loaded only here, in the process that does.
     from worker.brand import Brands
     from worker.children import Children
@@ -153,13 +155,13 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
         boot, _tail(home.path), host[:_TEXT_MAX], order.pid, order.slots, tuple(order.queues), queuectl.__version__
     )
     patience_ms = ERRAND_MS if order.is_errand else PATIENCE_MS
-    core = WorkerCore(identity, chance=random.random, adopted=adopted, patience_ms=patience_ms)
+    is_awaited = order.refused is not None
+    core = WorkerCore(identity, chance=random.random, adopted=adopted, patience_ms=patience_ms, is_awaited=is_awaited)
     if order.is_errand:
         core.stop(read_clock())
     poller = select.epoll()
-    endpoint = order.config.endpoints(home)[0]
     rooms = Rooms(
-        link=Link(endpoint, random.random, poller),
+        link=Link(order.ways, random.random, poller),
         children=Children(
             JobEnvironment(os.environb, boot, home.path),
             poller,
@@ -173,16 +175,16 @@ def _assemble(order: Order, boot: str, log: Log, guardian: int | None, ready: On
         log=log,
         guardian=guardian,
     )
-    log.info("worker_started", slots=order.slots, endpoint=endpoint)
+    log.info("worker_started", slots=order.slots, endpoint=order.ways.present.endpoint)
 
     def on_ready(worker: str, broker: str) -> None:
         if guardian is not None:
             signal.pidfd_send_signal(guardian, READY)
-        if ready is not None:
+        if order.ready is not None:
             told = {"worker": worker, "broker": broker, "boot": boot, "pid": order.pid, "slots": order.slots}
-            ready({**told, "endpoint": endpoint})
+            order.ready({**told, "endpoint": order.ways.present.endpoint})
 
-    return WorkerLoop(core, rooms, on_ready)
+    return WorkerLoop(core, rooms, on_ready, on_refused=order.refused)
 
 
 def _tail(path: Path) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from queuectl.config import load_config
 from queuectl.home import Home
+from queuectl.ways import ways_of
 from tests.harness_cli import last_guard_of, last_guards_of
 from tests.harness_worker import LIMIT_S, children, is_alive, wait_for
 from worker.lastguard import NAME
@@ -134,7 +135,8 @@ def test_processes_are_ended_before_anything_is_loaded_that_speaks(
     (own.spool / boot / LOCK_NAME).write_text(json.dumps({"host": platform.node(), "pid": 1, "brand": None}))
     left = subprocess.Popen(["sleep", "600"], env={"QUEUECTL_JOB_WORKER": boot})
     try:
-        _after_both(Order(own, load_config(own), 1, [], os.getpid()))
+        config = load_config(own)
+        _after_both(Order(own, config, 1, [], os.getpid(), ways_of(config, own, for_workers=True)))
 
         assert left.wait(LIMIT_S) == -signal.SIGKILL
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import zmq
 
 from queuectl.messages import Hello
+from queuectl.ways import Ways
 from worker.link import Link
 
 HELLO = Hello(1, 1, "0" * 32, "host", "/home", 1, 1, [], "test", False, [], "", 1)
@@ -20,8 +21,8 @@ def test_first_loss_of_a_connection_is_told(home: Path) -> None:
     broker = context.socket(zmq.ROUTER)
     broker.bind(endpoint)
     poller = select.epoll()
-    link = Link(endpoint, random.random, poller)
-    link.connect()
+    link = Link(Ways([endpoint]), random.random, poller)
+    link.connect(0)
     end = time.monotonic() + 20
     while not link.send(HELLO):
         assert time.monotonic() < end, "it does not connect"
@@ -31,7 +32,7 @@ def test_first_loss_of_a_connection_is_told(home: Path) -> None:
 
     broker.close(0)
 
-    while not link.was_lost(dict(poller.poll(0.1))):
+    while not link.was_lost(dict(poller.poll(0.1)), 0):
         assert time.monotonic() < end, "nobody said that the connection is lost"
     link.close()
     context.term()

@@ -65,14 +65,17 @@ class Worker:
         self._wake_at_ms = 2**62
         self._wakes = 0
         poller = Poller()
-        self.link = SimulatedLink(self.name, machine.network, machine.path, poller, self.wake)
+        chance = random.Random(f"{machine.seed}/{boot}")
+        endpoint = machine.endpoint
+        self.link = SimulatedLink(
+            self.name, machine.network, machine.path, poller, self.wake, endpoint=endpoint, chance=chance.random
+        )
         self.children = SimulatedChildren(machine.processes, boot, self.wake)
         self.spool = SimulatedSpool(machine.folder, boot, host=machine.name)
         self.spool.is_full = lambda: machine.is_full
         self.adoption = Adoption(machine.folder, host=machine.name, own_boot=boot)
         adopted = self.adoption.take(lambda pid: None)
         identity = Identity(boot, f"/home/{machine.name}", machine.name, 1, slots, machine.queues, "0.0.0")
-        chance = random.Random(f"{machine.seed}/{boot}")
         patience_ms = ERRAND_MS if is_errand else PATIENCE_MS
         self.core = WorkerCore(identity, chance=chance.random, adopted=adopted, patience_ms=patience_ms)
         if is_errand:
@@ -148,7 +151,7 @@ class Worker:
             return
         self.is_alive = False
         self._steps.close()
-        self.link.close(is_silent=is_silent)
+        self.link.vanish(is_silent=is_silent)
         self.children.close()
         self.adoption.close()
         os.close(self.spool._log)
@@ -204,6 +207,7 @@ class WorkerMachine:
         self.clock, self.folder, self.slots, self.queues = clock, folder, slots, queues
         self.path = Path(name)
         self.chance = random.Random(f"{seed}/{name}")
+        self.endpoint = random.Random(f"{seed}/{name}/link").choice(("ipc:///broker", "tcp://127.0.0.1:7710"))
         self.is_full = False
         self.is_gone = False  # the machine, for good
         self.is_restarting = False

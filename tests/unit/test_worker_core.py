@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from queuectl.clock import Now
+from queuectl.errors import BrokerUnreachable, KeyNotAccepted, QueuectlError
 from queuectl.messages import (
     Beat,
     Bye,
@@ -410,6 +411,202 @@ def test_new_session_counts_from_the_beginning(desk: Desk) -> None:
 
     beat = desk.take(Beat)
     assert (beat.n, beat.received) == (1, 0)
+
+
+# --- what keeps it from the broker -----------------------------------------------------------------
+
+
+AWAY = BrokerUnreachable("nobody there", hint="start it", details={"endpoint": "tcp://a:1"})
+REVOKED = KeyNotAccepted("revoked", hint="ask", details={"endpoint": "tcp://a:1"})
+
+
+def test_connection_that_does_not_come_back_is_made_anew_after_a_pause(desk: Desk) -> None:
+    desk.run(1)
+
+    desk.core.on_disconnected(desk.now, comes_back=False)
+    desk.core.on_disconnected(desk.now, comes_back=False)
+
+    desk.advance(99)
+    desk.assert_quiet()
+    desk.advance(1)
+    desk.take(effects.Connect)
+    desk.take(Hello)
+    assert 1 in desk.core.slots
+    assert desk.events() == ["worker_disconnected"]
+
+
+def test_pauses_stay_short_while_a_result_waits_for_the_broker(desk: Desk) -> None:
+    desk.run(1)
+    desk.finish(1)
+    for _ in range(8):
+        desk.core.on_disconnected(desk.now, comes_back=False)
+        pause_ms = (desk.core.session.connect_at_ms or 0) - desk.now.mono_ms
+        desk.advance(pause_ms)
+        desk.take(effects.Connect)
+        desk.take(Hello)
+
+    assert pause_ms == 1000
+
+
+def test_refusal_that_asks_for_patience_is_not_cut_short_by_the_end_of_its_connection(desk: Desk) -> None:
+    desk.tell(Refuse("too_many_sessions", "too many", 2000))
+    desk.core.on_disconnected(desk.now, comes_back=False)
+
+    desk.advance(1999)
+    desk.assert_quiet()
+    desk.advance(1)
+
+    desk.take(effects.Connect)
+    desk.take(Hello)
+
+
+def test_each_cause_is_said_when_it_begins_and_each_minute_until_a_session_begins(desk: Desk) -> None:
+    desk.core.on_disconnected(desk.now)
+    desk.events()
+    said = []
+    for _ in range(61):
+        for cause in (AWAY, REVOKED):
+            desk.core.on_trouble(cause, desk.now)
+        said.append(desk.events())
+        desk.now = Now(desk.now.wall_ms + 1000, desk.now.mono_ms + 1000)
+
+    both = ["connect_failed", "worker_refused"]
+    assert said == [both, *[[]] * 59, both]
+    desk.session += 1
+    desk.welcome()
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_trouble(AWAY, desk.now)
+    assert desk.events() == ["worker_connected", "worker_disconnected", "connect_failed"]
+
+
+def test_cause_is_said_with_what_to_do(desk: Desk) -> None:
+    desk.core.on_disconnected(desk.now)
+    desk.events()
+    desk.core.on_trouble(AWAY, desk.now)
+    desk.core.on_trouble(REVOKED, desk.now)
+    desk.tell(Refuse("too_many_sessions", "64 of them", 2000))
+    desk.tell(Refuse("of_tomorrow", "because", 2000))
+    desk.collect()
+
+    assert [(told.level, dict(told.keys)) for told in desk.logged] == [
+        ("warning", {"code": "broker_unreachable", "detail": "nobody there", "hint": "start it"}),
+        ("warning", {"code": "key_not_accepted", "detail": "revoked", "hint": "ask", "retry_ms": None}),
+        (
+            "warning",
+            {
+                "code": "too_many_sessions",
+                "detail": "64 of them",
+                "hint": "use a key for each machine, or: queuectl config set max-sessions N",
+                "retry_ms": 2000,
+            },
+        ),
+        ("warning", {"code": "of_tomorrow", "detail": "because", "hint": None, "retry_ms": 2000}),
+    ]
+
+
+def test_same_trouble_at_another_endpoint_is_another(desk: Desk) -> None:
+    desk.core.on_disconnected(desk.now)
+    desk.core.on_trouble(AWAY, desk.now)
+    desk.core.on_trouble(BrokerUnreachable("nor there", details={"endpoint": "tcp://b:1"}), desk.now)
+
+    assert desk.events() == ["worker_disconnected", "connect_failed", "connect_failed"]
+
+
+def test_refusals_that_are_made_up_without_end_are_not_all_kept_in_mind(desk: Desk) -> None:
+    for number in range(1000):
+        desk.tell(Refuse(f"code_{number}", "because", 2000))
+
+    assert len(desk.core._trouble._said) <= 100
+
+
+def test_trouble_of_an_attempt_is_of_no_interest_in_a_session(desk: Desk) -> None:
+    desk.core.on_trouble(AWAY, desk.now)
+
+    assert desk.events() == []
+
+
+def test_worker_that_is_let_in_by_nobody_tries_for_ever() -> None:
+    desk = new_desk()
+    desk.core.start(desk.now)
+    desk.take(effects.Connect)
+    for _ in range(20):
+        desk.core.on_disconnected(desk.now, comes_back=False)
+        desk.core.on_trouble(REVOKED, desk.now)
+        desk.advance(5000)
+        desk.take(effects.Connect)
+        desk.said.clear()
+
+    assert not desk.core.is_draining
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (REVOKED, 5),
+        (Refuse("not_allowed", "of the role submit", 2000), 5),
+        (Refuse("too_many_sessions", "64 of them", 2000), 75),
+        (Refuse("version_mismatch", "too old", 0), 1),
+    ],
+)
+def test_worker_that_is_waited_for_ends_when_it_is_not_let_in(refusal: QueuectlError | Refuse, code: int) -> None:
+    desk = new_desk(is_awaited=True)
+    desk.core.start(desk.now)
+    desk.take(effects.Connect)
+
+    for _ in range(2):
+        if isinstance(refusal, Refuse):
+            desk.tell(refusal)
+        else:
+            desk.core.on_trouble(refusal, desk.now)
+    desk.core.tick(desk.now)
+
+    assert desk.take(effects.Refused).error.exit_code == code
+    while not isinstance(desk.done[0], effects.Leave):
+        desk.take(effects.Refused)
+    assert desk.take(effects.Leave) == effects.Leave(code, is_tidy=True)
+    desk.assert_quiet()
+
+
+@pytest.mark.parametrize("refusal", [AWAY, Refuse("shutting_down", "soon back", 700)])
+def test_worker_that_is_waited_for_waits_for_a_broker_that_is_away(refusal: QueuectlError | Refuse) -> None:
+    desk = new_desk(is_awaited=True)
+    desk.core.start(desk.now)
+    desk.take(effects.Connect)
+
+    if isinstance(refusal, Refuse):
+        desk.tell(refusal)
+    else:
+        desk.core.on_trouble(refusal, desk.now)
+    desk.core.on_trouble(REVOKED, desk.now, is_everywhere=False)
+
+    assert not desk.core.is_draining
+
+
+def test_worker_that_was_let_in_once_is_not_ended_by_a_refusal() -> None:
+    desk = new_desk(is_awaited=True)
+    desk.connect()
+
+    desk.tell(Refuse("key_not_accepted", "this key was revoked", 2000))
+    desk.core.on_trouble(REVOKED, desk.now)
+
+    assert not desk.core.is_draining
+
+
+def test_session_has_time_to_begin_however_fast_its_heart_beats() -> None:
+    desk = new_desk()
+    desk.connect()
+    desk.session += 1
+    desk.welcome(heartbeat_ms=50, silence_ms=250)
+    desk.core.on_disconnected(desk.now)
+    desk.collect()
+    desk.done.clear()
+
+    desk.advance(4999)
+    desk.collect()
+    assert desk.done == []
+    desk.advance(101)
+    desk.said.clear()
+    desk.take(effects.Connect)
 
 
 @pytest.mark.parametrize("retry_ms", [0, 5000])

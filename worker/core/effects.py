@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from queuectl.errors import QueuectlError
 from queuectl.messages import Grant, Piece, Result, Returned
 
 
@@ -67,6 +68,12 @@ class Ready(NamedTuple):
     broker: str
 
 
+class Refused(NamedTuple):
+    """There will be no first session: why."""
+
+    error: QueuectlError
+
+
 class Leave(NamedTuple):
     """All is done that can be done: end the process. `is_tidy`: the broker expects nothing more of this boot."""
 
@@ -82,4 +89,4 @@ class Tell(NamedTuple):
     keys: Mapping[str, Any]
 
 
-Effect = Start | Kill | Spool | SpoolOutput | SpoolReturned | Settle | Connect | Forget | Ready | Leave | Tell
+Effect = Start | Kill | Spool | SpoolOutput | SpoolReturned | Settle | Connect | Forget | Ready | Refused | Leave | Tell

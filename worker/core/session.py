@@ -13,6 +13,7 @@ HELLO_EVERY_MS = 1000
 HEARTBEAT_MS_MIN = 10
 NEVER_MS = 2**62
 SILENCE_MS = 10_000  # until a WELCOME has named its own
+BEGIN_MS = 5000  # at least so long a session may take to begin, however fast its heart will beat
 PAUSE_BASE_MS = 200
 PAUSE_MAX_MS = 5000
 PAUSE_MAX_HOLDING_MS = 2000  # with leases in hand a worker may not stay away for long
@@ -92,6 +93,11 @@ class Session:
             self.beat_at_ms = min(self.beat_at_ms, now_ms + heartbeat_ms)
 
     @property
+    def patience_ms(self) -> int:
+        """How long nothing may be heard before the connection is given up."""
+        return self.silence_ms if self.is_open else max(self.silence_ms, BEGIN_MS)
+
+    @property
     def is_open(self) -> bool:
         return self.number is not None
 
@@ -105,4 +111,4 @@ class Session:
         if self.connect_at_ms is not None:
             return self.connect_at_ms
         due_ms = self.hello_at_ms if self.number is None else self.beat_at_ms
-        return min(due_ms, self.heard_at_ms + self.silence_ms)
+        return min(due_ms, self.heard_at_ms + self.patience_ms)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from queuectl.clock import Now
-from queuectl.errors import BY_CODE, QueuectlError
+from queuectl.errors import BrokerUnreachable, QueuectlError, from_wire
 from queuectl.messages import (
     Beat,
     Bye,
@@ -30,12 +30,13 @@ from queuectl.messages import (
 )
 from queuectl.wire import PROTOCOL_VERSION
 from worker.core.departure import Departure, Stage
-from worker.core.effects import Connect, Leave, Ready, SpoolReturned
+from worker.core.effects import Connect, Leave, Ready, Refused, SpoolReturned
 from worker.core.identity import Adopted, Identity
 from worker.core.outbox import Outbox
 from worker.core.reports import Reports
 from worker.core.session import HELLO_EVERY_MS, Session
 from worker.core.slots import Slots
+from worker.core.trouble import Trouble, hint_of, is_of_itself
 
 
 class WorkerCore:
@@ -48,13 +49,17 @@ class WorkerCore:
         chance: Callable[[], float],
         adopted: Sequence[Adopted] = (),
         patience_ms: int = 2000,
+        is_awaited: bool = False,
     ) -> None:
+        """`is_awaited`: somebody waits for the first session, so that a refusal before it ends the worker."""
         self.identity = identity
         self.outbox = Outbox()
         self.session = Session(chance)
         self.reports = Reports(self.outbox, adopted)
         self.slots = Slots(identity.slots, self.outbox, self.reports)
         self.departure = Departure(patience_ms)
+        self._trouble = Trouble()
+        self._is_awaited = is_awaited
         self._broker = ""  # id of the database that the leases come from
         self._is_ready = False
 
@@ -70,10 +75,47 @@ class WorkerCore:
         if self.session.may_hello:
             self._hello(now)
 
-    def on_disconnected(self, now: Now) -> None:
-        """The connection broke; the socket connects again by itself."""
+    def on_disconnected(self, now: Now, *, comes_back: bool = True) -> None:
+        """The connection broke, or did not come about. `comes_back`: the socket connects again by itself."""
         if self.session.is_open:
             self._lose_session("disconnected", now)
+        if not comes_back and self.session.connect_at_ms is None:
+            self._pause(now)
+
+    def on_trouble(self, error: QueuectlError, now: Now, *, is_everywhere: bool = True) -> None:
+        """Why attempts to connect fail. `is_everywhere`: they do by each way that there is."""
+        if not self.session.is_open:
+            self._say_why(error, now)
+            if is_everywhere and not is_of_itself(error):
+                self._disappoint(error, now)
+
+    def _say_why(self, error: QueuectlError, now: Now, *, code: str = "", retry_ms: int | None = None) -> None:
+        code = code or error.code
+        if not self._trouble.is_to_be_said(code, str(error.details.get("endpoint", "")), now.mono_ms):
+            return
+        keys = {"code": code, "detail": error.message, "hint": hint_of(error)}
+        if isinstance(error, BrokerUnreachable):
+            self.outbox.tell("warning", "connect_failed", **keys)
+        else:
+            self.outbox.tell("error" if retry_ms == 0 else "warning", "worker_refused", **keys, retry_ms=retry_ms)
+
+    def _disappoint(self, error: QueuectlError, now: Now) -> None:
+        """End if somebody waits for the first session: who is told of a failure takes the worker for ended."""
+        if self._is_awaited and not self._is_ready:
+            self._end_refused(error, now)
+
+    def _end_refused(self, error: QueuectlError, now: Now) -> None:
+        self._is_awaited = False
+        if not self._is_ready:
+            self.outbox.do(Refused(error))
+        self.session.give_up()
+        self.departure.refuse(error.exit_code)
+        self.stop(now)
+
+    def _pause(self, now: Now, least_ms: int = 0) -> None:
+        """Without a socket for a while. What the broker counts on is back the sooner."""
+        is_holding = len(self.slots) > 0 or self.reports.results.is_owing
+        self.session.pause(now.mono_ms, is_holding=is_holding, least_ms=least_ms)
 
     def _lose_session(self, reason: str, now: Now) -> None:
         self.session.lost(now.mono_ms)
@@ -171,6 +213,7 @@ class WorkerCore:
         self.slots.untell()  # of the session before this one, where nobody had noticed its end
         self.session.begun(message, now.mono_ms)
         self._broker = message.broker
+        self._trouble.is_over()
         self.slots.drop(message.drop)
         self.reports.restart(message.broker, message.window_bytes)
         self.departure.reconsider()
@@ -182,16 +225,16 @@ class WorkerCore:
             self.outbox.do(Ready(message.worker, message.broker))
 
     def _on_refuse(self, message: Refuse, now: Now) -> None:
-        level = "warning" if message.retry_ms else "error"
-        self.outbox.tell(level, "worker_refused", code=message.code, detail=message.text, retry_ms=message.retry_ms)
+        error = from_wire({"code": message.code, "message": message.text})
+        self._say_why(error, now, code=message.code, retry_ms=message.retry_ms)
         self.reports.suspend()
         self.slots.untell()
-        if message.retry_ms:
-            self.session.pause(now.mono_ms, is_holding=len(self.slots) > 0, least_ms=message.retry_ms)
-        else:
-            self.session.give_up()
-            self.departure.refuse(BY_CODE.get(message.code, QueuectlError).exit_code)
-            self.stop(now)
+        if message.retry_ms == 0:
+            self._end_refused(error, now)
+            return
+        self._pause(now, message.retry_ms)
+        if not is_of_itself(error):
+            self._disappoint(error, now)
 
     def _on_who(self, now: Now) -> None:
         if self.session.is_open:
@@ -293,10 +336,10 @@ class WorkerCore:
         if session.connect_at_ms is not None:
             if now.mono_ms >= session.connect_at_ms:
                 self.start(now)
-        elif now.mono_ms >= session.heard_at_ms + session.silence_ms:
+        elif now.mono_ms >= session.heard_at_ms + session.patience_ms:
             if session.is_open:
                 self._lose_session("silence", now)
-            session.pause(now.mono_ms, is_holding=len(self.slots) > 0)
+            self._pause(now)
         elif session.number is None:
             if now.mono_ms >= session.hello_at_ms:
                 self._hello(now)
