@@ -19,14 +19,20 @@ from tests.machines.network import Machine, Network
 QUEUE, DESK = "queue.example", "desk.example"
 BUILDERS = ("build-1.example", "build-2.example")
 SLOTS = 4
-LONG_EVERY = 4  # one of so many jobs outlasts the outage, or nearly
-JOB = """echo "$QUEUECTL_JOB_ID start" >>{journal}; sleep $1; echo "$QUEUECTL_JOB_ID end" >>{journal}\n"""
+LOAD_MAX = 100_000
+LONG_EVERY = 8
+LONG = (0.4, 0.8, 1.2)  # long jobs run for so much of an outage, in turn
+JOB = """echo "$QUEUECTL_JOB_ID start $(hostname) $1" >>{journal}
+sleep $1
+echo "$QUEUECTL_JOB_ID end" >>{journal}
+"""
 # A job is sent again under the same id until it is there; then its id exists (4).
 LOAD = """export QUEUECTL_CREDENTIALS=desk.toml
 while [ -e go ]; do
-    n=$((n+1)); [ $((n % {every})) = 0 ] && s={long} || s={short}
+    read -r n s
     until queuectl enqueue --quiet --id load-$n -- "{job} $s" >/dev/null 2>>refused || [ $? = 4 ]; do sleep 0.2; done
     echo load-$n >>accepted
+    sleep 0.3
 done"""
 
 
@@ -38,19 +44,15 @@ class Plan:
     cut: tuple[str, ...]  # the machines whose cables are pulled out, all of them at once
     lease_s: float | None = None
     heartbeat_s: float | None = None
-    backlog: int = 200
+    backlog: int = 100
     short_s: float = 0.1
     flaps: int = 1  # how often the outage comes, with a pause as long as itself
-    limit_s: float = 120.0  # for all jobs to end, afterwards
-
-    @property
-    def long_s(self) -> float:
-        """How long a long job runs: some end in the outage, some after it."""
-        return self.down_s * 0.7
+    limit_s: float = 400.0  # for all jobs to end, afterwards
 
     def seconds(self, number: int) -> float:
-        """How long the job of this number runs."""
-        return self.short_s if number % LONG_EVERY else self.long_s
+        """How long the job of this number runs: some end before an outage does, some after it."""
+        turn, is_short = divmod(number, LONG_EVERY)
+        return self.short_s if is_short else self.down_s * LONG[turn % len(LONG)]
 
 
 @dataclass(slots=True)
@@ -109,9 +111,9 @@ def hold(network: Network, plan: Plan) -> Report:
     backlog = [{"id": f"first-{n}", "command": f"sh {job} {plan.seconds(n):g}"} for n in range(plan.backlog)]
     lines = "".join(json.dumps(each) + "\n" for each in backlog)
     desk.ok("touch go; queuectl enqueue --quiet --credentials desk.toml -", stdin=lines)
-    load = LOAD.format(every=LONG_EVERY, long=f"{plan.long_s:g}", short=f"{plan.short_s:g}", job=f"sh {job}")
-    with desk.start(load) as loading:
-        until(lambda: all(map(_has_ended_one, map(network.__getitem__, BUILDERS))), "jobs on both machines")
+    (desk.home / "numbers").write_text("".join(f"{n} {plan.seconds(n):g}\n" for n in range(LOAD_MAX)))
+    with desk.start(f"{LOAD.format(job=f'sh {job}')} <numbers") as loading:
+        until(lambda: _runs_long_jobs(journal, plan) and (desk.home / "accepted").exists(), "work on both machines")
         healed_at = _outages(network, plan)
         report = Report(back_s={name: _back_s(queue, name, healed_at) for name in BUILDERS})
         desk.ok("rm go")
@@ -149,9 +151,12 @@ def _back_s(queue: Machine, name: str, healed_at: float) -> float:
     return until(heard, f"{name} to be heard again") or 0.0
 
 
-def _has_ended_one(machine: Machine) -> bool:
-    logs = machine.home.glob(".queuectl/logs/worker-*.log")
-    return any('"job_finished"' in log.read_text() for log in logs)
+def _runs_long_jobs(journal: Journal, plan: Plan) -> bool:
+    """Whether a long job is on its way on each of the machines."""
+    lines = [line.split() for line in journal.lines]
+    ended = {words[0] for words in lines if words[1] == "end"}
+    at_work = [words for words in lines if words[1] == "start" and words[0] not in ended]
+    return {words[2] for words in at_work if float(words[3]) > plan.short_s} == set(BUILDERS)
 
 
 def _unfinished(queue: Machine) -> int:
@@ -163,7 +168,7 @@ def _unfinished(queue: Machine) -> int:
 
 
 def _judge(report: Report, queue: Machine, journal: Journal, accepted: Sequence[str]) -> None:
-    starts = Counter(line.split()[0] for line in journal.lines if line.endswith(" start"))
+    starts = Counter(line.split()[0] for line in journal.lines if " start " in line)
     report.jobs, report.runs = len(accepted), starts.total()
     records = _records(queue)
     report.stale = sum(record["event"] == "result_stale" for record in records)

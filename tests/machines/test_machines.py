@@ -47,12 +47,22 @@ def test_two_machines_of_the_readme_run_a_job_and_take_no_other_command(network:
     assert lines[-1].shown == ("build.example",)
 
 
-def test_keys_of_the_security_page_are_handled_as_it_says(network: Network) -> None:
-    lines = commands("docs/security.md", "Keys, step by step")
+def test_keys_are_handled_as_the_security_page_says_and_jobs_go_on(network: Network) -> None:
+    page = "docs/security.md"
+    lines = commands(page, "Keys, step by step")
     for host in hosts(lines):
         network.machine(host)
+    queue, desk = network["queue.example"], network["desk.example"]
 
     type_all(network, lines)
+    type_all(network, commands(page, "When something was stolen"))
+
+    refused = desk.run("queuectl enqueue --queue mail-out --credentials desk.toml -- hostname")
+    assert (refused.code, "key" in refused.stderr) == (5, True), refused
+    queue.ok("queuectl enqueue --id after -- hostname")
+    until(lambda: queue.client.get("after")["state"] == "completed", "a job after all that")
+    [attempt] = queue.client.history("after")
+    assert attempt["worker"].startswith("build-")
 
 
 def test_link_down_for_less_than_a_lease_loses_nothing_and_repeats_nothing(network: Network) -> None:
