@@ -2,7 +2,7 @@
 
 A line `HOST$ COMMAND` in a fenced block is run as it stands, on that machine, in the home of its user. Nothing is
 substituted: the machines have the names that the page gives them. What stands below it must come out of it, line by
-line, where `…` is anything. What only looks (`LOOKS`) is asked again until it shows that.
+line, where `…` is anything, and any blanks are some. What only looks (`LOOKS`) is asked again until it shows that.
 """
 
 from __future__ import annotations
@@ -76,4 +76,5 @@ def _shows(ran: Ran, shown: Sequence[str]) -> bool:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, text.rstrip().split("…"))) + r"\s*")
+    words = (r"\s+".join(map(re.escape, piece.split(" "))) for piece in re.sub(" +", " ", text.rstrip()).split("…"))
+    return re.compile(".*".join(words) + r"\s*")
