@@ -98,7 +98,7 @@ def unset(session: Session, key: str) -> int:
         return _say_changed(session, session.client().config_unset(name))
     from cli.config_file import remove
 
-    before = session.config.data_dir
+    before = _data_dir(session, name)
     remove(session.home.config_file, name)
     return _say_machine_changed(session, name, before)
 
@@ -151,13 +151,26 @@ def _set_machine(session: Session, name: str, text: str) -> int:
     from cli.config_file import write
     from queuectl.config import parse_machine_setting
 
-    before = session.config.data_dir
     _, value = parse_machine_setting(name, text)
+    if name == "context":
+        from cli.context import use_context
+
+        return use_context(session, value)
+    if name == "credentials":
+        from queuectl.credentials import load_credentials
+
+        load_credentials(value)
+    before = _data_dir(session, name)
     write(session.home, name, str(value) if isinstance(value, Path) else value)
     return _say_machine_changed(session, name, before)
 
 
-def _say_machine_changed(session: Session, name: str, data_dir_before: Path) -> int:
+def _data_dir(session: Session, name: str) -> Path | None:
+    """Where the data is; None if what is to change may be what keeps the configuration from being read."""
+    return None if name in ("endpoint", "credentials", "context") else session.config.data_dir
+
+
+def _say_machine_changed(session: Session, name: str, data_dir_before: Path | None) -> int:
     from queuectl.config import load_config
 
     now = load_config(session.home, session.flags)
@@ -169,10 +182,10 @@ def _say_machine_changed(session: Session, name: str, data_dir_before: Path) -> 
     session.print(f"Set {name} = {value_text(plain)}")
     if now.origins[name] in ("environment", "flag"):
         session.note(f"The {now.origins[name]} says otherwise and comes first.")
-    if name == "data_dir" and value != data_dir_before:
-        _say_how_to_move(session, data_dir_before, value)
-    elif name != "data_dir":
+    if name != "data_dir":
         session.note("It holds for commands, brokers and workers started from now on.")
+    elif data_dir_before is not None and value != data_dir_before:
+        _say_how_to_move(session, data_dir_before, value)
     return 0
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from queuectl.config import read_file
-from queuectl.errors import BadConfig
+from queuectl.errors import BadConfig, WrongState
 from queuectl.home import Home
 
 
 def write(home: Home, key: str, value: str | bool) -> None:
-    """Set a key; makes the file, 0600, if there is none. Raises BadConfig."""
+    """Set a key; makes the file, 0600, if there is none. Raises BadConfig, WrongState."""
+    _refuse_second_place(home.config_file, key)
     home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _change(home.config_file, key, f"{key} = {json.dumps(value, ensure_ascii=False)}", {key: value})
 
@@ -25,6 +26,18 @@ def remove(path: Path, key: str) -> None:
     """Take a key out, if it is there. Raises BadConfig."""
     if path.exists():
         _change(path, key, None, {})
+
+
+def _refuse_second_place(path: Path, key: str) -> None:
+    """A context says where the broker is, and so do the others: both at once would mean nothing."""
+    rivals = {"context": ("credentials", "endpoint"), "credentials": ("context",), "endpoint": ("context",)}
+    there = read_file(path).keys()
+    for rival in rivals.get(key, ()):
+        if rival in there:
+            raise WrongState(
+                f"{path} says where the broker is by '{rival}' already",
+                hint=f"take that out first: queuectl config unset {rival}",
+            )
 
 
 def _change(path: Path, key: str, line: str | None, entry: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ COMMANDS = {
     "dlq": ("cli.dlq:dlq", "Look at dead jobs, run them again, or delete them."),
     "worker": ("cli.worker:worker", "Start, stop and list workers, which run the jobs."),
     "broker": ("cli.broker:broker", "Start, stop and inspect the broker, which owns the queue."),
+    "auth": ("cli.auth:auth", "Let people and workers in from other machines, and keep them out."),
+    "context": ("cli.context:context", "Keep credentials under names, and say which are in force."),
     "config": ("cli.config:config", "Show and change settings."),
     "dev": ("cli.dev:dev", "Run a broker and workers here, in one command, to try things out."),
 }

@@ -112,6 +112,11 @@ def distance(instant: str | None, now_ms: int | None = None) -> str:
     return f"in {human_duration(round(gap_s))}" if gap_s > 0 else f"{human_duration(round(-gap_s))} ago"
 
 
+def moment(instant: str | None) -> str | None:
+    """An RFC 3339 instant, and how far it is from now."""
+    return f"{visible(instant)} ({distance(instant)})" if instant else None
+
+
 def bytes_text(count: int) -> str:
     """`512 B`, `64.0 KiB`, `1.5 GiB`."""
     size = float(count)

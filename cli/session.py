@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.escape import visible
+from queuectl.errors import BadCredentials
 from queuectl.home import Home, find_home
 
 if TYPE_CHECKING:
@@ -57,10 +58,17 @@ class Session:
 
     @cached_property
     def config(self) -> Config:
-        """The machine settings; set `flags` before the first use. Raises BadConfig."""
+        """The machine settings; set `flags` before the first use. Raises BadConfig, BadCredentials, NotAllowed."""
         from queuectl.config import load_config
 
-        return load_config(self.home, self.flags)
+        try:
+            return load_config(self.home, self.flags)
+        except BadCredentials as error:
+            from cli.context import in_force
+
+            if error.hint is None and in_force(self) is not None:
+                error.hint = "put the context right: queuectl context list, queuectl context use NAME"
+            raise
 
     def stay_here(self) -> None:
         """This command is about this machine, whatever broker its commands are for."""

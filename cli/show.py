@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cli.escape import visible, visible_lines
-from cli.render import bytes_text, counted, distance, facts, state_word
+from cli.render import bytes_text, counted, facts, moment, state_word
 from queuectl.times import human_duration
 
 TAIL_LINES = 10
@@ -32,15 +32,15 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Queue", f"{visible(job['queue'])}, priority {job['priority']}"),
         ("Failures", f"{job['attempts']} of {job['max_retries']} allowed"),
         ("Lost", f"{counted(job['losses'], 'time')} with its worker" if job.get("losses") else None),
-        ("Next run", _instant(job.get("run_at")) if waits else None),
+        ("Next run", moment(job.get("run_at")) if waits else None),
         ("Retries", _policy(job)),
         ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),
         ("Timeout", human_duration(job["timeout"]) if job.get("timeout") else None),
         ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
         ("Variables", visible(", ".join(job["env"])) if job.get("env") else None),
         ("Worker", visible(job["worker"]) if job.get("worker") else None),
-        ("Enqueued", _instant(job.get("created_at"))),
-        ("Finished", _instant(job.get("finished_at"))),
+        ("Enqueued", moment(job.get("created_at"))),
+        ("Finished", moment(job.get("finished_at"))),
     ]
 
 
@@ -53,17 +53,13 @@ def _policy(job: dict[str, Any]) -> str:
     return text
 
 
-def _instant(instant: str | None) -> str | None:
-    return f"{visible(instant)} ({distance(instant)})" if instant else None
-
-
 def _attempt_text(attempt: dict[str, Any]) -> str:
     took = human_duration(attempt["duration_s"]) if attempt.get("duration_s") is not None else None
     return facts(
         [
             (f"Attempt {attempt['attempt']}", _outcome(attempt)),
             ("  worker", visible(attempt["worker"]) if attempt.get("worker") else None),
-            ("  started", _instant(attempt.get("started_at"))),
+            ("  started", moment(attempt.get("started_at"))),
             ("  took", took),
             ("  output", _sizes(attempt)),
             ("  note", visible(attempt["note"]) if attempt.get("note") else None),

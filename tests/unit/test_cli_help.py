@@ -16,7 +16,7 @@ from tests.harness_client import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [context.command_path.split()[1:] for context, _ in commands()]
-GROUPS = [["dlq"], ["worker"], ["broker"], ["config"]]
+GROUPS = [["dlq"], ["worker"], ["broker"], ["auth"], ["context"], ["config"]]
 SLOW = ("asyncio", "prometheus_client", "sqlite3", "structlog", "logging")
 
 
@@ -29,6 +29,8 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("config show", "config get", "config set", "config unset"),
         *("broker start", "broker stop", "broker status"),
         *("worker start", "worker stop", "worker list"),
+        *("auth add", "auth list", "auth show", "auth revoke", "auth rotate", "auth refresh", "auth whoami"),
+        *("context add", "context use", "context list", "context rm"),
     }
 
 
