@@ -14,6 +14,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from cli.progress import progress_bar
 from cli.render import counted
 from cli.session import Session
 from cli.strict_json import parse_object, parse_plain_objects
-from queuectl.errors import BadJob, QueuectlError, from_wire
+from queuectl.errors import BadJob, QueuectlError, TooManyRequests, from_wire
 from queuectl.jobs import JobSpec, are_sound, parse_job
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 2**20
+PATIENCE_S = 60.0  # with a broker that is asked too often
+RETRY_MS = 1000  # where it does not say when to come back
 LINE_BYTES_MAX = 2 * 2**20  # the longest command and env, each letter written as an escape
 
 Jobs = list[dict[str, Any]]
@@ -82,6 +85,7 @@ class Tally:
     repeated: int = 0
     next_line: int = 1  # the first line that is not acknowledged
     ids: list[str] = field(default_factory=list)
+    has_waited: bool = False  # until it might ask again
 
 
 def enqueue_lines(session: Session, run: Run) -> int:
@@ -95,7 +99,7 @@ def enqueue_lines(session: Session, run: Run) -> int:
             under_way: Request | None = None
             for chunk in _chunks(source, run):
                 following = _prepare(session, run, chunk, token, tally)  # while the broker stores the one before
-                reply = _finish(session, under_way)
+                reply = _finish(session, under_way, tally)
                 try:
                     if following.begun is not None:
                         session.client().send(following.begun)
@@ -103,7 +107,7 @@ def enqueue_lines(session: Session, run: Run) -> int:
                     _count(session, run, under_way, reply, tally)
                 under_way = following
                 progress.update(chunk.end - progress.pos)
-            _count(session, run, under_way, _finish(session, under_way), tally)
+            _count(session, run, under_way, _finish(session, under_way, tally), tally)
         except (KeyboardInterrupt, QueuectlError) as error:
             progress.render_finish()
             _say_how_to_resume(session, run, token, tally)
@@ -231,9 +235,27 @@ def _refuse(session: Session, tally: Tally, line: int, error: QueuectlError) -> 
     session.warn(f"line {line}: {visible(error.message)}" + (f" ({visible(error.hint)})" if error.hint else ""))
 
 
-def _finish(session: Session, request: Request | None) -> Reply | None:
-    """Wait for the broker's word on a request, if there is one."""
-    return session.client().finish(request.begun) if request is not None and request.begun is not None else None
+def _finish(session: Session, request: Request | None, tally: Tally) -> Reply | None:
+    """Wait for the broker's word on a request, if there is one. Who has asked too often asks again, for a while."""
+    if request is None or request.begun is None:
+        return None
+    client = session.client()
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return client.finish(request.begun)
+        except TooManyRequests as error:
+            if time.monotonic() >= end:
+                raise
+            _slow_down(session, error, tally)
+        client.send(request.begun)
+
+
+def _slow_down(session: Session, error: TooManyRequests, tally: Tally) -> None:
+    if not tally.has_waited:
+        session.note(f"{visible(error.message)}; waiting for it")
+        tally.has_waited = True
+    time.sleep(error.details.get("retry_ms", RETRY_MS) / 1000)
 
 
 def _count(session: Session, run: Run, request: Request | None, reply: Reply | None, tally: Tally) -> None:

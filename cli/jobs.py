@@ -108,8 +108,9 @@ def _ending(job: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("job_id", metavar="ID")
+@click.option("--env", is_flag=True, help="Show the values of its variables, too; for admins.")
 @shared
-def show(session: Session, job_id: str) -> int:
+def show(session: Session, job_id: str, env: bool) -> int:
     """Show one job: its policy, why it stands where it does, each attempt, and the end of its output.
 
     The beginning of an id will do if no other id starts like it.
@@ -118,13 +119,13 @@ def show(session: Session, job_id: str) -> int:
     Example:
       queuectl show job-1
     """
-    return show_job(session, job_id, state=None)
+    return show_job(session, job_id, state=None, env=env)
 
 
-def show_job(session: Session, job_id: str, *, state: str | None) -> int:
+def show_job(session: Session, job_id: str, *, state: str | None, env: bool = False) -> int:
     """Print one job with its history; with `state`, only if it is in that state."""
     client = session.client()
-    told = client.request("job", {"id": job_id} | ({"state": state} if state else {}))
+    told = client.request("job", {"id": job_id} | ({"state": state} if state else {}) | ({"env": True} if env else {}))
     job, history = told["job"], told["history"]
     if session.quiet and not session.as_json:
         session.print_id(job["id"])
@@ -132,8 +133,9 @@ def show_job(session: Session, job_id: str, *, state: str | None) -> int:
     if session.as_json:
         for attempt in history:
             attempt |= attempt_text(client, job["id"], attempt["attempt"])
-        session.emit({**job, "history": history})
+        values = {"env_values": told["env_values"]} if env else {}
+        session.emit({**job, "history": history, "events": told.get("events", []), **values})
         return 0
     tail = attempt_text(client, job["id"], history[-1]["attempt"], tail_bytes=2048, mark_start=False) if history else {}
-    session.print(job_text(job, history, tail))
+    session.print(job_text(told, tail))
     return 0

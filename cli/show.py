@@ -11,10 +11,11 @@ from queuectl.times import human_duration
 TAIL_LINES = 10
 
 
-def job_text(job: dict[str, Any], history: list[dict[str, Any]], tail: dict[str, str]) -> str:
-    """The job, its attempts, and the end of its latest output."""
-    parts = [facts(_job_facts(job))]
-    parts += [_attempt_text(attempt) for attempt in history]
+def job_text(told: dict[str, Any], tail: dict[str, str]) -> str:
+    """The job, what was done to it, its attempts, and the end of its latest output."""
+    about = [*_job_facts(told["job"]), *_variables(told), *_deeds(told)]
+    parts = [facts(about)]
+    parts += [_attempt_text(attempt) for attempt in told["history"]]
     for stream in ("stdout", "stderr"):
         lines = visible_lines(tail.get(stream, "")).splitlines()[-TAIL_LINES:]
         if lines:
@@ -37,11 +38,33 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),
         ("Timeout", human_duration(job["timeout"]) if job.get("timeout") else None),
         ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
-        ("Variables", visible(", ".join(job["env"])) if job.get("env") else None),
         ("Worker", visible(job["worker"]) if job.get("worker") else None),
-        ("Enqueued", moment(job.get("created_at"))),
+    ]
+
+
+def _variables(told: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """The names of its variables, or, where they were asked for, a line for each with its value."""
+    job = told["job"]
+    if "env_values" not in told:
+        return [("Variables", visible(", ".join(job["env"])) if job.get("env") else None)]
+    values = [visible(f"{name}={value}") for name, value in told["env_values"].items()]
+    return [("Variables" if number == 0 else "", value) for number, value in enumerate(values)]
+
+
+def _deeds(told: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """When it came, what people did to it, and when it ended, with who it was."""
+    job = told["job"]
+    events = [(event["action"].capitalize(), _by(event["at"], event["by"])) for event in told.get("events", [])]
+    return [
+        ("Enqueued", _by(job.get("created_at"), job.get("enqueued_by"))),
+        *[(visible(action), done) for action, done in events],
         ("Finished", moment(job.get("finished_at"))),
     ]
+
+
+def _by(instant: str | None, who: str | None) -> str | None:
+    when = moment(instant)
+    return f"{when} by {visible(who)}" if when and who else when
 
 
 def _policy(job: dict[str, Any]) -> str:

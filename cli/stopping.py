@@ -30,7 +30,23 @@ def stop_workers(session: Session, ids: tuple[str, ...], *, now: bool, timeout_s
     return _conclude(session, names)
 
 
-def stop_local_workers(session: Session, ids: tuple[str, ...], *, now: bool, timeout_s: float | None) -> int:
+def who_keeps_us_here(session: Session, ids: tuple[str, ...]) -> str | None:
+    """Why only the workers of this home can be stopped; None if the broker can stop them wherever they are."""
+    from queuectl.probe import somebody_listens
+
+    if session.config.is_local:
+        return None if somebody_listens(session.client_endpoint) else "No broker runs"
+    if ids or session.config.credentials is None:
+        return None
+    from queuectl.credentials import load_credentials
+
+    who = load_credentials(session.config.credentials)
+    return f"'{visible(who.name)}' is a worker and stops no others" if who.role == "worker" else None
+
+
+def stop_local_workers(
+    session: Session, ids: tuple[str, ...], reason: str, *, now: bool, timeout_s: float | None
+) -> int:
     """Signal the workers of this home, found by their locked pid files. Raises WaitTimedOut."""
     from queuectl.pidfiles import local_workers
 
@@ -43,7 +59,7 @@ def stop_local_workers(session: Session, ids: tuple[str, ...], *, now: bool, tim
     pids = [str(pid) for pid in watched.values()]
     try:
         if pids:
-            session.note(f"No broker runs; signalled {counted(len(pids), 'worker')} here (pid {', '.join(pids)}).")
+            session.note(f"{reason}; signalled {counted(len(pids), 'worker')} here (pid {', '.join(pids)}).")
         _await_ends(watched, timeout_s)
     finally:
         for descriptor in watched:

@@ -133,20 +133,21 @@ def _free_log(logs: Path) -> Path:
 def stop(session: Session, ids: tuple[str, ...], everyone: bool, now: bool, timeout: float | None) -> int:
     """Stop workers, wherever they run, and wait until they are gone.
 
-    They take nothing new and finish what they run. Where no broker runs, the workers of this home are stopped.
+    They take nothing new and finish what they run. Where no broker runs, or who asks is a worker and so may not tell
+    others to stop, the workers of this home are stopped.
 
     \b
     Examples:
       queuectl worker stop
       queuectl worker stop --now --timeout 30s
     """
-    from cli.stopping import stop_local_workers, stop_workers
-    from queuectl.probe import somebody_listens
+    from cli.stopping import stop_local_workers, stop_workers, who_keeps_us_here
 
     if ids and everyone:
         usage("name the workers, or say --all, but not both")
-    if session.config.is_local and not somebody_listens(session.client_endpoint):
-        return stop_local_workers(session, ids, now=now, timeout_s=timeout)
+    reason = who_keeps_us_here(session, ids)
+    if reason is not None:
+        return stop_local_workers(session, ids, reason, now=now, timeout_s=timeout)
     return stop_workers(session, ids, now=now, timeout_s=timeout)
 
 

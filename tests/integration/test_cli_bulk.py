@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from cli import bulk
 from queuectl.client import Client
-from queuectl.errors import BrokerUnreachable, DiskFull, JobExists
+from queuectl.errors import BrokerUnreachable, DiskFull, JobExists, QueuectlError, QueueFull, TooManyRequests
 from tests.harness_client import Answer, ScriptedBroker, run_cli, scripted_broker
 
 
@@ -291,6 +292,55 @@ def test_broker_that_goes_away_between_requests_leaves_nothing_uncounted(
     assert ran.code == 69
     assert ran.out.split() == [f"j{number}" for number in range(1000)]
     assert "Stopped: 1000 jobs enqueued, every line before 1001 is dealt with" in ran.err
+
+
+class Refusing(Memory):
+    """Refuses requests after the first with an error, so many times."""
+
+    def __init__(self, broker: ScriptedBroker, error: QueuectlError, times: int) -> None:
+        super().__init__(broker)
+        self.error, self.left = error, times
+
+    def enqueue(self, args: dict[str, Any]) -> Any:
+        if self.replies and self.left:
+            self.left -= 1
+            return self.error
+        return super().enqueue(args)
+
+
+TOO_MANY = TooManyRequests("'desk' asks more than 5 times a second", details={"retry_ms": 1})
+
+
+def test_broker_that_is_asked_too_often_is_waited_for_and_that_is_said_once(broker: ScriptedBroker, file: Path) -> None:
+    memory = Refusing(broker, TOO_MANY, 3)
+
+    ran = run_cli("enqueue", "--file", str(file))
+
+    assert (ran.code, ran.out) == (0, "Enqueued 2500 jobs.\n")
+    assert ran.err == "'desk' asks more than 5 times a second; waiting for it\n"
+    assert commands(memory) == [f"echo {number}" for number in range(1, 2501)]
+
+
+def test_patience_with_it_ends(broker: ScriptedBroker, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PATIENCE_S", 0.0)
+    memory = Refusing(broker, TOO_MANY, 1)
+    ran = run_cli("enqueue", "--file", str(file))
+
+    assert ran.code == 75
+    assert run_cli(*resume_line(ran.err)).out == "Enqueued 1500 jobs.\n"
+    assert len(memory.jobs) == 2500
+
+
+def test_full_queue_ends_with_what_was_stored_and_how_to_go_on(broker: ScriptedBroker, file: Path) -> None:
+    memory = Refusing(broker, QueueFull("at most 1000 jobs may wait or run", hint="try again"), 1)
+
+    ran = run_cli("enqueue", "--file", str(file))
+
+    assert ran.code == 75
+    assert "Stopped: 1000 jobs enqueued, every line before 1001 is dealt with." in ran.err
+    assert "error: at most 1000 jobs may wait or run" in ran.err
+    assert run_cli(*resume_line(ran.err)).out == "Enqueued 1500 jobs.\n"
+    assert len(memory.jobs) == 2500
 
 
 def resume_line(text: str) -> list[str]:
