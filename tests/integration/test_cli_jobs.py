@@ -177,6 +177,29 @@ def test_show_json_has_history_with_output(failed: ScriptedBroker) -> None:
     )
 
 
+def test_show_names_who_did_what(broker: ScriptedBroker) -> None:
+    deed = {"at": "2026-11-22T10:00:09.000Z", "by": "boss", "action": "retried"}
+    broker.on("job", {"job": job_view(enqueued_by="uid:1000"), "history": [], "events": [deed]})
+
+    shown = [line.split() for line in run_cli("show", "a1").out.splitlines()]
+
+    assert [line[-2:] for line in shown if line[0] == "Enqueued"] == [["by", "uid:1000"]]
+    assert [(line[1], line[-1]) for line in shown if line[0] == "Retried"] == [(deed["at"], "boss")]
+    assert run_cli("show", "a1", "--json").json["events"] == [deed]
+
+
+def test_values_of_variables_are_shown_to_who_asks(broker: ScriptedBroker) -> None:
+    told = {"job": job_view(env=["A", "B"]), "history": [], "events": []}
+    broker.on("job", lambda args: told | ({"env_values": {"A": "1\x1b[2J", "B": "2"}} if args.get("env") else {}))
+
+    names, values = run_cli("show", "a1").out, run_cli("show", "a1", "--env").out
+
+    assert "Variables  A, B\n" in names
+    assert "Variables  A=1\\x1b[2J\n           B=2\n" in values
+    assert "env_values" not in run_cli("show", "a1", "--json").json
+    assert run_cli("show", "a1", "--env", "--json").json["env_values"] == {"A": "1\x1b[2J", "B": "2"}
+
+
 def test_show_of_a_job_that_never_ran(broker: ScriptedBroker) -> None:
     broker.on("job", {"job": job_view(reason="no_worker"), "history": []})
 

@@ -17,6 +17,7 @@ from queuectl.home import Home
 from queuectl.pidfiles import local_workers
 from queuectl.probe import somebody_listens
 from tests.harness_client import Ran, run_cli, scripted_broker, worker_view
+from tests.harness_process import free_port
 
 TIMEOUT_S = 60
 
@@ -162,6 +163,46 @@ def test_open_doors_are_refused(place: Home, args: list[str], code: int, detach:
 
     assert ran.code == code
     assert not listens(place)
+
+
+def test_broker_says_where_others_find_it(place: Home) -> None:
+    port = free_port()
+    listen = ["--listen", f"tcp://0.0.0.0:{port}", "--advertise", "queue.example,10.0.0.1"]
+    told = cli("broker", "start", "--detach", "--json", *listen).json
+    status = cli("broker", "status")
+
+    assert told["advertised"] == [f"tcp://queue.example:{port}", f"tcp://10.0.0.1:{port}"]
+    assert told["fingerprint"].startswith("SHA256:")
+    assert f"tcp://queue.example:{port}, tcp://10.0.0.1:{port}" in status.out
+    assert "Turned away" not in status.out
+    assert (place.run / "last_start").read_text() == "explicit"
+
+
+def test_terminal_sees_the_key_of_the_broker(place: Home) -> None:
+    ran = run_cli("broker", "start", "--detach", "--listen", f"tcp://127.0.0.1:{free_port()}", tty=True)
+
+    assert "Others find it at tcp://127.0.0.1:" in ran.err
+    assert "Its key is SHA256:" in ran.err
+
+
+def test_address_from_the_configuration_counts_as_a_start_on_purpose(
+    place: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("QUEUECTL_LISTEN", f"tcp://127.0.0.1:{port}")
+
+    told = cli("broker", "start", "--detach", "--json").json
+
+    assert told["advertised"] == [f"tcp://127.0.0.1:{port}"]
+    assert (place.run / "last_start").read_text() == "explicit"
+
+
+def test_broken_context_does_not_keep_the_broker_of_this_machine_from_starting(place: Home) -> None:
+    place.config_file.write_text('context = "gone"\n')
+
+    assert cli("broker", "start", "--detach").code == 0
+    assert listens(place)
+    assert cli("broker", "stop", "--context", "local").code == 0
 
 
 # --- worker ----------------------------------------------------------------------------------------
