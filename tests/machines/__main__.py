@@ -1,4 +1,4 @@
-"""`python -m tests.machines [--only NAME] [--seed …]`: outages as long as people know them, with the default settings.
+"""`python -m tests.machines [--only TEXT]`: outages as long as people know them, with the default settings.
 
 Prints a table for each. Exit code 1 if a promise was broken.
 """
@@ -16,11 +16,11 @@ from tests.command_line import run
 from tests.machines.network import Network, NotHere
 from tests.machines.outage import BUILDERS, QUEUE, Plan, Report, hold
 
-LEASE_S = 30.0
 PLANS: Mapping[str, Plan] = {
     "broker cut off for 20 s, lease 30 s": Plan(down_s=20, cut=(QUEUE,)),
     "one worker cut off for 45 s, lease 30 s": Plan(down_s=45, cut=BUILDERS[:1]),
     "both workers cut off for 45 s, lease 30 s": Plan(down_s=45, cut=BUILDERS),
+    "one of the broker's two cables out for 40 s": Plan(down_s=40, cut=(QUEUE,), cables=2),
     "broker cut off for 1 s, ten times over": Plan(down_s=1, cut=(QUEUE,), flaps=10),
 }
 

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from queuectl.settings import DEFAULTS
 from tests.harness_cli import Journal, until
 from tests.machines.network import Machine, Network
 
 QUEUE, DESK = "queue.example", "desk.example"
 BUILDERS = ("build-1.example", "build-2.example")
 SLOTS = 4
-LOAD_MAX = 100_000
+LOAD_MAX, LOAD_MORE = 100_000, 5  # jobs that are sent beside the backlog, and that a stage of the outage waits for
 LONG_EVERY = 8
 LONG = (0.4, 0.8, 1.2)  # long jobs run for so much of an outage, in turn
 JOB = """echo "$QUEUECTL_JOB_ID start $(hostname) $1" >>{journal}
@@ -47,7 +48,18 @@ class Plan:
     backlog: int = 100
     short_s: float = 0.1
     flaps: int = 1  # how often the outage comes, with a pause as long as itself
+    cables: int = 1  # of each machine, to as many switches; only the first one is pulled out
     limit_s: float = 400.0  # for all jobs to end, afterwards
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a job may run again: the broker hears nothing of a worker for longer than a lease."""
+        lease_s = self.lease_s or float(str(DEFAULTS["lease"]))
+        return self.cables == 1 and self.down_s > lease_s
+
+    def names(self, host: str) -> list[str]:
+        """The names of a machine, one on each switch."""
+        return [host, *(f"way-{number}.{host}" for number in range(2, self.cables + 1))]
 
     def seconds(self, number: int) -> float:
         """How long the job of this number runs: some end before an outage does, some after it."""
@@ -88,15 +100,16 @@ class Report:
 
 def join(network: Network, plan: Plan) -> None:
     """The broker, the workers and whoever enqueues: from nothing, as the README has it."""
-    queue, desk = network.machine(QUEUE), network.machine(DESK)
-    queue.ok(f"queuectl broker start --detach --listen tcp://0.0.0.0:7710 --advertise {QUEUE}")
+    queue, desk = (network.machine(*plan.names(host)) for host in (QUEUE, DESK))
+    names = ",".join(plan.names(QUEUE))
+    queue.ok(f"queuectl broker start --detach --listen tcp://0.0.0.0:7710 --advertise {names}")
     for key, value in (("heartbeat", plan.heartbeat_s), ("lease", plan.lease_s)):
         if value is not None:
             queue.ok(f"queuectl config set {key} {value:g}")
     queue.ok("queuectl auth add desk --role submit --out desk.toml")
     desk.ok(f"scp {QUEUE}:desk.toml .")
     for name in BUILDERS:
-        builder, key = network.machine(name), name.partition(".")[0]
+        builder, key = network.machine(*plan.names(name)), name.partition(".")[0]
         queue.ok(f"queuectl auth add {key} --role worker --out {key}.toml")
         builder.ok(f"scp {QUEUE}:{key}.toml .")
         builder.ok(f"queuectl worker start --detach --count {SLOTS} --credentials {key}.toml")
@@ -113,42 +126,61 @@ def hold(network: Network, plan: Plan) -> Report:
     desk.ok("touch go; queuectl enqueue --quiet --credentials desk.toml -", stdin=lines)
     (desk.home / "numbers").write_text("".join(f"{n} {plan.seconds(n):g}\n" for n in range(LOAD_MAX)))
     with desk.start(f"{LOAD.format(job=f'sh {job}')} <numbers") as loading:
-        until(lambda: _runs_long_jobs(journal, plan) and (desk.home / "accepted").exists(), "work on both machines")
-        healed_at = _outages(network, plan)
-        report = Report(back_s={name: _back_s(queue, name, healed_at) for name in BUILDERS})
+        until(lambda: _runs_long_jobs(journal, plan), "long jobs on both machines")
+        _await_load(desk)
+        report = Report(back_s=_outages(network, plan))
+        _await_load(desk)
         desk.ok("rm go")
         assert loading.wait(plan.limit_s) == 0
     accepted = {each["id"] for each in backlog} | set((desk.home / "accepted").read_text().split())
     until(lambda: not _unfinished(queue), "the end of all jobs", plan.limit_s)
 
     _judge(report, queue, journal, sorted(accepted))
+    if report.second_runs and not plan.may_repeat:
+        report.faults.append(f"{report.second_runs} jobs ran again, and no lease had run out")
     return report
 
 
-def _outages(network: Network, plan: Plan) -> float:
-    """Pull the cables and put them in again; when that was for the last time."""
+def _outages(network: Network, plan: Plan) -> dict[str, float]:
+    """Pull the cables and put them in again; how long until each worker was heard after the last time.
+
+    Where there is another cable, that is after they were pulled out: the workers go on by that.
+    """
     for number in range(plan.flaps):
         if number:
             time.sleep(plan.down_s)
         for name in plan.cut:
             network[name].link_down()
-        time.sleep(plan.down_s)  # the outage has no other end than time
+        since = time.monotonic()
+        back_s = _all_back_s(network, since) if plan.cables > 1 else {}
+        time.sleep(max(0.0, since + plan.down_s - time.monotonic()))  # an outage has no other end than time
         for name in plan.cut:
             network[name].link_up()
-    return time.monotonic()
+    return back_s or _all_back_s(network, time.monotonic())
 
 
-def _back_s(queue: Machine, name: str, healed_at: float) -> float:
-    """How long after the healing the broker had heard the worker of this machine."""
+def _all_back_s(network: Network, since: float) -> dict[str, float]:
+    return {name: _back_s(network[QUEUE], name, since) for name in BUILDERS}
+
+
+def _back_s(queue: Machine, name: str, since: float) -> float:
+    """How long after this moment the broker heard the worker of this machine."""
 
     def heard() -> float | None:
         for worker in queue.client.status()["workers"]:
             heard_at = time.monotonic() - float(worker["last_seen_s"])
-            if worker["host"] == name and heard_at > healed_at:
-                return heard_at - healed_at
+            if worker["host"] == name and heard_at > since:
+                return heard_at - since
         return None
 
     return until(heard, f"{name} to be heard again") or 0.0
+
+
+def _await_load(desk: Machine) -> None:
+    """Wait until some more jobs were sent and taken."""
+    accepted = desk.home / "accepted"
+    before = accepted.read_text().count("\n") if accepted.exists() else 0
+    until(lambda: accepted.exists() and accepted.read_text().count("\n") > before + LOAD_MORE, "more jobs to be taken")
 
 
 def _runs_long_jobs(journal: Journal, plan: Plan) -> bool:
