@@ -18,9 +18,9 @@ from tests.machines.pages import commands, hosts, type_all
 pytestmark = [pytest.mark.acceptance, pytest.mark.machines, pytest.mark.timeout(300)]
 
 
-def quick(down_s: float, cut: tuple[str, ...]) -> Plan:
+def quick(down_s: float, cut: tuple[str, ...], lease_s: float) -> Plan:
     """A short lease, and few jobs."""
-    return Plan(down_s=down_s, cut=cut, lease_s=5, heartbeat_s=0.5, backlog=60)
+    return Plan(down_s=down_s, cut=cut, lease_s=lease_s, heartbeat_s=0.4, backlog=40)
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def test_keys_are_handled_as_the_security_page_says_and_jobs_go_on(network: Netw
 
 
 def test_link_down_for_less_than_a_lease_loses_nothing_and_repeats_nothing(network: Network) -> None:
-    report = hold(network, quick(3, (QUEUE,)))
+    report = hold(network, quick(2.5, (QUEUE,), lease_s=6))
 
     assert (report.faults, report.lost, report.second_runs) == ([], 0, 0), report.table()
 
 
 def test_link_down_for_longer_than_a_lease_explains_each_second_run(network: Network) -> None:
-    report = hold(network, quick(7, BUILDERS[:1]))
+    report = hold(network, quick(5, BUILDERS[:1], lease_s=3))
 
     assert (report.faults, report.lost, report.recorded_twice) == ([], 0, 0), report.table()
     assert report.second_runs == report.explained > 0, "no job ran twice: the outage was none"
