@@ -1236,6 +1236,39 @@ def test_dropped_waiting_lease_is_forgotten(desk: Desk) -> None:
     desk.advance(500)
 
 
+def test_lease_dropped_before_its_command_was_started_never_runs(desk: Desk) -> None:
+    desk.push(grant(1, timeout_ms=500), grant(2), grant(3))
+
+    desk.tell(Echo(desk.session, 0, 2000, [1]))
+
+    assert [(start.grant.lease, start.slot) for start in (desk.take(effects.Start), desk.take(effects.Start))] == [
+        (2, 2),
+        (3, 1),
+    ]
+    assert desk.events() == ["lease_dropped"]
+    desk.advance(1000)
+
+
+def test_lease_given_again_after_it_was_dropped_unstarted_is_taken(desk: Desk) -> None:
+    desk.push(grant(1))
+    desk.tell(Echo(desk.session, 0, 2000, [1]))
+    desk.assert_quiet()
+
+    desk.push(grant(1))
+
+    assert desk.take(effects.Start).slot == 1
+
+
+def test_all_leases_dropped_in_the_turn_of_their_push_leave_the_slots_free(desk: Desk) -> None:
+    desk.push(grant(1), grant(2), grant(3))
+
+    desk.tell(Echo(desk.session, 0, 2000, [1, 2, 3]))
+    desk.tell(Refuse("key_not_accepted", "this key was revoked", 2000))
+
+    desk.assert_quiet()
+    assert len(desk.core.slots) == 0
+
+
 def test_lease_dropped_twice_is_killed_once(desk: Desk) -> None:
     desk.run(1)
     desk.tell(Echo(desk.session, 0, 2000, [1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from queuectl.messages import ToBroker
-from worker.core.effects import Effect, Tell
+from worker.core.effects import Effect, Start, Tell
 
 
 class Outbox:
@@ -23,6 +23,14 @@ class Outbox:
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)
+
+    def take_back(self, lease: int) -> bool:
+        """Leave the command of this lease unstarted; False if it is too late for that."""
+        for place, effect in enumerate(self.effects):
+            if isinstance(effect, Start) and effect.grant.lease == lease:
+                del self.effects[place]
+                return True
+        return False
 
     def tell(self, level: str, event: str, **keys: Any) -> None:
         """A line for the log."""

@@ -185,7 +185,7 @@ class Slots:
 
     # --- force ---
 
-    def drop(self, numbers: Sequence[int]) -> None:
+    def drop(self, numbers: Sequence[int], now: Now) -> None:
         """These are not ours any more: kill and forget. A result that waits still goes out, for its verdict."""
         for number in numbers:
             self._returned.pop(number, None)
@@ -196,11 +196,14 @@ class Slots:
             elif lease.is_held:
                 self._outbox.tell("warning", "lease_dropped", **lease.keys())
                 self._reports.forget(number)
-                if lease.slot:
-                    self._kill(lease, Ending.DROPPED, 0, hard=True)
-                else:
+                if not lease.slot:
                     del self._leases[number]
                     self._waiting.remove(number)
+                elif self._outbox.take_back(number):  # granted and dropped in one turn: it never ran
+                    self._free_slot(number)
+                else:
+                    self._kill(lease, Ending.DROPPED, 0, hard=True)
+        self._fill(now)
 
     def cancel(self, numbers: Sequence[int], grace_ms: int, now: Now) -> None:
         """Kill these kindly. One that ends for another reason already is left to it."""

@@ -189,7 +189,7 @@ class WorkerCore:
                     self.slots.add(message.grants, now)
             case Echo():
                 self.session.retime(message.heartbeat_ms, now.mono_ms)
-                self.slots.drop(message.drop)
+                self.slots.drop(message.drop, now)
                 self.slots.on_echo(message.n)
                 self.reports.on_echo(message.n)
             case Recorded():
@@ -214,7 +214,7 @@ class WorkerCore:
         self.session.begun(message, now.mono_ms)
         self._broker = message.broker
         self._trouble.is_over()
-        self.slots.drop(message.drop)
+        self.slots.drop(message.drop, now)
         self.reports.restart(message.broker, message.window_bytes)
         self.departure.reconsider()
         self.outbox.tell(
