@@ -86,6 +86,7 @@ def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int 
             slots=count,
             queues=list(queues),
             ready=ready,
+            refused=pipe.failed if ready_fd is not None else None,
             human=human,
         )
         return code

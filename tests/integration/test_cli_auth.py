@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_worker_in_the_background_takes_its_credentials_along(line: CommandLine,
     assert line.json("auth", "show", "builder")["sessions"] == 1
     line.ok("worker", "stop", "--credentials", "builder.toml")
     until(lambda: not line.client.status()["workers"], "the end of the worker")
+
+
+@pytest.mark.parametrize(
+    ("role", "is_revoked", "code"), [("submit", False, "not_allowed"), ("worker", True, "key_not_accepted")]
+)
+def test_worker_in_the_background_is_not_waited_for_if_it_is_not_let_in(
+    line: CommandLine, broker: Running, role: str, is_revoked: bool, code: str
+) -> None:
+    add(line, "builder", role)
+    if is_revoked:
+        line.ok("auth", "revoke", "builder")
+
+    ran = line.run("worker", "start", "--detach", "--json", "--credentials", "builder.toml")
+
+    assert ran.code == 5
+    assert json.loads(ran.stdout)["error"]["code"] == code
+    until(lambda: not processes_with(str(line.cwd / "builder.toml"), in_file="cmdline"), "the worker has ended")
 
 
 def test_existing_file_is_not_written_over_and_nobody_is_added(line: CommandLine, broker: Running) -> None:
