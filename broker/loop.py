@@ -31,6 +31,7 @@ WORKER_MESSAGES_PER_TURN = 512
 WORKER_BYTES_PER_TURN = 2 * 2**20
 CLIENT_MESSAGES_PER_TURN = 256
 CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stays short
+CLIENT_REPLIES_BYTES = 2**20  # in a turn; where it was more, fewer requests are taken in the next
 SECONDS_PER_DRAIN = 0.005
 WAIT_MS_MAX = 30_000  # so that a step of the wall clock is noticed
 LOOK_EVERY_MS = 1000  # at the disk, when only workers speak
@@ -83,6 +84,7 @@ class Loop:
         self._log = log
         self._wakeup = wakeup
         self._heard_ms = 0  # when workers were heard last
+        self._client_messages = CLIENT_MESSAGES_PER_TURN
         self._garbage = GarbageLog()
         self._porter = Porter(workers, clients, core=core, log=log, garbage=self._garbage, gate=gate, doors=doors)
         self._gone: list[bytes] = []
@@ -171,8 +173,11 @@ class Loop:
         self.core.storage_full = now.mono_ms < self._full_until_ms
         self._look_at_disk(now, for_clients=bool(clients))
         from_workers = [(envelope[0], body, user) for envelope, body, user in workers]
+        said = 0
         for turn in self._apply(now, from_workers, clients, drained=drained):
+            said += sum(len(reply.body) for reply in turn.to_clients)
             self._send(turn)
+        self._mind_the_effort(said)
         self._porter.cut(now)
         self._tidy(now)
 
@@ -184,8 +189,15 @@ class Loop:
 
     def _hear_clients(self) -> tuple[list[Message], bool]:
         return self._clients.drain(
-            messages_max=CLIENT_MESSAGES_PER_TURN, bytes_max=CLIENT_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
+            messages_max=self._client_messages, bytes_max=CLIENT_BYTES_PER_TURN, seconds_max=SECONDS_PER_DRAIN
         )
+
+    def _mind_the_effort(self, said: int) -> None:
+        """A turn that had to make large replies was long: so that others wait less, the next takes fewer requests."""
+        if said > CLIENT_REPLIES_BYTES:
+            self._client_messages = max(1, self._client_messages // 8)
+        else:
+            self._client_messages = min(CLIENT_MESSAGES_PER_TURN, 2 * self._client_messages)
 
     def _renew_sessions(self, now: Now) -> None:
         """Begin anew with workers of whom, or to whom, a message was lost: HELLO and WELCOME make up for all of it."""

@@ -35,7 +35,6 @@ _COMMON = {
     zmq.ROUTER_MANDATORY: 1,
     zmq.ROUTER_HANDOVER: 0,
     zmq.LINGER: 0,
-    zmq.RCVHWM: 1000,
     zmq.HANDSHAKE_IVL: 5000,
     zmq.HEARTBEAT_IVL: 15_000,  # reaps dead TCP connections; TTL stays unset, it wraps at 65 s
     zmq.HEARTBEAT_TIMEOUT: 60_000,
@@ -51,10 +50,19 @@ _COMMON = {
 class Router:
     """A ROUTER socket. `frames_max` bounds what may stand before the body."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, send_queue: int, bytes_max: int, envelope_max: int):
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        receive_queue: int,
+        send_queue: int,
+        bytes_max: int,
+        envelope_max: int,
+    ):
         self.socket = context.socket(zmq.ROUTER)
         for option, value in _COMMON.items():
             self.socket.setsockopt(option, value)
+        self.socket.setsockopt(zmq.RCVHWM, receive_queue)
         self.socket.setsockopt(zmq.SNDHWM, send_queue)
         self.socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
         self._envelope_max = envelope_max
@@ -142,12 +150,21 @@ class Router:
 
 def worker_router(context: zmq.Context[zmq.Socket[bytes]]) -> Router:
     """The socket that workers connect to: [route][body]."""
-    return Router(context, send_queue=1000, bytes_max=WORKER_MESSAGE_BYTES_MAX, envelope_max=1)
+    return Router(context, receive_queue=200, send_queue=1000, bytes_max=WORKER_MESSAGE_BYTES_MAX, envelope_max=1)
 
 
 def client_router(context: zmq.Context[zmq.Socket[bytes]]) -> Router:
-    """The socket that clients connect to: [route][correlation id?][empty][body]."""
-    return Router(context, send_queue=200, bytes_max=CLIENT_MESSAGE_BYTES_MAX, envelope_max=ENVELOPE_FRAMES_MAX)
+    """The socket that clients connect to: [route][correlation id?][empty][body].
+
+    Its messages may be large, both ways: few of them wait, for whoever asks one thing after the other needs no more.
+    """
+    return Router(
+        context,
+        receive_queue=32,
+        send_queue=64,
+        bytes_max=CLIENT_MESSAGE_BYTES_MAX,
+        envelope_max=ENVELOPE_FRAMES_MAX,
+    )
 
 
 class Watch:

@@ -40,7 +40,6 @@ REASONS = {
     "ROUTER_MANDATORY": "else a message to a peer that is gone, or whose queue is full, vanishes without a word",
     "ROUTER_HANDOVER": "no peer names itself: a second one of that name would be ignored for ever, or steal it",
     "LINGER": "nothing waits when the process ends; a clean stop gives its last replies two seconds",
-    "RCVHWM": "messages that wait for the broker, for each peer",
     "HANDSHAKE_IVL": "milliseconds; who connects and says nothing is thrown out",
     "HEARTBEAT_IVL": "milliseconds; only reaps dead connections: it neither sees a hung peer nor spares a busy one",
     "HEARTBEAT_TIMEOUT": "milliseconds; long, for that reason",
@@ -116,6 +115,7 @@ def options() -> str:
     with zmq.Context() as context:
         routers = worker_router(context), client_router(context)
         for name, reason in (
+            ("RCVHWM", "messages that wait for the broker, for each peer; beyond that it is not read"),
             (
                 "SNDHWM",
                 "messages that wait for a peer to read; beyond that its session is one-way, its reply is dropped",
