@@ -85,6 +85,9 @@ zoo: setup ## Run the nastiest commands, each way of ending them, TIMES over
 fuzz: setup ## Feed INPUTS pieces of nonsense to decoder, dispatch and renderer, from SEED on
 	@$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),1) $(ARGS)
 
+flood: setup ## Flood a broker with keys for SECONDS in each of several ways, and say who notices
+	@$(BIN)/python -m tests.flood --seconds $(or $(SECONDS),60) $(ARGS)
+
 lock: setup ## Write the lock files again from pyproject.toml
 	@test -x $(BIN)/uv || $(PIP) install uv
 	@$(UV_COMPILE) --output-file deploy/requirements.lock
