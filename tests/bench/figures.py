@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import idle, latency, lockstep, million, others, startup, throughput
+from tests.bench import curve, idle, latency, lockstep, million, others, startup, throughput
 from tests.bench.measuring import OURS, Readings
 
 
@@ -256,6 +256,20 @@ FIGURES = (
                 "worker, kernel",
                 "commands, user",
                 "commands, kernel",
+            )
+        ),
+    ),
+    Figure(
+        "curve",
+        curve.keys,
+        2000,
+        100,
+        tuple(
+            Row(what, "jobs/s", (Bar(f"{name}, {curve.OPEN}", 0.9),), f"{name}, {curve.KEYS}")
+            for name, what in (
+                ("true", "`true` through a worker over TCP with keys, and without"),
+                ("lock-step", "enqueues one after the other over TCP with keys, and without"),
+                ("bulk", "enqueues by the thousand over TCP with keys, and without"),
             )
         ),
     ),

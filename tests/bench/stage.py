@@ -51,15 +51,15 @@ class Stage:
             [*QUEUECTL, *arguments], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, check=True
         )
 
-    def broker(self) -> subprocess.Popen[bytes]:
+    def broker(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A broker that answers."""
-        daemon = self.start("broker", "start")
+        daemon = self.start("broker", "start", *arguments)
         wait_for(self._answers, "the broker does not answer")
         return daemon
 
-    def worker(self, slots: int) -> subprocess.Popen[bytes]:
+    def worker(self, slots: int, *arguments: str) -> subprocess.Popen[bytes]:
         """A worker that is connected."""
-        daemon = self.start("worker", "start", "--count", str(slots))
+        daemon = self.start("worker", "start", "--count", str(slots), *arguments)
         with self.client() as client:
             wait_for(lambda: bool(client.status()["workers"]), "the worker does not connect")
         return daemon
