@@ -96,20 +96,20 @@ def test_worker_goes_on_by_its_second_endpoint_when_the_first_fails(network: Net
     assert [attempt["outcome"] for attempt in queue.client.history("after")] == ["completed"]
 
 
-def test_nothing_is_left_of_machines_whose_maker_was_killed(home: Path) -> None:
+def test_nothing_is_left_of_machines_whose_maker_was_killed(network: Network) -> None:
+    place = network.place / "other"
+    place.mkdir()
     script = (
         "import sys, time; from pathlib import Path; from tests.machines.network import Network\n"
         "network = Network(Path(sys.argv[1])); machine = network.machine('one.example')\n"
-        "machine.ok('queuectl broker start --detach --no-autostart; setsid sleep 600 >/dev/null 2>&1 &')\n"
+        "machine.ok('queuectl broker start --detach; setsid sleep 600 >/dev/null 2>&1 &')\n"
         "print('up', flush=True); time.sleep(600)\n"
     )
-    maker = subprocess.Popen([sys.executable, "-c", script, str(home)], stdout=subprocess.PIPE, cwd=ROOT)
+    maker = subprocess.Popen([sys.executable, "-c", script, str(place)], stdout=subprocess.PIPE, cwd=ROOT)
     assert maker.stdout is not None
     with maker:
-        came = maker.stdout.readline()
-        if not came:
-            pytest.skip("no machines here")
-        assert processes_with(f"HOME={home}/one.example")
+        assert maker.stdout.readline() == b"up\n"
+        assert processes_with(f"HOME={place}/one.example")
         maker.kill()
 
-    until(lambda: not processes_with(f"{home}/one.example"), "the end of all that ran there")
+    until(lambda: not processes_with(f"HOME={place}/one.example"), "the end of all that ran there")
