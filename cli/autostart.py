@@ -109,6 +109,14 @@ def home_flag(session: Session) -> str:
     return f" --home {shlex.quote(session.home_path)}" if session.home_path else ""
 
 
+def given_again(session: Session) -> str:
+    """What to add to a suggested command so that it means the same home, and the same broker."""
+    import shlex
+
+    named = ((f"--{key}", session.flags[key]) for key in ("endpoint", "credentials", "context"))
+    return home_flag(session) + "".join(f" {option} {shlex.quote(value)}" for option, value in named if value)
+
+
 def tilde(path: Path) -> str:
     """The path as people write it."""
     try:

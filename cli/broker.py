@@ -139,8 +139,15 @@ def _detach(session: Session, insecure_no_auth: bool) -> int:
         session.print(f"Broker started in the background (pid {told['pid']}).")
         if sys.stderr.isatty():
             _say_where_it_listens(session, told)
-        session.hint(f"stop it with: queuectl broker stop{home_flag(session)}")
+        session.hint(f"stop it with: queuectl broker stop{home_flag(session)}{_not_another(session)}")
     return 0
+
+
+def _not_another(session: Session) -> str:
+    """What to add to a suggested command where it would else be for a broker elsewhere."""
+    from cli.context import in_force
+
+    return "" if in_force(session.home, {}) == "local" else " --context local"
 
 
 @broker.command()

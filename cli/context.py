@@ -6,6 +6,7 @@ Nothing here needs the present context to be well: this is where a broken one is
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def add(session: Session, name: str, file: Path) -> int:
             f"there is a context of the name '{name}' already", hint=f"remove it: queuectl context rm {name}"
         ) from None
     if session.as_json:
-        session.emit(_view(session.home, name, in_force(session)))
+        session.emit(_view(session.home, name, in_force(session.home, session.flags)))
     elif session.quiet:
         session.print_id(name)
     else:
@@ -109,7 +110,7 @@ def use_context(session: Session, name: str) -> int:
         session.emit({"key": "context", "value": name, "file": str(session.home.config_file)})
         return 0
     session.print(f"Set context = {name}")
-    if in_force(session) != name:
+    if in_force(session.home, session.flags) != name:
         session.note("A flag or the environment says otherwise and comes first.")
     return 0
 
@@ -124,7 +125,7 @@ def list_contexts(session: Session) -> int:
       queuectl context list
     """
     names = [LOCAL, *_names(session.home)]
-    chosen = in_force(session)
+    chosen = in_force(session.home, session.flags)
     views = [_view(session.home, name, chosen) for name in names]
     if session.as_json:
         session.emit(views)
@@ -155,7 +156,7 @@ def rm(session: Session, name: str) -> int:
     if name == LOCAL:
         raise WrongState("'local' is the broker of this machine, and always there")
     file = _known(session.home, name)
-    if name in (in_force(session), read_file(session.home.config_file).get("context")):
+    if name in (in_force(session.home, session.flags), read_file(session.home.config_file).get("context")):
         raise WrongState(f"'{name}' is in force", hint="use another one first: queuectl context use local")
     file.unlink()
     if session.as_json:
@@ -167,13 +168,13 @@ def rm(session: Session, name: str) -> int:
     return 0
 
 
-def in_force(session: Session) -> str | None:
+def in_force(home: Home, flags: Mapping[str, Any]) -> str | None:
     """The context that commands use now, None if it is none: found without reading its credentials."""
     from queuectl.config import read_file
 
     environment = {key: os.environ.get(f"QUEUECTL_{key.upper()}") for key in _WHERE}
     name: str | None = LOCAL
-    for layer in (read_file(session.home.config_file), environment, session.flags):
+    for layer in (read_file(home.config_file), environment, flags):
         if layer.get("context"):
             name = str(layer["context"])
         elif layer.get("credentials") or (layer.get("endpoint") not in (None, LOCAL) and name == LOCAL):

@@ -44,7 +44,7 @@ Data goes to stdout, words about it to stderr. Every command takes these options
 | 4 | conflict or wrong state |
 | 5 | not allowed |
 | 69 | broker unreachable |
-| 75 | try later: the disk is nearly full, or the broker is stopping |
+| 75 | try later: the disk is nearly full, as many jobs wait as may, or the broker is asked too often, or stopping |
 | 124 | the wait timed out |
 | 130 | interrupted |
 

@@ -66,7 +66,7 @@ class Session:
         except BadCredentials as error:
             from cli.context import in_force
 
-            if error.hint is None and in_force(self) is not None:
+            if error.hint is None and in_force(self.home, self.flags) is not None:
                 error.hint = "put the context right: queuectl context list, queuectl context use NAME"
             raise
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cli.autostart import given_again
 from cli.options import DURATION, Group, shared, usage
 from cli.render import counted, table
 from cli.session import Session
@@ -104,7 +105,7 @@ def _detach(session: Session, count: int, queues: tuple[str, ...]) -> int:
         session.emit(told)
     else:
         session.print(f"Started {counted(count, 'worker')} in the background (pid {told['pid']}).")
-        session.hint("stop them with: queuectl worker stop")
+        session.hint(f"stop them with: queuectl worker stop{given_again(session)}")
     return 0
 
 

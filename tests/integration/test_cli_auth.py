@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from queuectl.credentials import Credentials, load_credentials
+from queuectl.credentials import Credentials, load_credentials, new_key_pair
+from queuectl.errors import OutcomeUnknown
 from tests.harness_cli import CommandLine, Ran, Running, processes_with, until
+from tests.harness_client import scripted_broker
 from tests.harness_process import free_port
 
 
@@ -127,6 +129,17 @@ def test_broker_for_this_machine_only_takes_no_keys_and_says_what_to_do(line: Co
     for ran in (away, closed):
         assert "queuectl broker start --listen tcp://0.0.0.0:7710 --advertise HOST" in ran.stderr
     assert list(line.cwd.iterdir()) == []
+
+
+def test_file_stays_where_the_broker_may_know_its_key(line: CommandLine) -> None:
+    with scripted_broker(line.home.path) as broker:
+        broker.on("whoami", {"endpoints": ["tcp://127.0.0.1:9"], "server_keys": [new_key_pair()[0]]})
+        broker.on("key_add", OutcomeUnknown("no reply came"))
+        ran = line.run("auth", "add", "desk", "--role", "read")
+
+    assert (ran.code, ran.stdout) == (69, "")
+    assert "desk.toml is kept" in ran.stderr
+    assert broker.only("key_add").args["public_key"] == load_credentials(line.cwd / "desk.toml").public_key
 
 
 def test_revoked_key_is_told_so_in_one_line(line: CommandLine, broker: Running) -> None:

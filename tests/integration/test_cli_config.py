@@ -27,6 +27,7 @@ def test_show_is_one_object_with_all_settings(broker: ScriptedBroker, home: Path
 
     assert ran.json.items() >= {"data_dir": str(home), "max_retries": 3, "backoff_base": 2}.items()
     assert ran.json.keys() >= {*SETTINGS, "endpoint", "autostart", "log_format", "log_level"}
+    assert ran.json.items() >= {"credentials": None, "context": None, "listen": None, "advertise": None}.items()
     assert ran.err == ""
 
 
@@ -92,6 +93,13 @@ def test_machine_setting_is_written_to_the_file(home: Path) -> None:
     assert (ran.code, ran.out) == (0, "Set log_level = debug\n")
     assert (home / "config.toml").read_text() == 'log_level = "debug"\n'
     assert run_cli("config", "get", "log-level").out == "debug\n"
+
+
+@pytest.mark.parametrize(("key", "value"), [("listen", "tcp://0.0.0.0:7710"), ("advertise", "queue.example,10.0.0.1")])
+def test_where_the_broker_listens_may_be_kept(home: Path, key: str, value: str) -> None:
+    assert run_cli("config", "set", key, value).out == f"Set {key} = {value}\n"
+    assert run_cli("config", "get", key).out == f"{value}\n"
+    assert run_cli("config", "unset", key).out == f"Set {key} = none\n"
 
 
 def test_machine_setting_is_unset(home: Path) -> None:

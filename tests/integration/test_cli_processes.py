@@ -197,6 +197,15 @@ def test_address_from_the_configuration_counts_as_a_start_on_purpose(
     assert (place.run / "last_start").read_text() == "explicit"
 
 
+def test_suggested_stop_is_for_this_broker(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUECTL_ENDPOINT", "tcp://127.0.0.1:9")
+
+    ran = run_cli("broker", "start", "--detach", tty=True)
+
+    assert "hint: stop it with: queuectl broker stop --context local" in ran.err
+    assert run_cli("broker", "stop", "--context", "local").out == "Broker stopped.\n"
+
+
 def test_broken_context_does_not_keep_the_broker_of_this_machine_from_starting(place: Home) -> None:
     place.config_file.write_text('context = "gone"\n')
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.autostart import home_flag, tilde, why_not
+from cli.autostart import given_again, home_flag, tilde, why_not
 from cli.session import Session
 from queuectl.home import Home
 
@@ -44,6 +44,13 @@ def test_home_of_another_user_is_left_alone(home: Path, monkeypatch: pytest.Monk
 def test_suggested_command_names_the_home_that_was_given(home: Path) -> None:
     assert home_flag(session()) == ""
     assert home_flag(session(home_path="/srv/my queue")) == " --home '/srv/my queue'"
+
+
+def test_suggested_command_names_the_broker_that_was_given(home: Path) -> None:
+    named = Session(False, False, None, "/srv/q", False, credentials="my desk.toml")
+
+    assert given_again(named) == " --home /srv/q --credentials 'my desk.toml'"
+    assert given_again(session()) == ""
 
 
 def test_path_is_written_as_people_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
