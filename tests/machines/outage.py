@@ -20,7 +20,7 @@ from tests.machines.network import Machine, Network
 QUEUE, DESK = "queue.example", "desk.example"
 BUILDERS = ("build-1.example", "build-2.example")
 SLOTS = 4
-LOAD_MAX, LOAD_MORE = 100_000, 5  # jobs that are sent beside the backlog, and that a stage of the outage waits for
+LOAD_MAX, LOAD_MORE = 100_000, 2  # jobs that are sent beside the backlog, and that a stage of the outage waits for
 LONG_EVERY = 8
 LONG = (0.4, 0.8, 1.2)  # long jobs run for so much of an outage, in turn
 JOB = """echo "$QUEUECTL_JOB_ID start $(hostname) $1" >>{journal}
@@ -33,7 +33,7 @@ while [ -e go ]; do
     read -r n s
     until queuectl enqueue --quiet --id load-$n -- "{job} $s" >/dev/null 2>>refused || [ $? = 4 ]; do sleep 0.2; done
     echo load-$n >>accepted
-    sleep 0.3
+    sleep 0.1
 done"""
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.machines, pytest.mark.timeout(
 
 def quick(down_s: float, cut: tuple[str, ...], lease_s: float) -> Plan:
     """A short lease, and few jobs."""
-    return Plan(down_s=down_s, cut=cut, lease_s=lease_s, heartbeat_s=0.4, backlog=40)
+    return Plan(down_s=down_s, cut=cut, lease_s=lease_s, heartbeat_s=0.4, backlog=24)
 
 
 @pytest.fixture
