@@ -90,7 +90,7 @@ class Loop:
         self._gone: list[bytes] = []
         self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
         self._full_until_ms = 0  # the disk refused to write; nothing new until then
-        self._misframed = 0  # messages with wrong frames that the log knows of
+        self._counted = self._misframed = 0  # messages with wrong frames that were counted, and that the log knows of
 
     def run(self, read_signals: Callable[[], bool]) -> None:
         """Turn until the core stops. `read_signals` says whether one has told us to. Raises StorageFailed."""
@@ -209,7 +209,7 @@ class Loop:
         self._gone += due
 
     def _tidy(self, now: Now) -> None:
-        self._log_misframed()
+        self._count_misframed()
         if self.core.storage_full or now.mono_ms < self._tidy_at_ms:
             return
         self._tidy_at_ms = now.mono_ms + TIDY_EVERY_MS
@@ -324,8 +324,10 @@ class Loop:
             if level != "warning" or event not in GARBAGE or self._garbage.may_log(turn.now)
         )
 
-    def _log_misframed(self) -> None:
+    def _count_misframed(self) -> None:
         misframed = self._workers.misframed + self._clients.misframed
+        self.core.malformed += misframed - self._counted
+        self._counted = misframed
         if misframed != self._misframed and self._garbage.may_log(self._clock()):
             self._misframed = misframed
             self._log.warning("message_malformed", reason="it has too many frames", count=misframed)

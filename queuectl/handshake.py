@@ -26,6 +26,7 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
+KEY_HINT = "see on the broker's machine: queuectl auth list; whose keys were revoked needs another name"
 _MISMATCH = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 
 
@@ -78,7 +79,7 @@ def key_not_accepted(way: Way) -> KeyNotAccepted:
     who = way.credentials.name if way.credentials is not None else "nobody"
     return KeyNotAccepted(
         f"the broker at {way.endpoint} does not accept the key of '{who}': it was revoked, or never added there",
-        hint=f"on the broker's machine: queuectl auth list; for a new key: queuectl auth rotate {who}",
+        hint=KEY_HINT,
         details={"endpoint": way.endpoint},
     )
 
