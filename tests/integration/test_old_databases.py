@@ -19,7 +19,13 @@ FIRST = {
     "pending": "pending",
 }
 # Jobs that the database of a version has beside those.
-SINCE: dict[str, dict[str, str]] = {"0.1.0": {}, "0.2.0": {"once": "pending"}, "0.3.0": {"once": "pending"}}
+_ONCE = {"once": "pending"}
+SINCE: dict[str, dict[str, str]] = {
+    "0.1.0": {},
+    "0.2.0": _ONCE,
+    "0.3.0": _ONCE,
+    "0.4.0": {**_ONCE, "theirs": "pending", "again": "pending"},
+}
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
 
 
@@ -41,7 +47,9 @@ def test_database_of_an_earlier_version_goes_on(path: Path, tmp_path: Path) -> N
     assert kept == [[0, b"done\n"], [1000, b"after a gap"]]
     assert broker.ask("config_show")["settings"]["max_retries"] == 2
     assert broker.store.check() == []
-    assert {job["id"] for job in broker.ask("list")["jobs"] if job["on_lost"] == "dead"} == set(SINCE[version])
+    assert {job["id"] for job in broker.ask("list")["jobs"] if job["on_lost"] == "dead"} == SINCE[version].keys() & {
+        "once"
+    }
     _works_on(broker, *SINCE[version])
     broker.close()
 
@@ -56,3 +64,20 @@ def _works_on(broker: BrokerHarness, *more: str) -> None:
     for job in ("pending", *more):
         worker.finish(grants[job])
     broker.check_invariants()
+
+
+def test_keys_and_who_did_what_are_kept(tmp_path: Path) -> None:
+    """Of the versions that know of them."""
+    copy = tmp_path / "queue.db"
+    shutil.copyfile(next(path for path in FIXTURES if path.stem == "queue-0.4.0"), copy)
+    broker = BrokerHarness(copy)
+
+    keys = {entry["name"]: entry for entry in broker.ask("key_list")["keys"]}
+    assert {name: (entry["role"], entry["queues"], len(entry["keys"])) for name, entry in keys.items()} == {
+        "desk": ("submit", ["elsewhere"], 2),
+        "gone": ("worker", [], 1),
+    }
+    assert [key["revoked_by"] for name in keys for key in keys[name]["keys"]] == [None, None, "uid:1000"]
+    assert broker.job("theirs")["enqueued_by"] == "desk"
+    assert broker.job("again")["retried_by"] == "uid:1000"
+    broker.close()
