@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from queuectl.home import Home
-from queuectl.messages import Beat, Gone, Hello, Refuse, Release, Results
+from queuectl.messages import Beat, Gone, Hello, Refuse, Release, Results, Took
 from queuectl.pidfiles import local_workers
 from tests.harness_worker import (
     ScriptedBroker,
@@ -52,6 +53,18 @@ def worker(place: Home, broker: ScriptedBroker) -> Iterator[WorkerProcess]:
 
 def pid_in(path: Path) -> int:
     return int(wait_for(lambda: path.read_text().strip() if path.exists() else ""))
+
+
+def is_connected(broker: ScriptedBroker) -> bool:
+    """Whether a message for the worker finds it there; it is one that it ignores."""
+    broker.socket.router_mandatory = 1
+    try:
+        broker.send(broker.peer.route, Took(0, []))
+    except zmq.ZMQError:
+        return False
+    finally:
+        broker.socket.router_mandatory = 0
+    return True
 
 
 def exit_code(broker: ScriptedBroker, worker: WorkerProcess) -> int:
@@ -414,6 +427,20 @@ def test_refused_for_good_ends_with_the_code_of_the_error(broker: ScriptedBroker
 
     assert exit_code(broker, worker) == 5
     assert worker.events("worker_refused")
+
+
+def test_worker_that_has_left_hangs_up_before_it_waits_for_the_last_processes(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    broker.push(grant(f"(echo $$ > {tmp_path}/pid; {STUBBORN}) & sleep 0.3", 1))
+    pid_in(tmp_path / "pid")
+    worker.stop()
+    broker.until(lambda: broker.byes)
+
+    broker.until(lambda: not is_connected(broker))
+
+    assert worker.events("worker_stopped") == [], "a broker that went meanwhile would wake it without end"
+    assert worker.wait() == 0
 
 
 def test_living_worker_is_found_without_a_broker(broker: ScriptedBroker, worker: WorkerProcess, place: Home) -> None:
