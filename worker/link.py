@@ -160,7 +160,6 @@ class Link:
     def _fail(self, cause: QueuectlError | None) -> None:
         """The present way has failed; None: why, a closer look will tell."""
         self._drop(linger_ms=0)
-        self._ends_at_ms = None
         self._failures += 1
         if cause is not None:
             self._causes.append(cause)
@@ -266,6 +265,6 @@ class Link:
             self._socket.close(linger_ms)
         if self._monitor is not None:
             self._monitor.close(0)
-        self._socket = self._monitor = None
+        self._socket = self._monitor = self._ends_at_ms = None
         self._fd = self._monitor_fd = -1
         self._has_heard = self._wants_to_write = self._is_readable = self._is_writable = self.has_news = False

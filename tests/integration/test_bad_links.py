@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import select
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from queuectl.messages import Beat, Push, Results
+from queuectl.ways import Ways
 from tests.harness_process import (
     BrokerProcess,
     RawClient,
@@ -19,6 +23,7 @@ from tests.harness_process import (
     running_broker,
     until,
 )
+from worker.link import Link as WorkerLink
 
 
 @dataclass
@@ -155,3 +160,16 @@ def test_a_result_that_comes_twice_is_recorded_once(link: Link) -> None:
 
     assert len(link.client.ok("job", id="a1")["history"]) == 1
     assert link.client.ok("job", id="a1")["job"]["attempts"] == 1
+
+
+def test_a_worker_that_hangs_up_waits_for_no_attempt_any_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, select.epoll() as poller:
+        link = WorkerLink(Ways([f"tcp://127.0.0.1:{mute.getsockname()[1]}"]), random.random, poller)
+        link.connect(0)
+        assert link.next_deadline() is not None
+
+        link.hang_up()
+
+        assert link.next_deadline() is None, "a time that nobody looks at would keep the loop awake"
+        assert poller.poll(0) == []
+        link.close()
