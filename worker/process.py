@@ -73,7 +73,7 @@ class Spawner:
             fds += os.pipe2(os.O_CLOEXEC)
             brand = None if self._brands is None else self._brands.put_on()
             pid = self._spawn(command, environment, cwd, fds[1], fds[3])
-        except OSError as error:
+        except (OSError, ValueError) as error:
             for fd in fds:
                 os.close(fd)
             raise _fault_of(error) from None
@@ -126,7 +126,9 @@ class Spawner:
             raise RuntimeError(f"cannot come back to the worker's own directory: {error.strerror}") from error
 
 
-def _fault_of(error: OSError) -> QueuectlError:
+def _fault_of(error: OSError | ValueError) -> QueuectlError:
+    if isinstance(error, ValueError):  # a NUL, or a name of a variable that can be none: no broker of ours sends that
+        return SpawnError(f"cannot start {SHELL}: {error}")
     if error.errno == errno.E2BIG:
         return SpawnError(_TOO_BIG)
     return WorkerFault(f"cannot start {SHELL}: {error.strerror}")

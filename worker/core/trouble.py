@@ -17,7 +17,10 @@ _CAUSES_MAX = 100  # a broker that makes up codes must not fill the memory
 # What a broker that refuses leaves to be said: what to do.
 _HINTS = {
     KeyNotAccepted.code: "see on the broker's machine: queuectl auth list; whose keys were revoked needs another name",
-    NotAllowed.code: "give it credentials of the role worker, for these queues: queuectl auth add NAME --role worker",
+    NotAllowed.code: (
+        "give it credentials of the role worker, for these queues: queuectl auth add NAME --role worker; "
+        "if they are of another name than before, start it anew"
+    ),
     TooManySessions.code: "use a key for each machine, or: queuectl config set max-sessions N",
     VersionMismatch.code: "install the newer version of queuectl on both machines, the broker's first",
 }
