@@ -17,6 +17,7 @@ from queuectl.errors import (
     QueuectlError,
     ServerKeyMismatch,
 )
+from queuectl.probe import hear_greeting, silent
 from queuectl.ways import Way
 
 WATCHED = (
@@ -61,6 +62,16 @@ def is_certain(frames: list[bytes]) -> bool:
     """Whether what the monitor tells has one meaning: a key that was refused, or nobody who listens."""
     event = int(parse_monitor_message(frames)["event"])
     return event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_CLOSED)
+
+
+def look_closer(way: Way, address: str) -> QueuectlError:
+    """Why whoever is at this address of the way ends connections in the handshake. Takes seconds where it is silent."""
+    try:
+        return cause_of_greeting(hear_greeting(address), way)
+    except TimeoutError:
+        return silent(way.endpoint)
+    except (OSError, UnicodeError):  # the latter of a name that can be none
+        return unreachable(way)
 
 
 def cause_of_greeting(mechanism: str | None, way: Way) -> QueuectlError:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from queuectl import packed
 from queuectl.errors import (
     BrokerUnreachable,
+    KeyNotAccepted,
     NotAllowed,
     OutcomeUnknown,
     QueuectlError,
+    ServerKeyMismatch,
     TooLarge,
     VersionMismatch,
     from_wire,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from queuectl.ways import Way, Ways
     from queuectl.zmtp import LocalLine
 
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 3.0  # on this machine; elsewhere see `remote`
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
 
 
@@ -101,7 +103,7 @@ class Link:
                 continue
             envelope = self._receive(begun.request_id, timeout_s)
             if envelope is not None:
-                return _open(envelope, begun.tries)
+                return self._open(envelope, begun.tries)
             self.close()
         raise self._unanswered(begun, obstacle)
 
@@ -168,28 +170,48 @@ class Link:
         from queuectl.zmtp import LocalLine
 
         line = LocalLine(connected, bytes_max=packed.REPLY_BYTES_MAX)
-        if not self._greet(line):
+        if not self._greet(line, CONNECT_TIMEOUT_S):
             raise silent(way.endpoint)
         return True
 
     def _connect_elsewhere(self) -> None:
-        """By each way, until one works. Raises what tells most of why none of them does."""
-        from queuectl.remote import RemoteLine
-
+        """By each way once, until one works. Raises what tells most of why none of them does."""
         failures: list[QueuectlError] = []
-        for _ in range(len(self._ways)):
-            way = self._ways.present
-            line = RemoteLine(way, bytes_max=packed.REPLY_BYTES_MAX, timeout_s=CONNECT_TIMEOUT_S)
-            if self._greet(line):
+        tried: set[Way] = set()
+        while (way := self._ways.present) not in tried:
+            tried.add(way)
+            failure = self._failure_of(way)
+            if failure is None:
                 return
-            failures.append(line.failure)
-            self._ways.failed(line.failure)
-        raise min(failures, key=lambda failure: isinstance(failure, BrokerUnreachable))
+            failures.append(failure)
+            self._ways.failed(failure)
+        raise _most_telling(failures)
 
-    def _greet(self, line: LocalLine | RemoteLine) -> bool:
+    def _failure_of(self, way: Way) -> QueuectlError | None:
+        """Why this way does not work; None if it does: the connection is up."""
+        import zmq
+
+        from queuectl.probe import addresses_of
+        from queuectl.remote import ATTEMPT_S, RemoteLine
+
+        failure: QueuectlError | None = None
+        try:
+            for address in addresses_of(way.endpoint):
+                line = RemoteLine(way, address, bytes_max=packed.REPLY_BYTES_MAX)
+                if self._greet(line, ATTEMPT_S):
+                    return None
+                failure = min(filter(None, (failure, line.failure)), key=_tells_little)
+        except BrokerUnreachable as error:
+            return error
+        except zmq.ZMQError as error:  # no descriptors are left, for one
+            what = f"cannot connect to {way.endpoint}: {error.strerror}"
+            return BrokerUnreachable(what, details={"endpoint": way.endpoint})
+        return failure
+
+    def _greet(self, line: LocalLine | RemoteLine, timeout_s: float) -> bool:
         self._line, self._pid = line, os.getpid()
         try:
-            is_up = line.greet(CONNECT_TIMEOUT_S)
+            is_up = line.greet(timeout_s)
         except BaseException:
             self.close()
             raise
@@ -217,6 +239,18 @@ class Link:
             left_s = deadline - time.monotonic()
         return None
 
+    def _open(self, envelope: dict[str, Any], tries: int) -> Reply:
+        error = envelope.get("error")
+        if isinstance(error, dict):
+            raised = from_wire(error)
+            if isinstance(raised, KeyNotAccepted):
+                self.close()  # by the next request the file of credentials may hold another key
+            raise raised
+        value = envelope.get("ok")
+        if not isinstance(value, dict):
+            raise VersionMismatch("the broker's reply is not one that this version understands")
+        return Reply(value, envelope.get("repeated") is True, tries)
+
     def _unreachable(self) -> BrokerUnreachable:
         return BrokerUnreachable(
             f"no broker answers at {self.endpoint}; nothing was sent",
@@ -232,11 +266,19 @@ def _encode(op: str, args: dict[str, Any], request_id: str) -> bytes:
     return body
 
 
-def _open(envelope: dict[str, Any], tries: int) -> Reply:
-    error = envelope.get("error")
-    if isinstance(error, dict):
-        raise from_wire(error)
-    value = envelope.get("ok")
-    if not isinstance(value, dict):
-        raise VersionMismatch("the broker's reply is not one that this version understands")
-    return Reply(value, envelope.get("repeated") is True, tries)
+def _most_telling(failures: list[QueuectlError]) -> QueuectlError:
+    """What to say where each way has failed."""
+    told = min(failures, key=_tells_little)
+    places = [*dict.fromkeys(failure.details["endpoint"] for failure in failures if failure is not told)]
+    if not isinstance(told, BrokerUnreachable) or places in ([], [told.details["endpoint"]]):
+        return told
+    return BrokerUnreachable(
+        f"{told.message}; it is no better at {', '.join(places)}", hint=told.hint, details=told.details
+    )
+
+
+def _tells_little(failure: QueuectlError) -> int:
+    """How little this says of why one is not let in. Somebody who answers says more than nobody does; and one of two
+    server keys that does not fit says nothing, if the other does.
+    """
+    return 2 if isinstance(failure, BrokerUnreachable) else 1 if isinstance(failure, ServerKeyMismatch) else 0

@@ -9,22 +9,25 @@ import zmq
 
 from queuectl import handshake
 from queuectl.errors import QueuectlError
-from queuectl.probe import mechanism_at
+from queuectl.probe import silent
 from queuectl.ways import Way
 
+CONNECT_S = 2.0
+HANDSHAKE_S = 2.5
+ATTEMPT_S = CONNECT_S + HANDSHAKE_S + 0.5  # by then libzmq has told
 PROMPT_MS = 20  # most replies come sooner: until then only the socket is watched, which is cheaper
 _MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
 
 
 class RemoteLine:
-    """A socket that makes one attempt to connect, and a monitor that tells what became of it.
+    """A socket that makes one attempt to connect to an address of this way, and a monitor that tells what became of it.
 
     `failure` says why the attempt came to nothing, when `greet` has returned False.
     """
 
-    def __init__(self, way: Way, *, bytes_max: int, timeout_s: float) -> None:
+    def __init__(self, way: Way, address: str, *, bytes_max: int) -> None:
         self.failure: QueuectlError = handshake.unreachable(way)
-        self._way = way
+        self._way, self._address = way, address
         self._pid = os.getpid()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         link = self._socket = self._context.socket(zmq.DEALER)
@@ -33,7 +36,7 @@ class RemoteLine:
         link.sndhwm = link.rcvhwm = 10
         link.rcvtimeo = PROMPT_MS
         link.maxmsgsize = bytes_max
-        link.handshake_ivl = link.connect_timeout = int(timeout_s * 1000)
+        link.connect_timeout, link.handshake_ivl = int(CONNECT_S * 1000), int(HANDSHAKE_S * 1000)
         link.reconnect_ivl = -1
         link.ipv6 = True
         link.setsockopt(zmq.TCP_MAXRT, 10_000)
@@ -42,7 +45,8 @@ class RemoteLine:
         self._poller = zmq.Poller()
         self._poller.register(link, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        link.connect(way.endpoint)
+        self._begun_at = monotonic()
+        link.connect(address)
 
     def greet(self, timeout_s: float) -> bool:
         """Wait until the connection is up; False if it does not come up, or not in time."""
@@ -55,20 +59,17 @@ class RemoteLine:
             if self._socket in ready:
                 return True
             if self._monitor in ready:
-                told = self._monitor.recv_multipart()
-                cause = handshake.cause_of(told, self._way) or self.failure
-                self.failure = cause if handshake.is_certain(told) else self._look_closer()
+                self.failure = self._why(self._monitor.recv_multipart())
                 return False
         return False
 
-    def _look_closer(self) -> QueuectlError:
-        """A wrong server key, no keys, and another program look alike to libzmq; not to one who hears them greet."""
-        mechanism, has_keys = mechanism_at(self._way.endpoint), self._way.server_key is not None
-        if mechanism == "NULL":
-            return handshake.keys_not_spoken(self._way) if has_keys else self.failure
-        if mechanism == "CURVE":
-            return handshake.server_key_mismatch(self._way) if has_keys else handshake.keys_required(self._way)
-        return handshake.not_a_broker(self._way)
+    def _why(self, told: list[bytes]) -> QueuectlError:
+        cause = handshake.cause_of(told, self._way) or self.failure
+        if handshake.is_certain(told):
+            return cause
+        if monotonic() - self._begun_at >= HANDSHAKE_S:
+            return silent(self._way.endpoint)
+        return handshake.look_closer(self._way, self._address)
 
     def send(self, body: bytes) -> bool:
         """Hand a request over; False if no connection is up to take it."""

@@ -15,6 +15,8 @@ from queuectl.errors import BrokerUnreachable, NotAllowed, QueuectlError
 from queuectl.home import Home
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from queuectl.credentials import Credentials
 
 IPC = "ipc://"
@@ -26,6 +28,7 @@ class Way(NamedTuple):
     endpoint: str
     server_key: str | None = None
     credentials: Credentials | None = None
+    ipv6: bool = True  # of a name: by IPv6, if it has such an address
 
     @property
     def is_local(self) -> bool:
@@ -56,7 +59,7 @@ class Ways:
         """
         before = self.present
         self._place = (self._place + 1) % len(self._ways)
-        while isinstance(error, BrokerUnreachable) and self._place and self.present.endpoint == before.endpoint:
+        while isinstance(error, BrokerUnreachable) and self._place and _is_same_place(self.present, before):
             self._place = (self._place + 1) % len(self._ways)
         self.read_again()
 
@@ -79,7 +82,18 @@ class Ways:
 
         credentials = load_credentials(self._file)
         endpoints = self._endpoints or [self._port(endpoint) for endpoint in credentials.endpoints]
-        return [Way(endpoint, key, credentials) for endpoint in endpoints for key in credentials.server_keys]
+        return [
+            Way(endpoint, key, credentials, ipv6)
+            for endpoint in endpoints
+            for ipv6 in self._families(endpoint)
+            for key in credentials.server_keys
+        ]
+
+    def _families(self, endpoint: str) -> tuple[bool, ...]:
+        """By what a worker is to look for the address of a name: libzmq finds one only, and the broker may not listen
+        there, as one at 0.0.0.0 does not by IPv6. Clients look for all (`addresses_of`).
+        """
+        return (True, False) if self._for_workers and address_in(endpoint) is None else (True,)
 
     def _port(self, endpoint: str) -> str:
         return endpoint if self._for_workers else client_endpoint_of(endpoint)
@@ -95,15 +109,25 @@ def ways_of(config: Config, home: Home, *, for_workers: bool) -> Ways:
     return Ways([pair[0 if for_workers else 1] for pair in pairs], config.credentials, for_workers=for_workers)
 
 
+def _is_same_place(way: Way, other: Way) -> bool:
+    return (way.endpoint, way.ipv6) == (other.endpoint, other.ipv6)
+
+
 def is_loopback(endpoint: str) -> bool:
     """Whether this TCP endpoint is on this machine for certain: a name may mean anything tomorrow."""
+    address = address_in(endpoint)
+    return address is not None and address.is_loopback
+
+
+def address_in(endpoint: str) -> IPv4Address | IPv6Address | None:
+    """The address of this TCP endpoint; None if it names its host."""
     import ipaddress
     from urllib.parse import urlsplit
 
     try:
-        return ipaddress.ip_address(urlsplit(endpoint).hostname or "").is_loopback
+        return ipaddress.ip_address(urlsplit(endpoint).hostname or "")
     except ValueError:
-        return False
+        return None
 
 
 def _refuse_open(endpoint: str) -> None:

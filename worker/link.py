@@ -95,7 +95,7 @@ class Link:
         else:
             link.handshake_ivl, link.connect_timeout = HANDSHAKE_MS, CONNECT_MS
             link.reconnect_ivl = -1
-            link.ipv6 = True
+            link.ipv6 = self._way.ipv6
             link.tcp_keepalive, link.tcp_keepalive_idle = 1, 30
             link.tcp_keepalive_intvl, link.tcp_keepalive_cnt = 10, 3
             link.setsockopt(zmq.TCP_MAXRT, 60_000)

@@ -11,7 +11,6 @@ import threading
 
 from queuectl import handshake
 from queuectl.errors import QueuectlError
-from queuectl.probe import hear_greeting, silent
 from queuectl.ways import Way
 from worker.children import Poller
 
@@ -34,7 +33,7 @@ class Look:
 
     def _look(self, way: Way, theirs: socket.socket) -> None:
         with theirs:  # its end is what tells that this is over
-            self.cause = _cause(way)
+            self.cause = handshake.look_closer(way, way.endpoint)
 
     def fileno(self) -> int:
         return self._ours.fileno()
@@ -43,12 +42,3 @@ class Look:
         """Hear no more of it; a look that is not over ends by itself."""
         self._poller.unregister(self.fileno())
         self._ours.close()
-
-
-def _cause(way: Way) -> QueuectlError:
-    try:
-        return handshake.cause_of_greeting(hear_greeting(way.endpoint), way)
-    except TimeoutError:
-        return silent(way.endpoint)
-    except (OSError, UnicodeError):  # the latter of a name that can be none
-        return handshake.unreachable(way)

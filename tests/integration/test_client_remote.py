@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
 
+from queuectl import probe
 from queuectl.client import Client
+from queuectl.config import client_endpoint_of
 from queuectl.credentials import Credentials, text_of, write_secret
 from queuectl.errors import (
     BrokerUnreachable,
@@ -111,11 +114,38 @@ def test_next_endpoint_is_tried(domain: Domain) -> None:
         assert laptop.endpoint == domain.client_endpoint
 
 
+def test_next_address_of_a_name_is_tried(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = domain.add("laptop", "admin")
+    dead = "127.77.0.1"  # nobody listens there, though it is this machine
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_, **__: [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (dead, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ],
+    )
+
+    with client(domain, who, endpoints=(f"tcp://queue.example:{domain.port}",)) as laptop:
+        assert laptop.request("whoami")["name"] == "laptop"
+
+
 def test_nobody_is_there(domain: Domain) -> None:
-    error = refused(domain, domain.add("laptop", "admin"), endpoints=(f"tcp://127.0.0.1:{free_port()}",))
+    nowhere, beside = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    error = refused(domain, domain.add("laptop", "admin"), endpoints=(nowhere, beside))
 
     assert isinstance(error, BrokerUnreachable)
     assert error.exit_code == 69
+    for endpoint in (nowhere, beside):
+        assert client_endpoint_of(endpoint) in error.message
+
+
+def test_revoked_key_is_not_taken_for_another_server(domain: Domain) -> None:
+    who = credentials("laptop", server_keys=[domain.server_key])
+    keys = (credentials("other").public_key, domain.server_key)
+
+    assert isinstance(refused(domain, who, server_keys=keys), KeyNotAccepted)
 
 
 def test_without_credentials_a_keyed_broker_takes_nobody(domain: Domain) -> None:
@@ -172,6 +202,35 @@ def program(answer: bytes) -> Iterator[int]:
             thread.join()
 
 
+def test_whoever_listens_and_says_nothing_is_not_waited_for_long(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+        who = credentials("laptop", server_keys=[credentials("server").public_key])
+        path = tmp_path / "laptop.toml"
+        write_secret(path, text_of(replace(who, endpoints=(f"tcp://127.0.0.1:{port - 1}",))))
+
+        with Client(credentials=path, home=tmp_path) as nobody, pytest.raises(BrokerUnreachable, match="not answer"):
+            nobody.ping()
+
+
+def test_greeting_that_comes_a_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "GREETING_TIMEOUT_S", 0.5)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def drip() -> None:
+            line, _ = listener.accept()
+            with line, suppress(OSError):
+                while True:
+                    line.sendall(b"\xff")
+                    sleep(0.1)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(TimeoutError):
+            probe.hear_greeting(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(100), b"", b"\xff" * 64])
 def test_another_program_is_no_broker(tmp_path: Path, answer: bytes) -> None:
     with program(answer) as port:
@@ -194,9 +253,6 @@ def test_credentials_that_are_exchanged_are_taken_up(domain: Domain) -> None:
 
         with pytest.raises(KeyNotAccepted):
             laptop.ping()  # its connection is that of the old key
-        laptop.close()
-        with pytest.raises(KeyNotAccepted):
-            laptop.ping()  # and so was what it knew of the file
         assert laptop.request("whoami")["name"] == "laptop"
 
 

@@ -58,8 +58,21 @@ def test_local_is_one_way_without_keys(tmp_path: Path) -> None:
 def test_where_nobody_answers_other_keys_do_not_help(file: Path) -> None:
     ways = Ways([], file, for_workers=True)
 
-    assert len(ways) == 4
-    assert tried(ways, AWAY, 3) == [("tcp://a:7710", ONE), ("tcp://b:7710", ONE), ("tcp://a:7710", ONE)]
+    assert len(ways) == 8
+    assert tried(ways, AWAY, 5) == [(f"tcp://{host}:7710", ONE) for host in "aabba"]
+
+
+def test_worker_looks_for_a_name_by_ipv6_and_then_by_ipv4_alone(file: Path) -> None:
+    write_secret(
+        file, text_of(replace(WHO, endpoints=("tcp://a:1", "tcp://10.0.0.1:1", "tcp://[fd00::1]:1"))), replace=True
+    )
+    ways = Ways([], file, for_workers=True)
+
+    found = []
+    for _ in range(4):
+        found.append((ways.present.endpoint, ways.present.ipv6))
+        ways.failed(AWAY)
+    assert found == [("tcp://a:1", True), ("tcp://a:1", False), ("tcp://10.0.0.1:1", True), ("tcp://[fd00::1]:1", True)]
 
 
 def test_where_somebody_else_answers_the_next_key_may(file: Path) -> None:
