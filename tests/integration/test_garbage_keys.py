@@ -221,6 +221,7 @@ def test_message_of_a_hundred_thousand_frames_is_survived_and_told(place: Place)
         place.is_well()
 
     until(lambda: place.client.ok("ping") and len(framed(place)) >= 1, "it is told")
+    until(lambda: place.domain.counter("malformed") == 2, "both are counted")
 
 
 def framed(place: Place) -> list[str]:
