@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,18 @@ def line(home: Path, tmp_path: Path) -> Iterator[CommandLine]:
 
 @pytest.fixture
 def broker(line: CommandLine) -> Running:
-    return line.broker("--listen", f"tcp://127.0.0.1:{free_port()}")
+    """A broker that listens with keys, at a port that nobody else took in the moment before."""
+    while True:
+        broker = line.start("broker", "start", "--listen", f"tcp://127.0.0.1:{free_port()}")
+        until(partial(has_begun, broker), "a broker that is ready")
+        if broker.is_running():
+            return broker
+        assert "in use" in broker.stderr, broker.stderr
+
+
+def has_begun(broker: Running) -> bool:
+    """Whether it is ready, or has ended instead."""
+    return bool(broker.logged("broker_ready")) or not broker.is_running()
 
 
 def add(line: CommandLine, name: str, role: str, *options: str) -> Credentials:
