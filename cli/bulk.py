@@ -39,6 +39,7 @@ CHUNK_JOBS = 1000
 CHUNK_BYTES = 2**20
 PATIENCE_S = 60.0  # with a broker that is asked too often
 RETRY_MS = 1000  # where it does not say when to come back
+RETRY_MS_MAX = 5000
 LINE_BYTES_MAX = 2 * 2**20  # the longest command and env, each letter written as an escape
 
 Jobs = list[dict[str, Any]]
@@ -255,7 +256,7 @@ def _slow_down(session: Session, error: TooManyRequests, tally: Tally) -> None:
     if not tally.has_waited:
         session.note(f"{visible(error.message)}; waiting for it")
         tally.has_waited = True
-    time.sleep(error.details.get("retry_ms", RETRY_MS) / 1000)
+    time.sleep(min(error.details.get("retry_ms", RETRY_MS), RETRY_MS_MAX) / 1000)
 
 
 def _count(session: Session, run: Run, request: Request | None, reply: Reply | None, tally: Tally) -> None:
