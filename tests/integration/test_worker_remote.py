@@ -161,6 +161,9 @@ def test_unknown_key_is_let_in_once_it_was_added(domain: Domain, machine: Machin
         domain.local.ok("key_add", name="builder", role="worker", public_key=who.public_key, queues=[])
         await_event(worker, "worker_connected")
         assert len(worker.events("worker_refused")) == 1, "once, however often it was tried"
+        told_text = worker._log.read_text()
+    assert who.secret_key not in told_text
+    assert who.public_key not in told_text
 
 
 def test_credentials_that_are_exchanged_are_taken_up_without_a_new_start(domain: Domain, machine: Machine) -> None:
