@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,6 +219,16 @@ def test_command_too_long_for_the_system_is_the_jobs_fault(room: Room) -> None:
     room.start("true " + "x" * (128 * 1024))
 
     assert "too long" in room.ear.refused[1]
+
+
+@pytest.mark.parametrize("changes", [{"command": "echo \0"}, {"env": {"A": "\0"}}, {"env": {"A=B": "c"}}])
+def test_what_no_shell_can_be_given_is_the_jobs_fault(room: Room, changes: dict[str, Any]) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+
+    room.start(**({"command": "true"} | changes))
+
+    assert "cannot start" in room.ear.refused[1]
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 def test_shell_that_is_missing_is_the_workers_fault(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
