@@ -115,7 +115,7 @@ def _free_log(logs: Path) -> Path:
 
     for number in range(1, 10_000):
         path = logs / f"worker-{number}.log"
-        with path.open("ab") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
