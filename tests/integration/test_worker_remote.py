@@ -354,7 +354,7 @@ def test_killed_broker_is_found_again_by_a_worker_with_a_running_job(
         machine.hold(domain.add("builder", "worker"), domain.worker_endpoint)
         with machine.worker() as worker:
             domain.local.enqueue(f"until [ -e {go} ]; do sleep 0.01; done")
-            until(lambda: state(domain, "a1")[0] == "processing", "the job to run")
+            await_event(worker, "job_started")  # for the broker, it may run before the worker has heard of it
             domain.broker.kill()
             await_event(worker, "connect_failed", code="broker_unreachable")
             domain.broker.start()
