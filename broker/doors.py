@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -19,8 +17,6 @@ from queuectl.errors import BadConfig, NotAllowed, QueuectlError
 from queuectl.home import Home
 from queuectl.server_keys import ServerKeys, load_server_keys
 from queuectl.ways import is_loopback
-
-REBIND_TRIES, REBIND_PAUSE_S = 200, 0.01  # libzmq lets go of a port a moment after it was told to
 
 
 class Endpoints(NamedTuple):
@@ -44,7 +40,10 @@ class OpenDoors:
         self._routers = routers
         self._keys_dir = keys_dir
         self._keys: ServerKeys | None = None
+        self._bound: list[tuple[Router, str]] = []  # over TCP
+        self._is_shut = False
         self.is_to_be_cut = False
+        self.has_made_key = False
 
     @property
     def server_keys(self) -> tuple[str, ...]:
@@ -54,6 +53,7 @@ class OpenDoors:
     def open(self) -> None:
         """Listen everywhere. The first time with keys makes the server's. Raises QueuectlError."""
         if self._endpoints.tcp is not None and self._endpoints.needs_keys:
+            self.has_made_key = load_server_keys(self._keys_dir) is None
             self._keys = load_server_keys(self._keys_dir, create=True)
         for router, endpoint in zip(self._routers, self._endpoints.local, strict=True):
             _bind(router, endpoint, LOCAL)
@@ -70,29 +70,31 @@ class OpenDoors:
         """All TCP connections are to be cut: whoever may come in comes back."""
         self.is_to_be_cut = self._endpoints.tcp is not None
 
-    def cut_now(self) -> None:
-        """Cut them, and listen again, with the key of now. Raises QueuectlError if a port cannot be had again."""
-        self.is_to_be_cut = False
-        for router, endpoint in zip(self._routers, self._endpoints.tcp or (), strict=False):
-            with suppress(zmq.ZMQError):  # it could not be had again the last time
+    def shut(self) -> None:
+        """End what comes in over TCP, once."""
+        if not self._is_shut:
+            for router, endpoint in self._bound:
                 router.unbind(endpoint)
-        self._open_tcp(tries=REBIND_TRIES)
+            self._bound, self._is_shut = [], True
 
-    def _open_tcp(self, tries: int = 1) -> None:
+    def open_again(self) -> None:
+        """Listen again where it was shut, with the key of now. Raises QueuectlError if a port cannot be had yet."""
+        self._open_tcp()
+        self._is_shut = self.is_to_be_cut = False
+
+    def _open_tcp(self) -> None:
         secret = None if self._keys is None else self._keys.current.secret
         for router, endpoint in zip(self._routers, self._endpoints.tcp or (), strict=False):
-            _bind(router, endpoint, UNLOCKED if secret is None else KEYS, secret, tries)
+            if (router, endpoint) not in self._bound:
+                _bind(router, endpoint, UNLOCKED if secret is None else KEYS, secret)
+                self._bound.append((router, endpoint))
 
 
-def _bind(router: Router, endpoint: str, domain: str, secret: str | None = None, tries: int = 1) -> None:
-    for left in reversed(range(tries)):
-        try:
-            router.bind(endpoint, domain, secret)
-            return
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EADDRINUSE or not left:
-                raise _cannot_listen(endpoint, error) from None
-            time.sleep(REBIND_PAUSE_S)
+def _bind(router: Router, endpoint: str, domain: str, secret: str | None = None) -> None:
+    try:
+        router.bind(endpoint, domain, secret)
+    except zmq.ZMQError as error:
+        raise _cannot_listen(endpoint, error) from None
 
 
 def _cannot_listen(endpoint: str, error: zmq.ZMQError) -> QueuectlError:

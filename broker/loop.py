@@ -28,7 +28,7 @@ from queuectl.messages import Echo
 from queuectl.wire import encode, unpack
 
 WORKER_MESSAGES_PER_TURN = 512
-WORKER_BYTES_PER_TURN = 2 * 2**20
+WORKER_BYTES_PER_TURN = 512 * 1024  # half a thousand results or more, and half a window of output
 CLIENT_MESSAGES_PER_TURN = 256
 CLIENT_BYTES_PER_TURN = 128 * 1024  # a thousand-job request or two: a turn stays short
 CLIENT_REPLIES_BYTES = 2**20  # in a turn; where it was more, fewer requests are taken in the next
@@ -40,7 +40,7 @@ HEAR_EVERY_MS = 100  # a turn for each word of many workers would cost more than
 TIDY_EVERY_MS = 20  # the database's log, if it has become long
 RENEW_MS = 1000  # so that what fails each time is not tried without end
 FULL_PAUSE_MS = 1000  # between two tries to write on a full disk
-GARBAGE = frozenset({"message_malformed", "request_refused", "worker_denied", "report_denied"})
+GARBAGE = frozenset({"message_malformed", "request_refused", "result_stale", "worker_denied", "report_denied"})
 GOODBYE_LINGER_MS = 2000
 GOODBYE_PAUSE_S = 0.1  # what a peer has received, but not read yet, is lost to it when the connection ends (IMMEDIATE)
 
@@ -85,7 +85,7 @@ class Loop:
         self._wakeup = wakeup
         self._heard_ms = 0  # when workers were heard last
         self._client_messages = CLIENT_MESSAGES_PER_TURN
-        self._garbage = GarbageLog()
+        self._garbage = GarbageLog(log)
         self._porter = Porter(workers, clients, core=core, log=log, garbage=self._garbage, gate=gate, doors=doors)
         self._gone: list[bytes] = []
         self._renew: dict[bytes, int] = {}  # routes whose sessions are to begin anew, and when
@@ -321,14 +321,14 @@ class Loop:
         self._log.many(
             (level, event, keys)
             for level, event, keys in turn.logs
-            if level != "warning" or event not in GARBAGE or self._garbage.may_log(turn.now)
+            if event not in GARBAGE or self._garbage.may_log(turn.now, event)
         )
 
     def _count_misframed(self) -> None:
         misframed = self._workers.misframed + self._clients.misframed
         self.core.malformed += misframed - self._counted
         self._counted = misframed
-        if misframed != self._misframed and self._garbage.may_log(self._clock()):
+        if misframed != self._misframed and self._garbage.may_log(self._clock(), "message_malformed"):
             self._misframed = misframed
             self._log.warning("message_malformed", reason="it has too many frames", count=misframed)
 

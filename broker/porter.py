@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import zmq
@@ -18,24 +19,31 @@ from queuectl.logs import Log
 
 PROBE_SOON_MS, PROBE_AGAIN_MS = 20, 1000  # after the end of a connection; many end together when a host goes
 CUT_AFTER_MS = 100  # the reply to whoever asked for it is to be out
-CUT_AGAIN_MS = 1000  # where a port could not be had again
+OPEN_AGAIN_MS, OPEN_LATER_MS = 20, 1000  # where a port cannot be had again: libzmq lets go of it a moment later
+OPEN_TRIES = 50  # in a hurry
 DESCRIPTORS_LEFT = 16  # a number above that is one of the last: the lowest that is free is taken
 GARBAGE_LOGGED_PER_SECOND = 10  # a flood of nonsense must not fill the disk by way of the log
 
 
 class GarbageLog:
-    """How much of what strangers and fools do is told: a little of it each second."""
+    """How much of what strangers and fools do is told: a little of each kind each second, and how much was not."""
 
-    def __init__(self) -> None:
-        self._second, self._logged = 0, 0
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._second = 0
+        self._seen: Counter[str] = Counter()  # in this second
 
-    def may_log(self, now: Now) -> bool:
-        """Whether one more record may be written."""
+    def may_log(self, now: Now, event: str) -> bool:
+        """Whether one more record of this event may be written."""
         second = now.mono_ms // 1000
         if second != self._second:
-            self._second, self._logged = second, 0
-        self._logged += 1
-        return self._logged <= GARBAGE_LOGGED_PER_SECOND
+            for kind, count in self._seen.items():
+                if count > GARBAGE_LOGGED_PER_SECOND:
+                    self._log.warning("events_left_out", failed_event=kind, count=count - GARBAGE_LOGGED_PER_SECOND)
+            self._second = second
+            self._seen.clear()
+        self._seen[event] += 1
+        return self._seen[event] <= GARBAGE_LOGGED_PER_SECOND
 
 
 class Probes:
@@ -113,6 +121,7 @@ class Porter:
         self.monitors = (workers.watch(CAME | LET_IN | LOST), clients.watch(CAME | LET_IN | LOST))
         self._knocks = (Knocks(), Knocks())
         self._cut_at_ms: int | None = None
+        self._tries = 0
 
     def mind(self, now: Now, woken: Collection[object]) -> None:
         """See to those who knock, and to what the monitors tell."""
@@ -133,12 +142,12 @@ class Porter:
     def _tell_of_descriptors(self, now: Now, came: Sequence[int]) -> None:
         """Say that there are hardly any left. ZeroMQ's own event for that comes ten thousand times a second."""
         last = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_LEFT
-        if (count := sum(descriptor >= last for descriptor in came)) and self._garbage.may_log(now):
+        if (count := sum(descriptor >= last for descriptor in came)) and self._garbage.may_log(now, "accept_failed"):
             self._log.error("accept_failed", count=count)
 
     def _tell_refused(self, now: Now, gate: Gate) -> None:
         for knock in gate.take_refused():
-            if self._garbage.may_log(now):
+            if self._garbage.may_log(now, "connection_refused"):
                 key = {} if knock.public_key is None else {"fingerprint": fingerprint(knock.public_key)}
                 self._log.warning("connection_refused", address=knock.address, reason=knock.domain, **key)
 
@@ -153,17 +162,22 @@ class Porter:
         if self._cut_at_ms is None:
             self._cut_at_ms = now.mono_ms + CUT_AFTER_MS
         elif self._cut_at_ms <= now.mono_ms:
-            self._cut_at_ms = None
             self._cut_now(now, self._doors)
 
     def _cut_now(self, now: Now, doors: OpenDoors) -> None:
+        """One try to have the ports again, and no wait: others are served meanwhile."""
+        doors.shut()
         try:
-            doors.cut_now()
-            self._log.warning("connections_cut")
+            doors.open_again()
         except QueuectlError as error:
-            doors.is_to_be_cut = True
-            self._cut_at_ms = now.mono_ms + CUT_AGAIN_MS
-            self._log.error("listen_failed", error=error)
+            self._tries += 1
+            is_late = self._tries >= OPEN_TRIES
+            self._cut_at_ms = now.mono_ms + (OPEN_LATER_MS if is_late else OPEN_AGAIN_MS)
+            if is_late:
+                self._log.error("listen_failed", error=error)
+            return
+        self._cut_at_ms, self._tries = None, 0
+        self._log.warning("connections_cut")
 
     def close(self) -> None:
         """Watch no more."""

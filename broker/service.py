@@ -84,6 +84,8 @@ def run_broker(
         gate = Gate(workers.socket.context, lambda public_key: core.access.user_of(public_key))
         stack.callback(gate.close)
         doors.open()
+        if doors.has_made_key:
+            log.warning("server_key_made", fingerprint=fingerprint(doors.server_keys[0]))
         loop = Loop(
             core=core,
             store=store,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from cli.options import usage
 from queuectl.credentials import fingerprint
-from queuectl.server_keys import ServerKeys, prepare_next, put_next_in_place
+from queuectl.errors import WrongState
+from queuectl.server_keys import ServerKeys, load_server_keys, prepare_next, put_next_in_place
 
 if TYPE_CHECKING:
     from cli.session import Session
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def prepare_exchange(session: Session) -> int:
     """Make the next key, and have the broker tell it to those who ask. Raises WrongState."""
     _refuse_elsewhere(session)
-    keys = prepare_next(session.home.keys)
+    keys = _prepare(session)
     assert keys.following is not None
     return _conclude(
         session,
@@ -29,7 +30,7 @@ def prepare_exchange(session: Session) -> int:
 def finish_exchange(session: Session) -> int:
     """Put the next key in the place of the present one, at once. Raises WrongState."""
     _refuse_elsewhere(session)
-    keys = put_next_in_place(session.home.keys)
+    keys = _put_in_place(session)
     return _conclude(
         session,
         keys,
@@ -37,6 +38,36 @@ def finish_exchange(session: Session) -> int:
         "Connections under the old key have ended; who has the new one is back by itself.\n"
         "Who has not needs a new file: queuectl auth rotate NAME --out FILE",
     )
+
+
+def _prepare(session: Session) -> ServerKeys:
+    """The keys with the next one, made now or by a run that the broker did not hear of. Raises WrongState."""
+    try:
+        return prepare_next(session.home.keys)
+    except WrongState:
+        keys = load_server_keys(session.home.keys)
+        if keys is None or not _differs(session, keys):
+            raise
+        return keys
+
+
+def _put_in_place(session: Session) -> ServerKeys:
+    """The keys afterwards. A finish that the broker did not hear of may be repeated. Raises WrongState."""
+    try:
+        return put_next_in_place(session.home.keys)
+    except WrongState:
+        keys = load_server_keys(session.home.keys)
+        if keys is None or not _differs(session, keys):
+            raise
+        return keys
+
+
+def _differs(session: Session, keys: ServerKeys) -> bool:
+    """Whether the broker of this home, if one runs, goes by another key than the one in place."""
+    from queuectl.client import Client
+
+    with Client("local", home=session.home) as client:
+        return client.connect() and client.request("whoami")["server_keys"] != list(keys.public)
 
 
 def _conclude(session: Session, keys: ServerKeys, deed: str, steps: str) -> int:

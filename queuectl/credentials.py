@@ -16,10 +16,12 @@ exchanged.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import stat
 import tomllib
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ ROLES = {
     "admin": "everything",
 }
 Z85_KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # of file systems that have none
 _LISTS = ("endpoints", "server_keys")
 _TEXTS = ("name", "role", "public_key", "secret_key")
 
@@ -83,20 +86,50 @@ def read_secret(path: Path) -> str:
 
 
 def write_secret(path: Path, text: str, *, replace: bool = False) -> None:
-    """Write a file that nobody else can read, whole or not at all. Raises FileExistsError unless it may `replace`."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    """Write a file that nobody else can read, whole or not at all.
+
+    Raises FileExistsError unless it may `replace`, BadCredentials where nothing can be written.
+    """
+    if replace:
+        path = path.resolve()  # a link stays one: others read what it leads to
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as error:  # of the draft, of which nobody has heard
+        raise BadCredentials(f"cannot write {path}: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if replace:
-            draft.replace(path)
-        else:
-            os.link(draft, path)  # fails if there is one, which a rename would not
+        _put(draft, path, replace=replace)
+        _sync_directory(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _put(draft: Path, path: Path, *, replace: bool) -> None:
+    if replace:
+        draft.replace(path)
+        return
+    try:
+        os.link(draft, path)  # fails if there is one, which a rename would not
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} is there already") from None
+        draft.rename(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def text_of(credentials: Credentials) -> str:

@@ -129,7 +129,7 @@ class BrokerHarness:
     def turn(
         self,
         workers: Sequence[tuple[bytes, bytes]] = (),
-        clients: Sequence[bytes] = (),
+        clients: Sequence[bytes | tuple[bytes, str]] = (),
         *,
         gone: Sequence[bytes] = (),
         drained: bool = True,
@@ -139,7 +139,8 @@ class BrokerHarness:
         self.store.begin()
         try:
             said = [(route, body, self.users.get(route, user)) for route, body in workers]
-            requests = [(ENVELOPE, body, user) for body in clients]
+            asked = [(each, user) if isinstance(each, bytes) else each for each in clients]
+            requests = [(ENVELOPE, *each) for each in asked]
             turn = self.core.turn(self.clock.now, said, requests, gone=gone, drained=drained)
             if self.fail_next is not None:
                 error, self.fail_next = self.fail_next, None

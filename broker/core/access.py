@@ -60,9 +60,11 @@ class Access:
 
     def __init__(self, rows: Iterable[KeyRow] = ()) -> None:
         self.rows = list(rows)
+        self._named: dict[str, list[KeyRow]] = {}
         self._public: dict[str, str] = {}  # the user id of each key that is accepted
         self._actors: dict[str, Actor] = {}
         for row in self.rows:
+            self._named.setdefault(row.name, []).append(row)
             if row.revoked_at_ms is None:
                 user = f"key:{row.key}"
                 self._public[row.public_key] = user
@@ -81,7 +83,7 @@ class Access:
 
     def named(self, name: str) -> list[KeyRow]:
         """All keys of this name, the oldest first."""
-        return [row for row in self.rows if row.name == name]
+        return self._named.get(name, [])
 
 
 @dataclass(slots=True)
@@ -93,17 +95,18 @@ class Bucket:
 
 
 class Pace:
-    """How many requests each key has made lately."""
+    """How often each name has done something lately that it may not do at will. Users of this machine may."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
 
-    def may_ask(self, actor: Actor, mono_ms: int, per_second: int) -> bool:
-        """Whether it may make one more request; a second's worth may come at once."""
+    def may_ask(self, actor: Actor, mono_ms: int, per_second: int, *, at_once: int = 0) -> bool:
+        """Whether it may do it once more; a second's worth, or so many, may come at once."""
         if actor.key is None:
             return True
-        bucket = self._buckets.setdefault(actor.key, Bucket(per_second, mono_ms))
-        bucket.tokens = min(per_second, bucket.tokens + (mono_ms - bucket.at_ms) * per_second / 1000)
+        most = max(per_second, at_once)
+        bucket = self._buckets.setdefault(actor.name, Bucket(most, mono_ms))
+        bucket.tokens = min(most, bucket.tokens + (mono_ms - bucket.at_ms) * per_second / 1000)
         bucket.at_ms = mono_ms
         if bucket.tokens < 1:
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core import views
-from broker.core.access import SUBMIT, Actor
+from broker.core.access import ADMIN, READ, SUBMIT, Actor
 from broker.core.find import find, find_many, parse_state
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -19,6 +19,7 @@ from queuectl.settings import DEFAULTS
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 RETRIED = "retried"  # what people do to jobs, as the store has it
 _FAR = 2**62
+_SEERS = (READ, ADMIN)
 _NOBODY = 0  # no actor has this number
 
 
@@ -28,9 +29,9 @@ def ping(core: State, turn: Turn, by: Actor, args: Ping) -> dict[str, Any]:
     return {
         "broker": core.broker_id,
         "version": who.version,
-        "pid": who.pid,
+        "pid": who.pid if by.role in _SEERS else None,
         "epoch": core.epoch,
-        "data_dir": who.data_dir,
+        "data_dir": who.data_dir if by.role in _SEERS else None,
     }
 
 

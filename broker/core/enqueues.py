@@ -22,7 +22,7 @@ from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
 from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
-QUEUES_MAX = 10_000  # memory knows all of them, and each is a row for good
+QUEUES_MAX = 1000  # each that has jobs is asked in each turn that may lease one
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
 _BUCKET_AND_READY, _RUN_AT = itemgetter(1, 3), itemgetter(4)  # of a row
@@ -62,17 +62,24 @@ class Backlog:
         self._core = core
         self._in_all = core.tally.unfinished()
         self._in_queue: dict[str, int] = {}  # as far as somebody wanted to know
+        self._new: set[str] = set()  # queues that this turn is the first to name
 
     def take(self, wanted: Wanted) -> None:
         """Count the jobs of a request in. Raises QueueFull if there are too many, then none of them is taken."""
         jobs = len(wanted.specs) - len(wanted.errors)
         _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
         queues = [spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None]
-        if len(self._core.buckets.keys() | set(queues)) > QUEUES_MAX:
-            raise QueueFull(f"there are {QUEUES_MAX} queues, the most that there may be", details={"limit": "queues"})
+        new = self._new | {queue for queue in set(queues) if queue not in self._core.buckets}
+        if new and len(self._core.buckets) + len(new) > QUEUES_MAX:
+            raise QueueFull(
+                f"there are {len(self._core.buckets)} queues, and at most {QUEUES_MAX} may be",
+                hint="use one that is there; a queue is for a kind of jobs, not for each job",
+                details={"limit": "queues", "value": QUEUES_MAX},
+            )
         if self._core.settings["max_queue_backlog"] is not None:
             self._take_from_queues(Counter(queues))
         self._in_all += jobs
+        self._new = new
 
     def _take_from_queues(self, jobs: Counter[str]) -> None:
         for queue, more in jobs.items():

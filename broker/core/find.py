@@ -45,7 +45,7 @@ def _by_prefix(core: State, text: str, by: Actor) -> Known | QueuectlError:
     most = LOOKED_THROUGH if by.role == SUBMIT else _SHOWN + 1
     found = core.store.jobs.prefixed(text, most) if is_like_one else []
     if by.role == SUBMIT and len(found) == most:
-        return AmbiguousId(f"too many ids start with '{text}'", hint="write more of the id", details={"id": text})
+        return UnknownJob(f"there is no job '{text}'", hint="write the whole id", details={"id": text})
     matches = list(_visible(core, by, found))
     if len(matches) == 1:
         return matches[0]

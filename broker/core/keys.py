@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from queuectl.requests import KeyAdd, KeyList, KeyRevoke, KeyRotate, Reload
 from queuectl.suggest import did_you_mean
 from queuectl.times import rfc3339
 
-KEYS_MAX = 10_000  # of all times: memory mirrors all of them
+KEYS_MAX = 2000  # of all times: memory mirrors all of them
 _OF_QUEUES = ("worker", "submit")
 
 
@@ -71,7 +72,8 @@ def show(core: State, turn: Turn, by: Actor, args: KeyList) -> dict[str, Any]:
     """Who may come in, or might once, in the order in which they were added."""
     rows = core.access.rows if args.name is None else _named(core, args.name)
     names = dict.fromkeys(row.name for row in rows)
-    return {"keys": [_view(core, name) for name in names]}
+    sessions_of = Counter(session.by.name for session in core.sessions.values())
+    return {"keys": [_view(core, name, sessions_of[name]) for name in names]}
 
 
 def reload(core: State, turn: Turn, by: Actor, args: Reload) -> dict[str, Any]:
@@ -122,13 +124,13 @@ def _told(row: KeyRow) -> dict[str, Any]:
     }
 
 
-def _view(core: State, name: str) -> dict[str, Any]:
+def _view(core: State, name: str, connected: int) -> dict[str, Any]:
     rows = core.access.named(name)
     return {
         "name": name,
         "role": rows[-1].role,
         "queues": list(rows[-1].queues),
-        "sessions": sum(session.by.name == name for session in core.sessions.values()),
+        "sessions": connected,
         "keys": [
             {
                 "fingerprint": fingerprint(row.public_key),

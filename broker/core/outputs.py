@@ -63,6 +63,8 @@ def _kept(core: State, turn: Turn, session: Session, piece: Piece) -> Kept | Non
     if (kept := core.closing.get(piece.lease)) is not None:
         boot = kept.boot
         return kept if _may_add(core, session, lambda: core.store.ledger.worker_of(boot)) else None
+    if not core.may_puzzle(session.by, turn.now):
+        return None
     writing.flush(core, turn)
     known = core.store.jobs.known([piece.job]).get(piece.job)
     ended = core.store.history.ended(known.seq, piece.attempt) if known else None

@@ -43,15 +43,19 @@ def on_results(core: State, turn: Turn, session: Session, message: Results) -> N
     """Results: recorded once, whoever of the worker's home sends them and however often."""
     verdicts = turn.tell(session).verdicts
     for result in message.results:
-        verdicts.append(Verdict(result.lease, _settle(core, turn, session, result)))
+        if (verdict := _settle(core, turn, session, result)) is not None:
+            verdicts.append(Verdict(result.lease, verdict))
 
 
-def _settle(core: State, turn: Turn, session: Session, result: Result) -> str:
+def _settle(core: State, turn: Turn, session: Session, result: Result) -> str | None:
+    """Its verdict; None: the worker is to say it again later."""
     outcome = REPORTABLE.get(result.outcome)
     lease = core.leases.get(result.lease)
     if lease is None:
         if result.lease in turn.settled:
             return RECORDED
+        if not core.may_puzzle(session.by, turn.now):
+            return None
         if outcome is not None:  # or the lease would live again, and nothing would ever end it
             lease = adopt_to_end(core, turn, result.lease, result.job, result.attempt, session)
         if lease is None:

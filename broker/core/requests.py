@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgpack
+
 from broker.core import asks, enqueues, reading
 from broker.core.access import Actor
 from broker.core.envelope import Envelope, failed, ok
@@ -36,6 +38,8 @@ from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, e
 
 AnyRequest = Request | SoundEnqueue
 RETRY_MS = 200  # for one who asked too often
+REVOKED = "this key was revoked"
+HEAD_BYTES = 512  # where the id of a request is looked for that is refused unread
 _OWN_ID = "a request that is not a repeat takes an id of its own"
 
 
@@ -43,6 +47,7 @@ class Asked(NamedTuple):
     """A request, who made it, and where its reply goes."""
 
     envelope: Envelope
+    user: str
     by: Actor
     request: AnyRequest
 
@@ -85,7 +90,7 @@ def _admitted(core: State, turn: Turn, envelope: Envelope, body: bytes, user: st
     by = core.access.actor(user)
     try:
         if by is None:
-            raise KeyNotAccepted("this key was revoked")
+            raise KeyNotAccepted(REVOKED)
         pace = core.settings["max_requests_per_second"]
         assert isinstance(pace, int)
         if not core.pace.may_ask(by, turn.now.mono_ms, pace):
@@ -97,7 +102,7 @@ def _admitted(core: State, turn: Turn, envelope: Envelope, body: bytes, user: st
         request = sound_enqueue(body) or _parsed(body)
         request_id = request.id
         _refuse_role(by, request.op)
-        return Asked(envelope, by, request)
+        return Asked(envelope, user, by, request)
     except QueuectlError as error:
         is_garbage = isinstance(error, BadRequest | VersionMismatch)
         core.malformed += is_garbage
@@ -120,12 +125,21 @@ def _parsed(body: bytes) -> Request:
 
 
 def _id_in(body: bytes) -> str:
-    """The id of a request that is refused, as far as it can be read, so that its sender knows which it was."""
+    """The id of a request that is refused, so that its sender knows which it was: from its head alone.
+
+    To read all of a body in order to refuse it would be what the refusal is to spare.
+    """
+    reader = msgpack.Unpacker(max_buffer_size=HEAD_BYTES, strict_map_key=False)
+    reader.feed(body[:HEAD_BYTES])
     try:
-        data = unpack(body, bytes_max=CLIENT_MESSAGE_BYTES_MAX)
-    except QueuectlError:
+        for _ in range(min(reader.read_map_header(), HEAD_BYTES)):
+            if reader.unpack() == "id":
+                request_id = reader.unpack()
+                return request_id[:64] if isinstance(request_id, str) else ""
+            reader.skip()
+    except Exception:  # noqa: BLE001  msgpack raises many kinds for bad input, and for a head that ends too early
         return ""
-    return data["id"][:64] if isinstance(data, dict) and isinstance(data.get("id"), str) else ""
+    return ""
 
 
 def _refuse_role(by: Actor, op: str) -> None:
@@ -138,10 +152,17 @@ def _refuse_role(by: Actor, op: str) -> None:
         )
 
 
+def _refuse_revoked(core: State, asked: Asked) -> None:
+    """A request that came in the turn in which its key is revoked comes too late."""
+    if core.access.actor(asked.user) is None:
+        raise KeyNotAccepted(REVOKED)
+
+
 def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> None:
     """One request, unless it has been carried out before."""
-    envelope, by, request = asked
+    envelope, _, by, request = asked
     try:
+        _refuse_revoked(core, asked)
         if (before := answered.get(asked.key)) is not None and asked.changes:
             _refuse_reuse(core, asked, before)
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
@@ -181,14 +202,17 @@ def _refuse_reuse(core: State, asked: Asked, before: StoredReply) -> None:
 
 
 def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
-    held = [*core.waiters, *turn.held]
-    if len(held) >= WAITERS_MAX:
+    if len(core.waiters) + len(turn.held) >= WAITERS_MAX:
         raise ShuttingDown("too many clients wait already", hint="try again in a while")
-    if waiter.by.key is not None and sum(other.by.key == waiter.by.key for other in held) >= WAITERS_OF_KEY_MAX:
+    if waiter.by.key is not None and _waits(core, turn, waiter.by.name) >= WAITERS_OF_KEY_MAX:
         raise TooManyRequests(
             f"'{waiter.by.name}' has {WAITERS_OF_KEY_MAX} requests that wait already", hint="try again in a while"
         )
     turn.held.append(waiter)
+
+
+def _waits(core: State, turn: Turn, name: str) -> int:
+    return sum(other.by.name == name for waiters in (core.waiters, turn.held) for other in waiters)
 
 
 def _wanted(asked: Asked) -> enqueues.Wanted:
@@ -205,6 +229,7 @@ def _store(core: State, turn: Turn, batch: Iterable[Asked], answered: Answered) 
         try:
             if core.stopping:
                 raise ShuttingDown(hint="start it again: queuectl broker start")
+            _refuse_revoked(core, asked)
             jobs = _wanted(asked)
             if core.disk_low:
                 raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")

@@ -45,6 +45,7 @@ SUSPECT_HEARTBEATS = 3  # silence after which a worker gets nothing new
 WINDOW_BYTES = 2**20  # output credit of a session
 DEAF_BEATS_MAX = 3  # heartbeats that miss a push before the session counts as one-way
 OTHER_BROKER_RETRY_MS = 5000
+BOOTS_PER_SECOND = 5  # of one key; each is a row
 DENIED_RETRY_MS = 2000  # it may be let in by then
 _ASK_WHO_EVERY_MS = 1000
 _REVOKED = "the key of its worker was revoked"
@@ -126,7 +127,7 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello, by: Actor) ->
         turn.send(route, Refuse("other_broker", text, OTHER_BROKER_RETRY_MS))
         return
     before = core.holders.get(hello.boot)
-    if (reason := _why_not(core, hello, before, by)) is not None:
+    if (reason := _why_not(core, turn, hello, before, by)) is not None:
         core.denied += 1
         _refuse(turn, route, reason, DENIED_RETRY_MS, by)
         return
@@ -146,7 +147,7 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello, by: Actor) ->
         turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
 
 
-def _why_not(core: State, hello: Hello, before: Holder | None, by: Actor) -> QueuectlError | None:
+def _why_not(core: State, turn: Turn, hello: Hello, before: Holder | None, by: Actor) -> QueuectlError | None:
     """Why there is no session for this worker."""
     worker = before.worker if before is not None else core.store.ledger.worker_of(hello.boot)
     if worker is not None and not core.trusts(by, worker):
@@ -154,11 +155,15 @@ def _why_not(core: State, hello: Hello, before: Holder | None, by: Actor) -> Que
     if hello.queues and not any(by.queues.has(queue) for queue in hello.queues):
         globs = ", ".join(by.queues.globs)
         return NotAllowed(f"'{by.name}' may serve the queues {globs}, and none of those that this worker is for")
-    others = sum(other.by.key == by.key and other.holder is not before for other in core.sessions.values())
+    if by.key is None:
+        return None
+    others = sum(other.by.name == by.name and other.holder is not before for other in core.sessions.values())
     most = core.settings["max_sessions"]
     assert isinstance(most, int)
-    if by.key is not None and others >= most:
+    if others >= most:
         return TooManySessions(f"'{by.name}' has {others} workers connected, the most that it may have (max_sessions)")
+    if worker is None and not core.boots.may_ask(by, turn.now.mono_ms, BOOTS_PER_SECOND, at_once=most):
+        return TooManySessions(f"'{by.name}' starts more than {BOOTS_PER_SECOND} workers a second")
     return None
 
 

@@ -20,6 +20,7 @@ from queuectl.jobs import JobState
 from queuectl.settings import DEFAULTS, Value
 
 SILENCE_HEARTBEATS = 5  # silence after which a worker connects anew
+RIDDLES_PER_SECOND = 500  # of each key: a few statements each
 BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
 
 
@@ -131,7 +132,9 @@ class State:
         self.turned_away = 0  # connections
         self.denied = 0  # requests and messages of those who may not
         self.access = Access()
-        self.pace = Pace()
+        self.pace = Pace()  # of requests
+        self.boots = Pace()  # of new boots that say hello
+        self.riddles = Pace()  # of reports about leases that are not live
         self.evicted_upto = 0  # the piece of output up to which eviction has looked
         self.asked_who: dict[bytes, int] = {}
         self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
@@ -271,6 +274,10 @@ class State:
     def trusts(self, by: Actor, worker: WorkerRow) -> bool:
         """Whether what somebody says may be about the leases of this worker: it is its own, or it is an admin."""
         return by.is_admin or (worker.actor is not None and worker.actor == self.actors.get(by.name))
+
+    def may_puzzle(self, by: Actor, now: Now) -> bool:
+        """Whether somebody may have the store asked once more what became of a lease that is not live."""
+        return self.riddles.may_ask(by, now.mono_ms, RIDDLES_PER_SECOND)
 
     def part(self) -> None:
         """Before this turn changes who is connected: from what was before it, which it may fail and leave."""

@@ -29,7 +29,7 @@ class Control(NamedTuple):
 _settle = reports._settle
 
 
-def _settle_by_job(core: State, turn: Turn, session: Session, result: Result) -> str:
+def _settle_by_job(core: State, turn: Turn, session: Session, result: Result) -> str | None:
     lease = next((each for each in core.leases.values() if each.job == result.job), None)
     if lease is not None:
         result = msgspec.structs.replace(result, lease=lease.lease, attempt=lease.attempt)

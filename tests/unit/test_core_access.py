@@ -196,7 +196,7 @@ def test_prefix_of_more_jobs_than_are_looked_through_is_too_short(broker: Broker
 
     error = broker.refused("job", id="run-", user=ann)
 
-    assert isinstance(error, AmbiguousId)
+    assert isinstance(error, UnknownJob)
     assert not any(job["id"] in str(error.to_wire()) for job in jobs)
     assert broker.ask("job", id="run-9", user=ann)["job"]["id"] == "run-9999"
 

@@ -147,7 +147,7 @@ def test_key_that_makes_no_sense_is_refused(broker: BrokerHarness, case: str) ->
 
 
 def test_keys_have_an_end(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert KEYS_MAX == 10_000
+    assert KEYS_MAX == 2000
     monkeypatch.setattr(keys, "KEYS_MAX", 2)
     for name in ("a", "b"):
         broker.key(name, READ)
@@ -441,3 +441,27 @@ def test_worker_whose_key_is_added_later_comes_in_then(broker: BrokerHarness) ->
     assert broker.key("builder", WORKER) == "key:1"
     worker.tell(worker.hello_message())
     assert isinstance(worker.take(Welcome), Welcome)
+
+
+def test_what_comes_in_the_turn_of_its_revocation_comes_too_late(broker: BrokerHarness) -> None:
+    boss, spy = broker.key("boss", ADMIN), broker.key("spy", SUBMIT)
+    job = broker.ask("enqueue", jobs=[{"command": "true"}], user=spy)["ids"][0]
+    backdoor = {"name": "backdoor", "role": "admin", "public_key": "x" * 40}
+
+    broker.turn(
+        clients=[
+            (request("wait", request_id="wait-before", jobs=[job], timeout_ms=60_000), spy),
+            request("key_revoke", name="spy"),
+            request("key_revoke", name="boss"),
+            (request("wait", request_id="wait-after", jobs=[job], timeout_ms=60_000), spy),
+            (request("enqueue", request_id="enqueue-after", jobs=[{"command": "true"}]), spy),
+            (request("key_add", request_id="add-after", **backdoor), boss),
+        ]
+    )
+
+    codes = {reply["id"]: reply.get("error", {}).get("code") for reply in broker.replies()}
+    late = ("wait-before", "wait-after", "enqueue-after", "add-after")
+    assert {codes[request_id] for request_id in late} == {"key_not_accepted"}
+    assert broker.core.waiters == []
+    assert broker.core.access.named("backdoor") == []
+    assert broker.core.counts()["total"] == 1

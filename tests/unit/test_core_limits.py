@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
-from broker.core import enqueues, requests, waits
+from broker.core import enqueues, requests, sessions, state, waits
 from broker.core.access import ADMIN, READ, SUBMIT, WORKER
 from broker.core.sessions import DENIED_RETRY_MS
 from queuectl.errors import QueueFull, ShuttingDown, TooManyRequests
-from queuectl.messages import Refuse
-from tests.harness import BrokerHarness, FakeWorker, held, request
+from queuectl.messages import Refuse, Took
+from tests.harness import BrokerHarness, FakeWorker, held, request, result
 
 
 def limit(broker: BrokerHarness, **settings: int | None) -> None:
@@ -137,13 +138,111 @@ def test_without_a_limit_there_is_none(broker: BrokerHarness) -> None:
 
 
 def test_queues_have_an_end(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert enqueues.QUEUES_MAX == 10_000
+    assert enqueues.QUEUES_MAX == 1000
     monkeypatch.setattr(enqueues, "QUEUES_MAX", 2)
     broker.enqueue(queue="a")
     broker.enqueue(queue="b")
 
-    assert full(broker, "c")["details"] == {"limit": "queues"}
+    assert full(broker, "c")["details"] == {"limit": "queues", "value": 2}
     broker.enqueue(queue="a")
+
+
+def test_new_queues_of_one_turn_are_counted_together_and_those_that_are_there_stay(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueues, "QUEUES_MAX", 3)
+    broker.enqueue(queue="old")
+
+    asked = {f"request-{number}": queue for number, queue in enumerate(("a", "b", "b", "c", "old", "d"))}
+    broker.turn(clients=[request("enqueue", request_id=key, jobs=[job_in(queue)]) for key, queue in asked.items()])
+
+    refused = {asked[reply["id"]] for reply in broker.replies() if "error" in reply}
+    assert refused == {"c", "d"}
+    assert set(broker.core.buckets) == {"old", "a", "b"}
+    monkeypatch.setattr(enqueues, "QUEUES_MAX", 1)  # as if an older version had taken more
+    broker.enqueue(queue="b")
+
+
+# --- what workers make up ---------------------------------------------------------------------------------
+
+
+def test_reports_of_leases_that_are_not_live_are_looked_up_only_so_often(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "RIDDLES_PER_SECOND", 3)
+    liar = keyed_worker(broker, "liar")
+    broker.enqueue("1")
+    grant = liar.grant()
+    invented = [result(grant, lease=number, attempt=number) for number in range(1, 6)]
+
+    assert liar.report(*invented, result(grant)) == ["stale"] * 3 + ["recorded"]
+
+    broker.clock.advance(1000)
+    assert liar.report(*invented) == ["stale"] * 3
+    liar.tell(["output", liar.session, [[7, "a1", 1, 1, 0, b"x"]]])
+    assert broker.take(liar.route, Took).taken[0].upto == 1
+
+
+def test_user_of_the_machine_may_puzzle(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "RIDDLES_PER_SECOND", 1)
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue("1")
+    grant = worker.grant()
+
+    assert worker.report(*[result(grant, lease=number) for number in range(1, 4)]) == ["stale"] * 3
+
+
+def test_new_boots_of_a_key_come_one_after_the_other(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "BOOTS_PER_SECOND", 1)
+    limit(broker, max_sessions=2)
+    workers = [keyed_worker(broker, "farm", f"w{number}", is_welcome=number < 2) for number in range(3)]
+    workers[0].bye()
+    broker.outbox.clear()
+
+    workers[2].tell(workers[2].hello_message())
+    assert broker.take(workers[2].route, Refuse).code == "too_many_sessions"
+    workers[1].hello()  # its boot is known
+    broker.clock.advance(1000)
+    workers[2].hello()
+
+
+def keyed_worker(broker: BrokerHarness, key: str, name: str = "w", *, is_welcome: bool = True) -> FakeWorker:
+    """A worker with a key of this name."""
+    users = [f"key:{row.key}" for row in broker.core.access.named(key)]
+    worker = broker.worker(name)
+    broker.users[worker.route] = users[0] if users else broker.key(key, WORKER)
+    if is_welcome:
+        worker.hello()
+    return worker
+
+
+# --- requests that are refused unread --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (msgpack.packb({"v": 1, "id": "request-1", "op": "ping", "args": {"x": "y" * 10_000}}), "request-1"),
+        (msgpack.packb({"v": [1, {"a": b"2"}], "id": "request-1"}), "request-1"),
+        (msgpack.packb({"id": "x" * 100}), "x" * 64),
+        (msgpack.packb({"id": 7}), ""),
+        (msgpack.packb({"v": 1, "op": "ping"}), ""),
+        (msgpack.packb({"op": "x" * 600, "id": "request-1"}), ""),
+        (msgpack.packb([1, 2]), ""),
+        (b"", ""),
+        (b"\xdf\xff\xff\xff\xff", ""),
+        (b"\xc1", ""),
+    ],
+)
+def test_id_is_found_in_the_head_of_a_request(broker: BrokerHarness, body: bytes, request_id: str) -> None:
+    gone = broker.key("gone", READ)
+    broker.ask("key_revoke", name="gone")
+
+    broker.turn(clients=[body], user=gone)
+
+    [reply] = broker.replies()
+    assert (reply["id"], reply["error"]["code"]) == (request_id, "key_not_accepted")
 
 
 # --- requests a second ----------------------------------------------------------------------------------

@@ -95,8 +95,26 @@ def test_strangers_that_come_and_go_are_looked_into_less_and_less() -> None:
     assert probes.at_ms[0] == PROBE_SOON_MS
 
 
-def test_little_of_a_flood_of_nonsense_is_told() -> None:
-    garbage = GarbageLog()
+class Told:
+    """A log that keeps what it is told."""
 
-    assert sum(garbage.may_log(at(ms)) for ms in range(1000)) == GARBAGE_LOGGED_PER_SECOND
-    assert garbage.may_log(at(1000))
+    def __init__(self) -> None:
+        self.records: list[tuple[str, dict[str, object]]] = []
+
+    def warning(self, event: str, **keys: object) -> None:
+        self.records.append((event, keys))
+
+
+def test_little_of_a_flood_of_nonsense_is_told_of_each_kind_and_how_much_was_not() -> None:
+    told = Told()
+    garbage = GarbageLog(told)  # type: ignore[arg-type]
+
+    for event in ("connection_refused", "request_refused"):
+        assert sum(garbage.may_log(at(ms), event) for ms in range(1000)) == GARBAGE_LOGGED_PER_SECOND
+    assert garbage.may_log(at(1000), "message_malformed")
+    assert told.records == [
+        ("events_left_out", {"failed_event": "connection_refused", "count": 990}),
+        ("events_left_out", {"failed_event": "request_refused", "count": 990}),
+    ]
+    assert garbage.may_log(at(2000), "request_refused")
+    assert len(told.records) == 2
