@@ -116,7 +116,7 @@ def test_existing_file_is_not_written_over_and_nobody_is_added(line: CommandLine
         (["other", "--role", "admin", "--queues", "x", "--out", "second.toml"], 2, "queues are for the roles"),
         (["../up", "--role", "read"], 2, "is not a name for a key"),
         (["other", "--role", "king"], 2, "'king' is not one of"),
-        (["other", "--role", "read", "--out", "nowhere/other.toml"], 1, "No such file or directory"),
+        (["other", "--role", "read", "--out", "nowhere/other.toml"], 2, "No such file or directory"),
     ],
 )
 def test_refused_key_leaves_no_file(
