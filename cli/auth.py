@@ -13,7 +13,7 @@ from cli.options import Group, shared, usage
 from cli.render import counted, distance, facts, moment, table
 from cli.session import Session
 from queuectl.credentials import ROLES, Credentials, fingerprint, new_key_pair
-from queuectl.ids import KEY_NAME
+from queuectl.ids import KEY_NAME, QUEUE_GLOB
 
 
 @click.group(cls=Group)
@@ -50,6 +50,8 @@ def add(session: Session, name: str, role: str, queues: tuple[str, ...], out: Pa
       queuectl auth add desk --role submit --queues 'mail-*'
     """
     file = out or Path(f"{_checked(name)}.toml")
+    for glob in queues:
+        _check_glob(glob)
     face = face_of(broker_of(session))
     made = _with_new_key(name, role, face)
     with handed_out(session, made, file):
@@ -242,6 +244,12 @@ def _checked(name: str) -> str:
     if not KEY_NAME.fullmatch(name):
         usage(f"{name!r} is not a name for a key", "1 to 64 letters, digits, and . _ - between them")
     return name
+
+
+def _check_glob(glob: str) -> None:
+    if not QUEUE_GLOB.fullmatch(glob):
+        letters = "1 to 64 letters, digits and . _ -, and * ? [a-z] [!a-z]"
+        usage(f"--queues {glob!r} is not like a queue's name", letters)
 
 
 def _with_new_key(name: str, role: str, face: Face) -> Credentials:

@@ -14,6 +14,7 @@ import time
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a key, and of a context; never like uid:1000
+QUEUE_GLOB = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,64}")  # of the names of queues, as fnmatch reads it
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")
 
 

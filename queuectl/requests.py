@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from queuectl.credentials import Z85_KEY
-from queuectl.ids import KEY_NAME
+from queuectl.ids import KEY_NAME, QUEUE_GLOB
 from queuectl.jobs import JobSpec, are_sound
 from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 
@@ -25,7 +25,7 @@ IdText = Annotated[str, Meta(min_length=1, max_length=256)]
 KeyName = Annotated[str, Meta(pattern=rf"\A{KEY_NAME.pattern}\Z")]
 Role = Literal["worker", "submit", "read", "admin"]
 PublicKey = Annotated[str, Meta(pattern=rf"\A{Z85_KEY.pattern}\Z")]
-Glob = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._*?\[\]!-]{1,64}\Z")]
+Glob = Annotated[str, Meta(pattern=rf"\A{QUEUE_GLOB.pattern}\Z")]
 Globs = Annotated[list[Glob], Meta(max_length=64)]
 Cursor = Annotated[int, Meta(ge=0, le=2**62)]  # what SQLite takes for an integer, and some room
 Attempt = Annotated[int, Meta(ge=1, le=2**62)]

@@ -115,6 +115,7 @@ def test_existing_file_is_not_written_over_and_nobody_is_added(line: CommandLine
         (["desk", "--role", "admin", "--out", "second.toml"], 4, "a key of the name 'desk' was added before"),
         (["other", "--role", "admin", "--queues", "x", "--out", "second.toml"], 2, "queues are for the roles"),
         (["../up", "--role", "read"], 2, "is not a name for a key"),
+        (["other", "--role", "submit", "--queues", "mail *"], 2, "--queues 'mail *' is not like a queue's name"),
         (["other", "--role", "king"], 2, "'king' is not one of"),
         (["other", "--role", "read", "--out", "nowhere/other.toml"], 2, "No such file or directory"),
     ],
