@@ -25,6 +25,8 @@ class Event(StrEnum):
     ADOPT = "adopt"  # the lost worker is back, and nobody else has the job
     REVIVE = "revive"  # dlq retry
     CANCEL = "cancel"  # a person stops it
+    EXPIRE = "expire"  # it was to be started by then, and was not
+    OVERRUN = "overrun"  # its deadline has come while it waits
 
     __hash__ = str.__hash__  # tables are asked for each run of a job, and that of Enum is written in Python
 
@@ -49,6 +51,9 @@ TRANSITIONS: dict[tuple[JobState, Event], JobState] = {
     (_R, Event.CANCEL): _X,
     (_F, Event.LEASE): _R,
     (_F, Event.CANCEL): _X,
+    (_P, Event.EXPIRE): _X,
+    (_P, Event.OVERRUN): _D,
+    (_F, Event.OVERRUN): _D,
     (_D, Event.REVIVE): _P,
 }
 
@@ -74,18 +79,45 @@ class Decision(NamedTuple):
 ALONE_FROM_LOSSES = 2
 
 
-def decide_outcome(outcome: Outcome, policy: Policy, *, attempts: int, losses: int, chance: float) -> Decision:
-    """What becomes of a job whose worker reported this outcome. `chance` is a random number in [0, 1)."""
+OVERDUE = "deadline"  # reason of a job that is dead because its deadline has come
+TIMEOUT_CODE = 124  # as timeout(1) has it
+SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
+
+
+def code_of(outcome: Outcome, exit_code: int | None, signal: int | None) -> int | None:
+    """The number by which rules of retries know the end of an attempt; None if the command was not started."""
+    if outcome is Outcome.TIMEOUT:
+        return TIMEOUT_CODE
+    return exit_code if signal is None else SIGNAL_CODE + signal
+
+
+def decide_outcome(
+    outcome: Outcome,
+    policy: Policy,
+    *,
+    attempts: int,
+    losses: int,
+    chance: float,
+    code: int | None = None,
+    left_ms: int | None = None,
+) -> Decision:
+    """What becomes of a job whose worker reported this outcome. `chance` is a random number in [0, 1).
+
+    `left_ms` is the time until its deadline, if it has one: a retry that could not begin by then does not happen.
+    """
     if outcome is Outcome.COMPLETED:
         return Decision(Event.COMPLETE, attempts, losses)
     if outcome is Outcome.CANCELLED:
         return Decision(Event.CANCEL, attempts, losses, reason=outcome.value)
     attempts += 1
-    if attempts < policy.max_retries:
-        delay_ms = backoff_ms(attempts, policy, chance)
+    delay_ms = backoff_ms(attempts, policy, chance)
+    has_time = left_ms is None or left_ms > delay_ms
+    may_retry = attempts < policy.max_retries and policy.retries(code)
+    if may_retry and has_time:
         alone = losses >= ALONE_FROM_LOSSES
         return Decision(Event.RETRY, attempts, losses, delay_ms=delay_ms, reason=outcome.value, alone=alone)
-    return Decision(Event.BURY, attempts, losses, reason=outcome.value)
+    is_over = left_ms is not None and left_ms <= 0
+    return Decision(Event.BURY, attempts, losses, reason=OVERDUE if may_retry or is_over else outcome.value)
 
 
 def decide_loss(policy: Policy, *, held_slot: bool, attempts: int, losses: int, max_losses: int) -> Decision:
@@ -98,6 +130,13 @@ def decide_loss(policy: Policy, *, held_slot: bool, attempts: int, losses: int, 
     if losses >= max_losses:
         return Decision(Event.BURY, attempts, losses, reason="poison")
     return Decision(Event.RETURN, attempts, losses, reason="lost", alone=losses >= ALONE_FROM_LOSSES)
+
+
+def decide_cancelled(decision: Decision, *, attempts: int) -> Decision:
+    """What becomes of a job that was to be cancelled, whatever else ended its attempt: only success comes before."""
+    if decision.event is Event.COMPLETE:
+        return decision
+    return Decision(Event.CANCEL, attempts, decision.losses, reason="cancelled")
 
 
 def decide_return(*, attempts: int, losses: int) -> Decision:

@@ -98,6 +98,13 @@ class JobExists(QueuectlError):
     exit_code = 4
 
 
+class UniqueKeyTaken(QueuectlError):
+    """A job that waits or runs has this unique key."""
+
+    code = "unique_key_taken"
+    exit_code = 4
+
+
 class KeyExists(QueuectlError):
     """A key of this name was added before."""
 

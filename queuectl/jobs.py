@@ -78,7 +78,26 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     on_lost: str = "retry"  # retry | dead: if its worker is lost after it may have started
     keep_children: bool = False  # leave alone what the command left running
     output_limit: int | None = None  # bytes kept of each stream of each attempt
+    backoff: str | list[float] | None = None  # exp | linear | fixed, or the waits themselves, in seconds
+    retry_on: list[int] | None = None  # codes after which it is retried, and no others; a signal counts as 128 + N
+    no_retry_on: list[int] | None = None  # codes after which it is dead at once
+    expires: float | None = None  # seconds; not started for the first time by then: cancelled
+    deadline: float | None = None  # seconds from the broker's receipt, over all attempts
+    hold: bool = False  # to wait until it is released
+    tags: dict[str, str] | None = None  # to be found by
+    unique: str | None = None  # no two jobs that wait or run have the same
+    on_conflict: str = "return"  # return | error | replace: if there is such a job already
+    stdin: bytes | None = None  # what the command reads; JSON: text
 
+
+BACKOFFS = ("exp", "linear", "fixed")
+ON_CONFLICT = ("return", "error", "replace")
+CODES_MAX = 256
+DELAYS_MAX = 100
+TAGS_MAX = 32
+STDIN_BYTES_MAX = 2**20
+_TAG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
 
 JITTERS = ("none", "full", "equal")
 ON_LOST = ("retry", "dead")
@@ -88,6 +107,7 @@ _TYPE_WORDS = {
     "float": "a number",
     "bool": "true or false",
     "object": "an object",
+    "bytes": "text",
     "null": "null",
     "array": "a list",
 }
@@ -100,6 +120,8 @@ def parse_job(fields: Any) -> JobSpec:
     for name in fields:
         if name not in _CHECKS:
             raise _unknown(str(name)[:80])
+    if isinstance(text := fields.get("stdin"), str):  # as JSON has it; msgspec would take it for base64
+        fields = {**fields, "stdin": _bytes_of("stdin", text)}
     try:
         spec = msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
@@ -210,10 +232,64 @@ def _check_priority(priority: int) -> None:
         raise BadJob(f"priority: must be within ±{PRIORITY_MAX}")
 
 
-def _check_timeout(timeout: float) -> None:
-    _within("timeout", SECONDS_MAX)(timeout)
-    if timeout == 0:
-        raise BadJob("timeout: must be more than 0 seconds", hint="leave it out for no timeout")
+def _bytes_of(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadJob(f"{name}: is not valid UTF-8") from None
+
+
+def _check_backoff(backoff: str | list[float]) -> None:
+    if isinstance(backoff, str):
+        _one_of("backoff", BACKOFFS)(backoff)
+        return
+    if not 1 <= len(backoff) <= DELAYS_MAX:
+        raise BadJob(f"backoff: a list has 1 to {DELAYS_MAX} delays")
+    for delay in backoff:
+        _within("backoff", SECONDS_MAX)(delay)
+
+
+def _codes(name: str) -> Callable[[list[int]], None]:
+    def check(codes: list[int]) -> None:
+        if len(codes) > CODES_MAX or not all(1 <= code <= 255 for code in codes):
+            raise BadJob(f"{name}: must be codes from 1 to 255", hint="a signal counts as 128 and its number")
+
+    return check
+
+
+def _more_than_nothing(name: str) -> Callable[[float], None]:
+    def check(seconds: float) -> None:
+        _within(name, SECONDS_MAX)(seconds)
+        if seconds == 0:
+            raise BadJob(f"{name}: must be more than 0 seconds", hint=f"leave it out for no {name}")
+
+    return check
+
+
+def _check_tags(tags: dict[str, str]) -> None:
+    if len(tags) > TAGS_MAX:
+        raise BadJob(f"tags: a job has at most {TAGS_MAX}")
+    for key, value in tags.items():
+        if not _TAG_KEY.fullmatch(key):
+            raise BadJob(f"tags: {key[:80]!r} is not a tag's name", hint="1 to 64 of A-Z a-z 0-9 . _ / -")
+        _printable(f"tags: {key}")(value)
+
+
+def _printable(name: str) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        _bytes_of(name, text)
+        if not _PRINTABLE.fullmatch(text):
+            raise BadJob(f"{name}: must be 1 to 256 characters, none of them a control character")
+
+    return check
+
+
+def _check_stdin(data: bytes) -> None:
+    if len(data) > STDIN_BYTES_MAX:
+        raise BadJob(
+            f"stdin: has {len(data)} bytes, at most {STDIN_BYTES_MAX} (1 MiB) may be handed over",
+            hint="put it where the worker can read it, and let the command open it",
+        )
 
 
 def _within(name: str, high: float) -> Callable[[float], None]:
@@ -242,7 +318,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "backoff_base": _within("backoff_base", 1_000_000),
     "backoff_max": _within("backoff_max", SECONDS_MAX),
     "backoff_jitter": _one_of("backoff_jitter", JITTERS),
-    "timeout": _check_timeout,
+    "timeout": _more_than_nothing("timeout"),
     "delay": _within("delay", SECONDS_MAX),
     "run_at": _check_run_at,
     "env": _check_env,
@@ -250,6 +326,16 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "on_lost": _one_of("on_lost", ON_LOST),
     "keep_children": bool,
     "output_limit": _within("output_limit", 64 * 2**20),
+    "backoff": _check_backoff,
+    "retry_on": _codes("retry_on"),
+    "no_retry_on": _codes("no_retry_on"),
+    "expires": _more_than_nothing("expires"),
+    "deadline": _more_than_nothing("deadline"),
+    "hold": bool,
+    "tags": _check_tags,
+    "unique": _printable("unique"),
+    "on_conflict": _one_of("on_conflict", ON_CONFLICT),
+    "stdin": _check_stdin,
 }
 assert tuple(_CHECKS) == JobSpec.__struct_fields__
 _IN_COMMON = JobSpec.__struct_fields__[2:]

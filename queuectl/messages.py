@@ -189,6 +189,7 @@ class Grant(_Message, frozen=True):
     timeout_ms: Count | None  # longest run; null: none
     output_limit: Count  # bytes of each stream that will be kept
     keep_children: bool  # leave alone what the command left running
+    stdin: bytes | None = None  # what the command reads; null: nothing
 
 
 class Push(_Message, frozen=True, tag="push"):
@@ -238,11 +239,12 @@ class Took(_Message, frozen=True, tag="took"):
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
-    """Kill these jobs' trees (TERM, grace, KILL) and report the outcome `cancelled`."""
+    """End these jobs' trees (the signal, grace, KILL) and report the outcome `cancelled`."""
 
     session: Count
     leases: list[LeaseId]  # to be ended
-    grace_ms: Count  # between TERM and KILL
+    grace_ms: Count  # between the signal and KILL
+    signal: Small = 15  # the first that their trees get
 
 
 class Stop(_Message, frozen=True, tag="stop"):

@@ -49,7 +49,10 @@ class Ping(_Args, frozen=True):
 
 
 class Enqueue(_Args, frozen=True):
-    """Store jobs (each is a JobSpec). → `{ids: [id | null], errors: [{index, code, message, …}]}`."""
+    """Store jobs (each is a JobSpec). → `{ids: [id | null], errors: [{index, code, message, …}], found: [index]}`.
+
+    `found`: those that were there already, by their `unique`: their ids are of the jobs that have it.
+    """
 
     jobs: Annotated[list[Any], Meta(min_length=1, max_length=JOBS_PER_REQUEST_MAX)]  # stored in this order
 
@@ -87,6 +90,108 @@ def sound_enqueue(body: bytes) -> SoundEnqueue | None:
     return request if are_sound(request.args.jobs) else None
 
 
+SHORT_TEXT_MAX = 256
+Reason = Annotated[str, Meta(max_length=SHORT_TEXT_MAX)]
+TagText = Annotated[str, Meta(min_length=1, max_length=330)]  # key, or key=value
+Milliseconds = Annotated[int, Meta(ge=0, le=2**50)]
+
+
+class Select(_Args, frozen=True):
+    """Which jobs are meant: all that have all of this. `ids` are ids or unique prefixes, and stand alone."""
+
+    ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
+    state: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
+    queue: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
+    tags: Annotated[list[TagText], Meta(max_length=32)] = []  # "key=value", or "key" with any value
+    where: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = []  # queuectl/where.py
+    since: Milliseconds | None = None  # created at this instant or later
+
+
+class _Chosen(_Args, frozen=True):
+    """A change of selected jobs, in slices: ask again with `cursor` = `next` until it is null."""
+
+    select: Select
+    cursor: Cursor | None = None
+    dry: bool = False  # tell what would happen, and change nothing
+
+
+class Cancel(_Chosen, frozen=True):
+    """End jobs. → `{ids, stopping, skipped, next}`.
+
+    Those that wait are over at once (`ids`); of those that run (`stopping`) the whole tree gets the signal, and after
+    the grace SIGKILL: `wait` tells when they are over. `skipped`: `[{id, code, message}]`, named ones that are over.
+    """
+
+    reason: Reason = ""
+    signal: Annotated[int, Meta(ge=1, le=64)] = 15
+    grace_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 10_000
+
+
+class Hold(_Chosen, frozen=True):
+    """Let waiting jobs wait until they are released. → `{ids, skipped, next}`."""
+
+    reason: Reason = ""
+
+
+class Release(_Chosen, frozen=True):
+    """Let held jobs run again. → `{ids, skipped, next}`."""
+
+
+class Edits(_Args, frozen=True):
+    """What is to be another; what is left out stays. Times in seconds; `timeout` 0: none."""
+
+    command: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    delay: float | None = None  # from now
+    run_at: str | None = None  # RFC 3339
+    max_retries: int | None = None
+    timeout: float | None = None
+
+
+class Edit(_Chosen, frozen=True, kw_only=True):
+    """Change waiting jobs. → `{ids, skipped, next}`."""
+
+    changes: Edits
+
+
+class Retry(_Chosen, frozen=True):
+    """Run jobs again. → `{ids, copies, skipped, next}`.
+
+    One that waits for its retry runs now; a dead one is pending again with a fresh budget; of one that is completed or
+    cancelled there is a copy (`copies`: old id → new id) that says whose retry it is.
+    """
+
+    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0
+
+
+class Purge(_Chosen, frozen=True):
+    """Delete jobs that are over, with their history and output. → `{ids, skipped, next}`."""
+
+
+class Why(_Args, frozen=True):
+    """Why a job is not running. → `{id, state, reasons: [{code, text}], position, ahead_capped, estimate_s}`.
+
+    `position`: jobs of its queue that come before it, counted up to 10,000; null where it is not in line.
+    """
+
+    id: IdText
+
+
+class Events(_Args, frozen=True):
+    """What has happened, oldest first, in slices. → `{events, cursor, more}`.
+
+    `cursor` of the reply is where to go on. Without one the feed begins with what happens from now on; 0 is the oldest
+    that is kept. With `wait_ms` the reply is held until there is an event.
+    """
+
+    cursor: list[Cursor] | None = None
+    limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 100
+    types: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)] = []  # of these only
+    id: IdText | None = None  # of this job only
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+
 class Job(_Args, frozen=True):
     """One job by id or unique prefix. → `{job, history, events}`; `{…, env_values}` if asked for."""
 
@@ -116,6 +221,7 @@ class List(_Args, frozen=True):
 
     state: str | None = None
     queue: str | None = None
+    select: Select | None = None  # instead of those two
     limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 50
     cursor: Cursor | None = None
 
@@ -164,15 +270,17 @@ class WorkerStop(_Args, frozen=True):
 
 
 class Wait(_Args, frozen=True):
-    """A held reply: answered when the condition holds, or after `timeout_ms`. → `{done, …}`.
+    """A held reply: answered when the condition holds, or after `timeout_ms`. → `{done, jobs_left, jobs, counts}`.
 
     Exactly one of: `jobs` (all of them terminal), `empty` (no job pending, processing or failed),
-    `workers` (none of them connected).
+    `workers` (none of them connected). `jobs` of the reply: `[{id, state, exit_code, signal, reason}]`.
     """
 
     jobs: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] | None = None
     empty: bool = False
     workers: list[IdText] | None = None
+    any: bool = False  # one of the jobs is enough
+    seen: Annotated[int, Meta(ge=0, le=JOBS_PER_REQUEST_MAX)] | None = None  # answer, too, when fewer jobs are left
     timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 10_000
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core import views
+from broker.core import selection, views
 from broker.core.access import ADMIN, READ, SUBMIT, Actor
 from broker.core.find import find, find_many, parse_state
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.waits import Condition
-from broker.store.rows import CODES, STATES
+from broker.store.rows import STATES
 from queuectl.errors import BadRequest, NotAllowed, QueuectlError, WrongState
 from queuectl.jobs import TERMINAL
-from queuectl.requests import ConfigShow, Job, List, Ping, Status, Wait, Whoami
+from queuectl.requests import ConfigShow, Job, List, Ping, Select, Status, Wait, Whoami
 from queuectl.settings import DEFAULTS
 
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 RETRIED = "retried"  # what people do to jobs, as the store has it
-_FAR = 2**62
 _SEERS = (READ, ADMIN)
-_NOBODY = 0  # no actor has this number
 
 
 def ping(core: State, turn: Turn, by: Actor, args: Ping) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def job(core: State, turn: Turn, by: Actor, args: Job) -> dict[str, Any]:
     running = next((lease for lease in core.leases.values() if lease.seq == known.seq), None)
     if running is not None:
         history.append(views.running(running))
-    row = core.store.jobs.row(known.seq)
+    row = core.store.listing.row(known.seq)
     events = [views.deed(core, entry) for entry in core.store.history.deeds(known.seq)]
     retried_by = [event["by"] for event in events if event["action"] == RETRIED][-1:]
     shown = {**views.job(core, row), "retried_by": retried_by[0] if retried_by else None}
@@ -67,18 +65,14 @@ def job(core: State, turn: Turn, by: Actor, args: Job) -> dict[str, Any]:
 
 def list_jobs(core: State, turn: Turn, by: Actor, args: List) -> dict[str, Any]:
     """One slice of a listing; of its own jobs where somebody may see no others."""
-    state = None if args.state is None else CODES[parse_state(args.state)]
-    if args.queue is not None and args.queue not in core.buckets:
+    select = args.select or Select(state=args.state, queue=args.queue)
+    if select.ids:
+        raise BadRequest("list: jobs are listed by what they have in common", hint="ask for one with: job")
+    wanted = selection.filter_of(core, by, select)
+    if wanted is None:
         return {"jobs": [], "next": None}
-    bucket = None if args.queue is None else core.buckets[args.queue]
-    below = _FAR if args.cursor is None else args.cursor
-    rows, following = core.store.jobs.page(
-        state=state,
-        bucket=bucket,
-        below_seq=min(below, core.next_seq),
-        limit=args.limit,
-        owner=core.actors.get(by.name, _NOBODY) if by.role == SUBMIT else None,
-    )
+    below = min(selection.FAR if args.cursor is None else args.cursor, core.next_seq)
+    rows, following = core.store.listing.page(wanted, below_seq=below, limit=args.limit)
     size = 0
     for place, row in enumerate(rows, 1):
         size += len(row.command)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.core import grants, outputs, requests, sessions, waits, writing
+from broker.core import endings, grants, outputs, requests, sessions, waits, writing
 from broker.core.state import Before, State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES
@@ -65,6 +65,8 @@ class Core(State):
         now = turn.now
         if self.next_due_ms is not None and self.next_due_ms <= now.wall_ms:
             self._promote(now)
+        if self.next_until_ms is not None and self.next_until_ms <= now.wall_ms:
+            endings.sweep(self, turn)
         if now.mono_ms >= self.next_sweep_ms and drained:
             sessions.sweep(self, turn)
             writing.flush(self, turn)
@@ -109,6 +111,8 @@ class Core(State):
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
         if self.next_due_ms is not None:
             waits_ms.append(self.next_due_ms - now.wall_ms)
+        if self.next_until_ms is not None:
+            waits_ms.append(self.next_until_ms - now.wall_ms)
         if self.holders:
             waits_ms.append(self.next_sweep_ms - now.mono_ms)
         if self.ready and (pause_ms := self.rooms.back_in_ms(now.mono_ms)) is not None:

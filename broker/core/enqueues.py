@@ -11,11 +11,12 @@ from typing import Any
 
 import msgpack
 
+from broker.core import unique
 from broker.core.access import Actor
 from broker.core.find import find_many
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, READY, STATES, Candidate, NewJob, NewSpec
+from broker.store.rows import CODES, DUE_LATER, HELD, READY, STATES, Candidate, NewJob, NewSpec
 from queuectl.errors import JobExists, NotAllowed, QueuectlError, QueueFull
 from queuectl.ids import job_ids
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
@@ -25,7 +26,8 @@ from queuectl.times import parse_rfc3339
 QUEUES_MAX = 1000  # each that has jobs is asked in each turn that may lease one
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
-_BUCKET_AND_READY, _RUN_AT = itemgetter(1, 3), itemgetter(4)  # of a row
+_BUCKET_AND_READY, _RUN_AT, _UNTIL = itemgetter(1, 3), itemgetter(4), itemgetter(5)  # of a row
+_PLAIN_RULES = ("exp", None, None)
 
 
 @dataclass(slots=True)
@@ -36,6 +38,12 @@ class Wanted:
     by: Actor
     ids: list[str | None] = field(default_factory=list)
     errors: dict[int, QueuectlError] = field(default_factory=dict)
+    found: dict[int, str] = field(default_factory=dict)  # those that were there already, by their unique key
+
+    @property
+    def has_unique(self) -> bool:
+        """Whether it matters to one of them which other jobs there are."""
+        return any(spec is not None and spec.unique is not None for spec in self.specs)
 
     def settle(self, core: State, ids: list[str | None]) -> None:
         """Take the ids that its specs got; where there is none, it asked for one that is in use."""
@@ -52,7 +60,7 @@ class Wanted:
     def answer(self) -> dict[str, Any]:
         """The data of the reply."""
         errors = [{"index": index, **error.to_wire()} for index, error in sorted(self.errors.items())]
-        return {"ids": self.ids, "errors": errors}
+        return {"ids": self.ids, "errors": errors} | ({"found": sorted(self.found)} if self.found else {})
 
 
 class Backlog:
@@ -135,7 +143,7 @@ def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None
         return False
     stored = core.store.jobs.specified(job_id for job_id in ids if job_id is not None)
     return all(
-        spec is not None and _is_job(core, spec, stored[job_id])
+        spec is not None and (spec.unique is not None or _is_job(core, spec, stored[job_id]))  # it may be another's id
         for spec, job_id in zip(specs, ids, strict=True)
         if job_id in stored
     )
@@ -162,20 +170,53 @@ def _timeout_ms(timeout: float) -> int:
 
 def store(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
     """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
+    for is_unique, neighbours in groupby(requests, lambda wanted: wanted.has_unique):
+        if is_unique:
+            for wanted in neighbours:
+                _store_unique(core, turn, wanted)
+        else:
+            _store_all(core, turn, list(neighbours))
+
+
+def _store_all(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
     specs = [spec for wanted in requests for spec in wanted.specs if spec is not None]
     actors: list[int] = []
     for wanted in requests:
         actors += [core.actor_number(wanted.by.name)] * (len(wanted.specs) - len(wanted.errors))
-    ids = _insert(core, turn, specs, actors) if specs else []
-    while again := _again(specs, ids):
-        found = _insert(core, turn, [specs[place] for place in again], [actors[place] for place in again])
-        for place, job_id in zip(again, found, strict=True):
-            ids[place] = job_id
+    ids = _insert_named(core, turn, specs, actors)
     start = 0
     for wanted in requests:
         end = start + len(wanted.specs) - len(wanted.errors)
         wanted.settle(core, ids[start:end])
         start = end
+
+
+def _store_unique(core: State, turn: Turn, wanted: Wanted) -> None:
+    """The jobs of a request, each as its key allows."""
+    wanted.ids = [None] * len(wanted.specs)
+    actor = core.actor_number(wanted.by.name)
+    sound = ((place, spec) for place, spec in enumerate(wanted.specs) if spec is not None)
+    for jobs in unique.rounds(sound):
+        new, found, refused = unique.settle(core, turn, wanted.by, jobs)
+        wanted.found |= found
+        wanted.errors |= refused
+        ids = _insert_named(core, turn, [spec for _, spec in new], [actor] * len(new))
+        for (place, spec), job_id in zip(new, ids, strict=True):
+            found[place] = job_id or ""
+            if job_id is None:
+                wanted.errors[place] = _exists(core, str(spec.id), wanted.by)
+        for place, job_id in found.items():
+            wanted.ids[place] = job_id or None
+
+
+def _insert_named(core: State, turn: Turn, specs: list[JobSpec], actors: list[int]) -> list[str | None]:
+    """Store jobs under the ids that they ask for or get; None where an id that was asked for is in use."""
+    ids = _insert(core, turn, specs, actors) if specs else []
+    while again := _again(specs, ids):
+        found = _insert(core, turn, [specs[place] for place in again], [actors[place] for place in again])
+        for place, job_id in zip(again, found, strict=True):
+            ids[place] = job_id
+    return ids
 
 
 def _again(specs: list[JobSpec], ids: list[str | None]) -> list[int]:
@@ -190,6 +231,9 @@ def _insert(core: State, turn: Turn, specs: list[JobSpec], actors: list[int]) ->
     jobs, rest = _rows(core, turn, specs, actors)
     core.next_seq += len(jobs)
     refused = core.store.jobs.enqueue(jobs, rest)
+    if any(spec.tags for spec in specs):
+        tagged = [(job[-1], spec.tags) for job, spec in zip(jobs, specs, strict=True) if spec.tags]
+        core.store.changes.tag([(seq, tags) for seq, tags in tagged if seq not in refused])
     _count(core, [job for job in jobs if job[-1] not in refused] if refused else jobs)
     return [None if job[-1] in refused else job[0] for job in jobs]
 
@@ -206,8 +250,9 @@ def _rows(
     for seq, job_id, spec, actor in zip(seqs, job_ids(first, len(specs)), specs, actors, strict=True):
         if (common := in_common(spec)) != known:
             known = common
-            (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, spec)
-        jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, now_ms, seq))
+            (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, now_ms, spec)
+            until_ms = min((instant for instant in terms[-4:-2] if instant is not None), default=None)
+        jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, until_ms, spec.unique, now_ms, seq))
         rest.append((seq, spec.command, *terms, actor))
     return jobs, rest
 
@@ -219,11 +264,11 @@ def _place(core: State, now_ms: int, spec: JobSpec) -> tuple[int, int, int, int]
         run_at_ms = parse_rfc3339(spec.run_at)
     elif spec.delay:
         run_at_ms += round(spec.delay * 1000)
-    ready = DUE_LATER if run_at_ms > now_ms else READY
+    ready = HELD if spec.hold else DUE_LATER if run_at_ms > now_ms else READY
     return core.bucket_of(spec.queue or DEFAULT_QUEUE), spec.priority, ready, run_at_ms
 
 
-def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
+def _terms(core: State, now_ms: int, spec: JobSpec) -> tuple[Any, ...]:
     """The rest of a new job's spec; what it leaves open is as the settings are now."""
     max_retries, backoff_base, backoff_max, backoff_jitter, timeout, output_limit = _OPEN(core.settings)
     if spec.timeout is not None:
@@ -239,16 +284,29 @@ def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
         msgpack.packb(spec.env) if spec.env else None,
         spec.cwd,
         spec.on_lost,
+        _rules(spec),
+        msgpack.packb(spec.tags) if spec.tags else None,
+        None if spec.expires is None else now_ms + round(spec.expires * 1000),
+        None if spec.deadline is None else now_ms + round(spec.deadline * 1000),
+        spec.stdin,
+        None,
     )
+
+
+def _rules(spec: JobSpec) -> bytes | None:
+    """Which failures are retried, and when, where that is not as it mostly is."""
+    rules = (spec.backoff or "exp", spec.retry_on, spec.no_retry_on)
+    return None if rules == _PLAIN_RULES else msgpack.packb((rules[0], spec.retry_on or [], spec.no_retry_on or []))
 
 
 def _count(core: State, jobs: Iterable[NewJob]) -> None:
     for (bucket, ready), group in groupby(jobs, _BUCKET_AND_READY):
         alike = list(group)
         core.tally.add(bucket, _PENDING, len(alike))
+        core.look_by(min(filter(None, map(_UNTIL, alike)), default=None))
         if ready == READY:
             core.ready.add(bucket)
-        else:
+        elif ready == DUE_LATER:
             core.wait_until(min(map(_RUN_AT, alike)))
 
 
@@ -266,11 +324,13 @@ def _exists(core: State, job_id: str, by: Actor) -> QueuectlError:
 
 def note(turn: Turn, request_id: str, wanted: Wanted) -> None:
     """Log what a request has brought."""
-    count = len(wanted.ids) - wanted.ids.count(None)
+    count = len(wanted.ids) - wanted.ids.count(None) - len(wanted.found)
     keys = {"request_id": request_id, "by": wanted.by.name}
     if count == 1:
         [(job_id, spec)] = [
-            (job_id, spec) for job_id, spec in zip(wanted.ids, wanted.specs, strict=True) if job_id and spec
+            (job_id, spec)
+            for place, (job_id, spec) in enumerate(zip(wanted.ids, wanted.specs, strict=True))
+            if job_id and spec and place not in wanted.found
         ]
         turn.log("info", "job_enqueued", job_id=job_id, queue=spec.queue or DEFAULT_QUEUE, **keys)
     elif count:

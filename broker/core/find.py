@@ -30,6 +30,11 @@ def find_many(core: State, texts: list[str], by: Actor) -> dict[str, Known | Que
     return {text: known.get(text) or _by_prefix(core, text, by) for text in texts}
 
 
+def may_see(core: State, by: Actor, job: Known) -> bool:
+    """Whether a job is there for somebody."""
+    return bool(_visible(core, by, [job]))
+
+
 def _visible(core: State, by: Actor, jobs: Collection[Known]) -> Collection[Known]:
     if by.role != SUBMIT:
         return jobs

@@ -75,13 +75,13 @@ def _push(core: State, turn: Turn, session: Session, leases: list[tuple[Lease, C
     grants: list[Grant] = []
     chars = 0
     for lease, candidate in leases:
-        more = len(candidate.command) + len(candidate.env or b"")
+        more = len(candidate.command) + len(candidate.env or b"") + len(candidate.stdin or b"")
         if grants and chars + more > PUSH_CHARS:
             session.pushes += 1
             turn.send(session.route, Push(session.number, session.pushes, grants))
             grants, chars = [], 0
         lease.push = session.pushes + 1
-        grants.append(_grant(core, lease, candidate))
+        grants.append(_grant(core, turn, lease, candidate))
         chars += more
     session.pushes += 1
     turn.send(session.route, Push(session.number, session.pushes, grants))
@@ -125,6 +125,8 @@ def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> L
         output_limit=candidate.output_limit,
         is_new=True,
         session=session.number,
+        deadline_ms=candidate.deadline_ms,
+        until_ms=candidate.until_ms,
     )
     core.leases[number] = holder.leases[number] = lease
     core.tally.move(candidate.bucket, candidate.state, _LEASED[candidate.state])
@@ -144,7 +146,7 @@ def _log_lease(turn: Turn, lease: Lease) -> None:
     )
 
 
-def _grant(core: State, lease: Lease, candidate: Candidate) -> Grant:
+def _grant(core: State, turn: Turn, lease: Lease, candidate: Candidate) -> Grant:
     return Grant(
         lease=lease.lease,
         job=candidate.id,
@@ -154,7 +156,16 @@ def _grant(core: State, lease: Lease, candidate: Candidate) -> Grant:
         command=candidate.command,
         env=msgpack.unpackb(candidate.env) if candidate.env is not None else None,
         cwd=candidate.cwd,
-        timeout_ms=candidate.timeout_ms,
+        timeout_ms=_longest_run_ms(turn, candidate),
         output_limit=candidate.output_limit,
         keep_children=bool(candidate.keep_children),
+        stdin=candidate.stdin,
     )
+
+
+def _longest_run_ms(turn: Turn, candidate: Candidate) -> int | None:
+    """How long the attempt may take: a deadline is not passed by the attempt that it finds running."""
+    if candidate.deadline_ms is None:
+        return candidate.timeout_ms
+    left_ms = max(1, candidate.deadline_ms - turn.now.wall_ms)
+    return left_ms if candidate.timeout_ms is None else min(left_ms, candidate.timeout_ms)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgpack
 import msgspec
 
 from broker.backoff import Policy
@@ -70,6 +71,14 @@ class Kept:
         return self.totals is not None and all(total <= got for total, got in zip(self.totals, received, strict=True))
 
 
+class Cancellation(NamedTuple):
+    """How a running job is to end: as the store has it, so that it is not forgotten."""
+
+    signal: int
+    grace_ms: int  # from the signal to SIGKILL
+    reason: str  # what a person said
+
+
 class Lease(msgspec.Struct, eq=False):
     """The right of one boot to one attempt of one job. A struct, because one is made for each run of a job."""
 
@@ -90,6 +99,9 @@ class Lease(msgspec.Struct, eq=False):
     session: int = 0  # session it was pushed in; 0: before this one
     push: int = 0  # number of that push
     kept: Kept | None = None
+    deadline_ms: int | None = None  # of the job, over all attempts
+    until_ms: int | None = None  # when the job is to be looked at, if it waits then
+    cancel: Cancellation | None = None  # it is to end
 
     @property
     def output(self) -> Kept:
@@ -240,10 +252,19 @@ class Tally:
 
 def policy_of(row: LeaseRow | Candidate) -> Policy:
     """What the job says of failures and losses."""
-    return _policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter, row.on_lost)
+    return _policy(row.max_retries, row.backoff_base, row.backoff_max, row.backoff_jitter, row.on_lost, row.rules)
 
 
-_policy = lru_cache(maxsize=1024)(Policy)  # most jobs share a few
+@lru_cache(maxsize=1024)  # most jobs share a few
+def _policy(max_retries: int, base: float, longest: float, jitter: str, on_lost: str, packed: bytes | None) -> Policy:
+    backoff, retry_on, no_retry_on = rules_of(packed)
+    kind = backoff if isinstance(backoff, str) else tuple(backoff)
+    return Policy(max_retries, base, longest, jitter, on_lost, kind, frozenset(retry_on), frozenset(no_retry_on))
+
+
+def rules_of(packed: bytes | None) -> tuple[str | list[float], list[int], list[int]]:
+    """backoff, retry_on and no_retry_on, as they are stored."""
+    return ("exp", [], []) if packed is None else tuple(msgpack.unpackb(packed))
 
 
 def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
@@ -263,4 +284,6 @@ def lease_from_row(row: LeaseRow, holder: Holder) -> Lease:
         holder=holder,
         output_limit=row.output_limit,
         is_new=False,
+        deadline_ms=row.deadline_ms,
+        until_ms=row.until_ms,
     )

@@ -72,7 +72,7 @@ def _kept(core: State, turn: Turn, session: Session, piece: Piece) -> Kept | Non
         return None
     if not _may_add(core, session, lambda: next(iter(core.store.ledger.workers([ended.worker])), None)):
         return None
-    limit = core.store.jobs.row(known.seq).output_limit
+    limit = core.store.listing.row(known.seq).output_limit
     kept = Kept(known.seq, piece.attempt, limit, totals=(ended.stdout_bytes or 0, ended.stderr_bytes or 0))
     expect_more(core, piece.lease, kept, session.holder.worker.boot)
     return kept

@@ -12,7 +12,16 @@ from broker.core.adoption import adopt_to_end
 from broker.core.memory import Holder, Lease, Session
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import TRANSITIONS, Decision, Event, decide_loss, decide_outcome, decide_return
+from broker.lifecycle import (
+    TRANSITIONS,
+    Decision,
+    Event,
+    code_of,
+    decide_cancelled,
+    decide_loss,
+    decide_outcome,
+    decide_return,
+)
 from broker.store.rows import CODES, DUE_LATER, READY, READY_ALONE, RESTING, STATES, AttemptRow, Completion, Move
 from queuectl.ids import lease_text
 from queuectl.jobs import TERMINAL, JobState, Outcome
@@ -35,6 +44,7 @@ HAD_STARTED = frozenset({"stopped", "lost"})  # reasons of a return that say the
 FAULT_PAUSE_MS = 1000  # nothing new for a worker that could not start a command
 NO_AHEAD_MS = 1000  # no lease ahead for a worker that gave one back unused
 _PROCESSING = CODES[JobState.PROCESSING]
+_WAITS_AGAIN = (Event.RETRY, Event.RETURN)
 _TERMINAL = frozenset(CODES[state] for state in TERMINAL)
 _AFTER = {event: CODES[following] for (state, event), following in TRANSITIONS.items() if state is JobState.PROCESSING}
 
@@ -92,8 +102,17 @@ def _late(core: State, turn: Turn, result: Result) -> str:
 
 
 def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> None:
-    decision = decide_outcome(
-        outcome, lease.policy, attempts=lease.attempts, losses=lease.losses, chance=core.chance.random()
+    decision = _unless_cancelled(
+        lease,
+        decide_outcome(
+            outcome,
+            lease.policy,
+            attempts=lease.attempts,
+            losses=lease.losses,
+            chance=core.chance.random(),
+            code=code_of(outcome, result.exit_code, result.signal),
+            left_ms=None if lease.deadline_ms is None else lease.deadline_ms - turn.now.wall_ms,
+        ),
     )
     turn.settled.add(lease.lease)
     turn.ended.append(_heard(turn, lease, outcome, result))
@@ -192,7 +211,8 @@ def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
     else:
         lease.attempt -= 1
     turn.log("info", "job_requeued", job_id=lease.job, attempt=lease.attempt, reason=reason)
-    _end(core, turn, lease, decide_return(attempts=lease.attempts, losses=lease.losses), None, None)
+    decision = _unless_cancelled(lease, decide_return(attempts=lease.attempts, losses=lease.losses))
+    _end(core, turn, lease, decision, None, None)
 
 
 def lose(core: State, turn: Turn, lease: Lease, why: str, *, held_slot: bool) -> None:
@@ -203,8 +223,11 @@ def lose(core: State, turn: Turn, lease: Lease, why: str, *, held_slot: bool) ->
     max_losses = core.settings["max_losses"]
     assert isinstance(max_losses, int)
     held_slot = held_slot or outputs.has_begun(core, lease.output)
-    decision = decide_loss(
-        lease.policy, held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses
+    decision = _unless_cancelled(
+        lease,
+        decide_loss(
+            lease.policy, held_slot=held_slot, attempts=lease.attempts, losses=lease.losses, max_losses=max_losses
+        ),
     )
     turn.ended.append(_unheard(turn, lease, Outcome.LOST if held_slot else Outcome.RELEASED, why))
     turn.log(
@@ -240,6 +263,10 @@ def _unheard(turn: Turn, lease: Lease, outcome: Outcome, note: str) -> AttemptRo
     )
 
 
+def _unless_cancelled(lease: Lease, decision: Decision) -> Decision:
+    return decision if lease.cancel is None else decide_cancelled(decision, attempts=lease.attempts)
+
+
 # --- the move ----------------------------------------------------------------------------------------
 
 
@@ -257,6 +284,8 @@ def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: i
     lease.holder.leases.pop(lease.lease, None)
     core.has_changed(lease.holder)
     turn.written.add(lease.seq)
+    if lease.cancel is not None:
+        core.store.changes.has_ended([lease.seq])
     if state in _TERMINAL:
         turn.over.add(lease.seq)
     if decision.event is Event.BURY:
@@ -286,10 +315,12 @@ def _move(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: 
 
 
 def _readiness(core: State, lease: Lease, decision: Decision, run_at_ms: int) -> int:
+    if decision.event in _WAITS_AGAIN:
+        core.look_by(lease.until_ms)
     if decision.event is Event.RETRY and decision.delay_ms > 0:
         core.wait_until(run_at_ms)
         return DUE_LATER
-    if decision.event in (Event.RETRY, Event.RETURN):
+    if decision.event in _WAITS_AGAIN:
         core.ready.add(lease.bucket)
         if decision.alone:
             core.suspects.add(lease.bucket)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from broker.core.access import Access, Actor, Pace
-from broker.core.memory import Holder, Kept, Lease, Session, Tally, lease_from_row
+from broker.core.memory import Cancellation, Holder, Kept, Lease, Session, Tally, lease_from_row
 from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
@@ -181,6 +181,7 @@ class State:
         self.ready: set[int] = {bucket for bucket in self.queues if self.store.jobs.any_ready(bucket)}
         self.suspects = set(self.ready)
         self.next_due_ms = self.store.jobs.next_due_ms()
+        self.next_until_ms = self.store.changes.next_until_ms()
         self.closing.clear()
         self._reload_leases(now)
         self.rooms = Rooms(self.sessions.values())
@@ -203,8 +204,11 @@ class State:
         for worker in self.store.ledger.workers(missing):
             holder = self.holders[worker.boot] = Holder(worker, now.mono_ms + grace_ms)
             by_number[worker.worker] = holder
+        cancellations = self.store.changes.cancellations()
         for row in rows:
             lease = lease_from_row(row, by_number[row.worker])
+            if row.seq in cancellations:
+                lease.cancel = Cancellation(*cancellations[row.seq])
             if row.lease in self.moved:
                 lease.session, lease.push = self.moved[row.lease]
             elif old := before.get(row.lease):
@@ -302,6 +306,11 @@ class State:
         """A job has become due later."""
         if self.next_due_ms is None or due_ms < self.next_due_ms:
             self.next_due_ms = due_ms
+
+    def look_by(self, until_ms: int | None) -> None:
+        """A job that waits is to be looked at then, if it has such a time."""
+        if until_ms is not None and (self.next_until_ms is None or until_ms < self.next_until_ms):
+            self.next_until_ms = until_ms
 
     def counts(self) -> dict[str, int]:
         """Number of jobs in each state, and in all."""

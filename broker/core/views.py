@@ -6,10 +6,10 @@ from typing import Any
 
 import msgpack
 
-from broker.core.memory import Holder, Lease
+from broker.core.memory import Holder, Lease, rules_of
 from broker.core.state import State
 from broker.store.history import AttemptView, DeedView
-from broker.store.rows import DUE_LATER, STATES, JobRow
+from broker.store.rows import DUE_LATER, HELD, STATES, JobRow
 from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 from queuectl.times import rfc3339
@@ -18,6 +18,7 @@ from queuectl.times import rfc3339
 def job(core: State, row: JobRow) -> dict[str, Any]:
     """A job. Only the names of its environment are told: the values may be secrets."""
     state = STATES[row.state]
+    backoff, retry_on, no_retry_on = rules_of(row.rules)
     return {
         "id": row.id,
         "command": row.command,
@@ -47,6 +48,17 @@ def job(core: State, row: JobRow) -> dict[str, Any]:
         "output_limit": row.output_limit,
         "last_line": row.last_line or "",
         "enqueued_by": core.actor_name(row.enqueued_by),
+        "tags": msgpack.unpackb(row.tags) if row.tags is not None else {},
+        "unique": row.unique_key,
+        "held": row.ready == HELD,
+        "cancelling": row.cancelling is not None,
+        "expires_at": None if row.expires_ms is None else rfc3339(row.expires_ms),
+        "deadline_at": None if row.deadline_ms is None else rfc3339(row.deadline_ms),
+        "backoff": backoff,
+        "retry_on": retry_on,
+        "no_retry_on": no_retry_on,
+        "retry_of": row.retry_of,
+        "stdin_bytes": row.stdin_bytes,
     }
 
 
@@ -58,11 +70,14 @@ def env_values(row: JobRow) -> dict[str, str]:
 
 def deed(core: State, entry: DeedView) -> dict[str, Any]:
     """What somebody did to a job."""
-    return {"at": rfc3339(entry.at_ms), "by": core.actor_name(entry.actor), "action": entry.action}
+    who = core.actor_name(entry.actor)
+    return {"at": rfc3339(entry.at_ms), "by": who, "action": entry.action, "note": entry.note}
 
 
 def _reason(core: State, state: JobState, row: JobRow) -> str | None:
     """Why a job stands where it stands. What depends on the moment is computed, never stored."""
+    if row.ready == HELD:
+        return "held"
     if state is JobState.PENDING and row.ready == DUE_LATER:
         return "delayed"
     if state is JobState.FAILED and row.ready == DUE_LATER:

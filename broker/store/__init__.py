@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from broker.store.changes import Changes
 from broker.store.connection import (
     OF_THE_STORE,
     Connection,
@@ -23,6 +24,7 @@ from broker.store.history import History
 from broker.store.jobs import Jobs
 from broker.store.keys import Keys
 from broker.store.ledger import Ledger
+from broker.store.listing import Listing
 from queuectl.errors import StorageFailed
 
 __all__ = [
@@ -43,6 +45,8 @@ class Store:
     def __init__(self, connection: Connection):
         self._db = connection
         self.jobs = Jobs(connection)
+        self.changes = Changes(connection)
+        self.listing = Listing(connection)
         self.history = History(connection)
         self.ledger = Ledger(connection)
         self.keys = Keys(connection)

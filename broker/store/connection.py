@@ -22,7 +22,7 @@ from queuectl.errors import DatabaseRefused, QueuectlError, StorageFailed
 T = TypeVar("T")
 
 APPLICATION_ID = 0x5143544C  # "QCTL"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CHECKPOINT_BYTES = 8 * 2**20  # a WAL larger than this is copied into the database file between two turns
 REUSED_BYTES = CHECKPOINT_BYTES - 2**16  # of it stay: to write over a file syncs twice as fast as to lengthen it
 
@@ -338,24 +338,58 @@ def _add_on_lost(connection: Connection) -> None:
     )
 
 
-def _unfold_check(connection: Connection) -> None:
-    """A CHECK that means the same and costs less. Rows stay as they are, so it is enough to change its text."""
+_SINCE_VERSION_4 = ("TABLE actor ", "TABLE access_key ", "TABLE deed ")
+
+
+def _change_text(connection: Connection, table: str, before: str, after: str) -> None:
+    """Another CHECK, which all rows pass. Rows stay as they are, so it is enough to change its text."""
     connection.query("PRAGMA writable_schema = ON")
     connection.run(
-        "UPDATE sqlite_schema SET sql = replace(sql, 'state IN (2, 4, 5)', 'state = 2 OR state = 4 OR state = 5') "
-        "WHERE type = 'table' AND name = 'job'"
+        "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE type = 'table' AND name = ?", (before, after, table)
     )
     connection.query("PRAGMA writable_schema = RESET")
 
 
-_SINCE_VERSION_4 = ("actor", "access_key", "deed")  # tables
+def _unfold_check(connection: Connection) -> None:
+    """A CHECK that means the same and costs less."""
+    _change_text(connection, "job", "state IN (2, 4, 5)", "state = 2 OR state = 4 OR state = 5")
 
 
 def _add_actors(connection: Connection) -> None:
     connection.run("ALTER TABLE worker ADD COLUMN actor INTEGER")
     connection.run("ALTER TABLE spec ADD COLUMN enqueued_by INTEGER")
+    _create_parts(connection, _SINCE_VERSION_4)
+
+
+_SINCE_VERSION_5 = ("TABLE tag ", "TABLE cancellation ", "TABLE event ", "INDEX job_until ", "INDEX job_unique ")
+_COLUMNS_OF_VERSION_5 = (
+    ("job", "until_ms", "INTEGER"),
+    ("job", "unique_key", "TEXT"),
+    ("spec", "rules", "BLOB"),
+    ("spec", "tags", "BLOB"),
+    ("spec", "expires_ms", "INTEGER"),
+    ("spec", "deadline_ms", "INTEGER"),
+    ("spec", "retry_of", "TEXT"),
+    ("spec", "stdin", "BLOB"),
+    ("deed", "note", "TEXT NOT NULL DEFAULT ''"),
+    ("output", "at_ms", "INTEGER NOT NULL DEFAULT 0"),
+)
+
+
+def _add_choices(connection: Connection) -> None:
+    """What people may choose of jobs since version 5."""
+    for table, column, kind in _COLUMNS_OF_VERSION_5:
+        if not connection.query(
+            "SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)
+        ):  # or just created
+            connection.run(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _change_text(connection, "job", "ready BETWEEN 0 AND 3", "ready BETWEEN 0 AND 4")
+    _create_parts(connection, _SINCE_VERSION_5)
+
+
+def _create_parts(connection: Connection, names: Iterable[str]) -> None:
     for statement in _statements(_schema()):
-        if any(f"CREATE TABLE {name} " in statement for name in _SINCE_VERSION_4):
+        if any(name in statement for name in names):
             connection.run(statement)
 
 
@@ -365,6 +399,7 @@ MIGRATIONS: dict[int, tuple[int, Callable[[Connection], None]]] = {
     1: (2, _add_on_lost),
     2: (3, _unfold_check),
     3: (4, _add_actors),
+    4: (5, _add_choices),
 }
 
 

@@ -24,10 +24,10 @@ SELECT a.attempt, w.name, a.started_at_ms, a.finished_at_ms, a.duration_ms, a.ou
        a.stdout_bytes, a.stderr_bytes, a.last_line, a.note, a.lease
 FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt DESC LIMIT ?"""
 
-INSERT_DEED = "INSERT INTO deed VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+INSERT_DEED = "INSERT INTO deed (seq, at_ms, action, actor, note) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 # What people did to a job, the latest first.
-DEEDS = "SELECT at_ms, action, actor FROM deed WHERE seq = ? ORDER BY at_ms DESC LIMIT ?"
+DEEDS = "SELECT at_ms, action, actor, note FROM deed WHERE seq = ? ORDER BY at_ms DESC LIMIT ?"
 DELETE_DEEDS = "DELETE FROM deed WHERE seq = ?"
 
 INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data) VALUES (?, ?, ?, ?, ?)"
@@ -100,6 +100,7 @@ class DeedView(NamedTuple):
     at_ms: int
     action: str
     actor: int
+    note: str  # why, or what has changed
 
 
 class ChunkKey(NamedTuple):
@@ -142,9 +143,9 @@ class History:
         """The ended attempts of a job, at most ATTEMPTS_SHOWN of them, the latest one last."""
         return [AttemptView(*row) for row in reversed(self._db.query(ATTEMPTS, (seq, ATTEMPTS_SHOWN)))]
 
-    def note_deed(self, seqs: Sequence[int], now_ms: int, action: str, actor: int) -> None:
+    def note_deed(self, seqs: Sequence[int], now_ms: int, action: str, actor: int, note: str = "") -> None:
         """Somebody did something to these jobs."""
-        self._db.run_many(INSERT_DEED, [(seq, now_ms, action, actor) for seq in seqs])
+        self._db.run_many(INSERT_DEED, [(seq, now_ms, action, actor, note) for seq in seqs])
 
     def deeds(self, seq: int) -> list[DeedView]:
         """What people did to a job, at most ATTEMPTS_SHOWN of it, the latest last."""

@@ -9,24 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from broker.store.connection import Connection, StoreRefused
-from broker.store.rows import Candidate, Completion, JobRow, Known, LeaseRow, Move, NewJob, NewSpec
-
-SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseconds
+from broker.store.connection import Connection
+from broker.store.rows import Candidate, Completion, Known, LeaseRow, Move, NewJob, NewSpec, expect
 
 # Stores one job; an id in use leaves it out.
 INSERT_JOB = """
-INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, created_at_ms,
-                 updated_at_ms, seq)
-VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?6, ?7) ON CONFLICT (id) DO NOTHING"""
+INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, until_ms, unique_key,
+                 created_at_ms, updated_at_ms, seq)
+VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?7, ?8, ?8, ?9) ON CONFLICT (id) DO NOTHING"""
 
-INSERT_SPEC = "INSERT INTO spec VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_SPEC = """
+INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
+                  keep_children, env, cwd, on_lost, rules, tags, expires_ms, deadline_ms, stdin, retry_of, enqueued_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 # Which of the jobs just stored are there?
 STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"
 
 _SPEC_COLUMNS = """command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-       keep_children, env, cwd, on_lost"""
+       keep_children, env, cwd, on_lost, rules, deadline_ms, stdin, until_ms"""
 
 _CANDIDATE_COLUMNS = f"""priority, run_at_ms, j.seq, j.id, bucket, state, attempt, attempts, losses,
        {_SPEC_COLUMNS}"""
@@ -88,7 +89,7 @@ ANY_READY_ALONE = "SELECT 1 FROM job WHERE bucket = ? AND ready = 3 LIMIT 1"
 
 _LEASE_COLUMNS = """j.seq, id, bucket, priority, state, run_at_ms, attempt, attempts, losses, lease, worker, slot,
        updated_at_ms, max_retries, backoff_base, backoff_max, backoff_jitter, output_limit,
-       on_lost"""
+       on_lost, rules, deadline_ms, until_ms"""
 
 # All leased jobs, when the broker starts.
 LEASED = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE state <> 0 AND state = 1"
@@ -96,7 +97,7 @@ LEASED = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq
 # One job by id, with its lease.
 LEASE_OF = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE id = ? AND lease IS NOT NULL"
 
-_KNOWN_COLUMNS = "seq, job.id, bucket, state, attempt, lease"
+_KNOWN_COLUMNS = "seq, job.id, bucket, state, attempt, lease, ready"
 
 # What is known of these ids?
 KNOWN = f"SELECT {_KNOWN_COLUMNS} FROM json_each(?) CROSS JOIN job ON job.id = json_each.value"
@@ -112,30 +113,6 @@ REVIVE = """
 UPDATE job SET state = 0, ready = 1, attempts = 0, losses = 0, run_at_ms = ?, reason = NULL, updated_at_ms = ?,
                finished_at_ms = NULL
 WHERE seq = ? AND state = 4"""
-
-_ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attempt, attempts, losses, reason,
-       j.exit_code, j.signal, created_at_ms, updated_at_ms, j.finished_at_ms, w.name, command, max_retries,
-       backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, on_lost,
-       enqueued_by, a.last_line"""
-_ROW_TABLES = """job j CROSS JOIN spec s ON s.seq = j.seq LEFT JOIN worker w ON w.worker = j.worker
-     LEFT JOIN attempt a ON a.seq = j.seq AND a.attempt = j.attempt"""
-
-# Everything about one job.
-ROW = f"SELECT {_ROW_COLUMNS} FROM {_ROW_TABLES} WHERE j.seq = ?"
-
-# Jobs, the newest first, within a slice.
-LIST_ALL = f"""
-SELECT {_ROW_COLUMNS} FROM {_ROW_TABLES} WHERE j.seq < ? AND j.seq >= ? ORDER BY j.seq DESC LIMIT ?"""
-
-# The same of one queue, of one state, of both. Waiting jobs are not in the index of states: most jobs wait.
-LIST_QUEUE = LIST_ALL.replace("WHERE", "WHERE bucket = ? AND")
-LIST_PENDING = LIST_ALL.replace("WHERE", "WHERE state = 0 AND")
-LIST_PENDING_QUEUE = LIST_ALL.replace("WHERE", "WHERE state = 0 AND bucket = ? AND")
-LIST_STATE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND")
-LIST_STATE_QUEUE = LIST_ALL.replace("WHERE", "WHERE state <> 0 AND state = ? AND bucket = ? AND")
-
-# The same of those that somebody has enqueued: `_listing` puts this into each of them.
-_OWN = ("WHERE", "WHERE enqueued_by = ? AND")
 
 # Who has enqueued these?
 OWNERS = "SELECT seq, enqueued_by FROM json_each(?) CROSS JOIN spec ON seq = json_each.value"
@@ -172,15 +149,15 @@ class Jobs:
 
     def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""
-        _expect(self._db.run_many(LEASE, grants), len(grants), "lease")
+        expect(self._db.run_many(LEASE, grants), len(grants), "lease")
 
     def move(self, moves: Sequence[Move]) -> None:
         """Move leased jobs on. A row whose lease is not the one named is a broken invariant: StoreRefused."""
-        _expect(self._db.run_many(MOVE, moves), len(moves), "move")
+        expect(self._db.run_many(MOVE, moves), len(moves), "move")
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Jobs whose command exited 0. A row whose lease is not the one named is a broken invariant: StoreRefused."""
-        _expect(self._db.run_many(COMPLETE, completions), len(completions), "complete")
+        expect(self._db.run_many(COMPLETE, completions), len(completions), "complete")
 
     def adopt(self, seq: int, lease: int, worker: int, now_ms: int) -> bool:
         """Give a lost lease back to its worker; False if the job has gone on without it."""
@@ -234,45 +211,10 @@ class Jobs:
 
     def revive(self, seqs: Sequence[int], now_ms: int) -> None:
         """Dead jobs back to pending with a fresh budget; the history stays."""
-        _expect(self._db.run_many(REVIVE, [(now_ms, now_ms, seq) for seq in seqs]), len(seqs), "revive")
-
-    def row(self, seq: int) -> JobRow:
-        """Everything about one job that exists."""
-        return JobRow(*self._db.query(ROW, (seq,))[0])
-
-    def page(
-        self, *, state: int | None, bucket: int | None, below_seq: int, limit: int, owner: int | None = None
-    ) -> tuple[list[JobRow], int | None]:
-        """One slice of a listing, newest first, and where the next one begins (None: that was all).
-
-        With an owner only the jobs that this actor has enqueued.
-        """
-        sql, parameters = _listing(state, bucket)
-        if owner is not None:
-            sql, parameters = sql.replace(*_OWN), (owner, *parameters)
-        indexed = state is not None and state != 0 and bucket is None and owner is None
-        floor = 0 if indexed else max(0, below_seq - SLICE_ROWS)
-        rows = [JobRow(*row) for row in self._db.query(sql, (*parameters, below_seq, floor, limit))]
-        if len(rows) == limit:
-            return rows, rows[-1].seq
-        return rows, floor if floor > 0 else None
+        expect(self._db.run_many(REVIVE, [(now_ms, now_ms, seq) for seq in seqs]), len(seqs), "revive")
 
     def delete(self, seqs: Sequence[int]) -> None:
         """Delete jobs; their attempts and output are deleted by History."""
         keys = [(seq,) for seq in seqs]
-        _expect(self._db.run_many(DELETE_JOB, keys), len(seqs), "delete")
+        expect(self._db.run_many(DELETE_JOB, keys), len(seqs), "delete")
         self._db.run_many(DELETE_SPEC, keys)
-
-
-def _listing(state: int | None, bucket: int | None) -> tuple[str, tuple[int, ...]]:
-    queue = () if bucket is None else (bucket,)
-    if state is None:
-        return (LIST_QUEUE if queue else LIST_ALL), queue
-    if state == 0:
-        return (LIST_PENDING_QUEUE if queue else LIST_PENDING), queue
-    return (LIST_STATE_QUEUE if queue else LIST_STATE), (state, *queue)
-
-
-def _expect(changed: int, wanted: int, verb: str) -> None:
-    if changed != wanted:
-        raise StoreRefused(f"{verb}: {wanted} rows were to change, {changed} did")

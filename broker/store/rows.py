@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from broker.store.connection import StoreRefused
 from queuectl.jobs import JobState
 
 STATES = tuple(JobState)  # the code of a state is its place here: pending 0 … cancelled 5
 CODES = {state: code for code, state in enumerate(STATES)}
 
-RESTING = 0  # running, over, or held: not to be leased
+RESTING = 0  # running or over: not to be leased
 READY = 1  # to be leased now
 DUE_LATER = 2  # to be leased when run_at has come
 READY_ALONE = 3  # to be leased to a worker that runs no other such job (suspected poison)
+HELD = 4  # not to be leased before it is released
 
 
 # A job to store: what changes of it, and what does not. Plain tuples: SQLite's driver is slower with named ones.
-# id, bucket, priority, ready, run_at_ms, now_ms, seq
-NewJob = tuple[str, int, int, int, int, int, int]
+# id, bucket, priority, ready, run_at_ms, until_ms, unique_key, now_ms, seq
+NewJob = tuple[str, int, int, int, int, int | None, str | None, int, int]
 # seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env,
-# cwd, on_lost, enqueued_by
-NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str, int]
+# cwd, on_lost, rules, tags, expires_ms, deadline_ms, stdin, retry_of, enqueued_by
+NewSpec = tuple[Any, ...]
 
 
 class Candidate(NamedTuple):
@@ -46,6 +48,10 @@ class Candidate(NamedTuple):
     env: bytes | None
     cwd: str | None
     on_lost: str
+    rules: bytes | None
+    deadline_ms: int | None
+    stdin: bytes | None
+    until_ms: int | None
 
 
 class LeaseRow(NamedTuple):
@@ -70,6 +76,9 @@ class LeaseRow(NamedTuple):
     backoff_jitter: str
     output_limit: int
     on_lost: str
+    rules: bytes | None
+    deadline_ms: int | None
+    until_ms: int | None
 
 
 class Move(NamedTuple):
@@ -182,6 +191,14 @@ class JobRow(NamedTuple):
     cwd: str | None
     on_lost: str
     enqueued_by: int | None
+    rules: bytes | None
+    tags: bytes | None
+    expires_ms: int | None
+    deadline_ms: int | None
+    retry_of: str | None
+    stdin_bytes: int | None
+    unique_key: str | None
+    cancelling: int | None
     last_line: str | None
 
 
@@ -194,3 +211,10 @@ class Known(NamedTuple):
     state: int
     attempt: int
     lease: int | None
+    ready: int
+
+
+def expect(changed: int, wanted: int, verb: str) -> None:
+    """Refuse what has not changed as many rows as it was to. Raises StoreRefused."""
+    if changed != wanted:
+        raise StoreRefused(f"{verb}: {wanted} rows were to change, {changed} did")

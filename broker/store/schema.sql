@@ -1,4 +1,4 @@
--- Version 4 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 5 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -54,7 +54,7 @@ CREATE TABLE job (                      -- the mutable part of a job
   bucket         INTEGER NOT NULL,
   priority       INTEGER NOT NULL,
   state          INTEGER NOT NULL CHECK (state BETWEEN 0 AND 5),
-  ready          INTEGER NOT NULL CHECK (ready BETWEEN 0 AND 3),
+  ready          INTEGER NOT NULL CHECK (ready BETWEEN 0 AND 4),
   run_at_ms      INTEGER NOT NULL,
   attempt        INTEGER NOT NULL CHECK (attempt >= 0),    -- runs started
   attempts       INTEGER NOT NULL CHECK (attempts >= 0),   -- failures in this budget
@@ -68,6 +68,8 @@ CREATE TABLE job (                      -- the mutable part of a job
   created_at_ms  INTEGER NOT NULL,
   updated_at_ms  INTEGER NOT NULL,
   finished_at_ms INTEGER,
+  until_ms       INTEGER,               -- to be looked at then, if it still waits: it expires, or its deadline has come
+  unique_key     TEXT,                  -- no other job that waits or runs has it
   CHECK (ready = 0 OR state IN (0, 3)),                       -- only what waits can be ready
   CHECK (state <> 1 OR lease IS NOT NULL),                    -- what runs has a lease
   CHECK (lease IS NULL OR state IN (0, 1)),
@@ -79,8 +81,10 @@ CREATE INDEX job_ready ON job (bucket, priority DESC, run_at_ms, seq) WHERE read
 CREATE INDEX job_alone ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 3;
 CREATE INDEX job_due   ON job (run_at_ms) WHERE ready = 2;
 CREATE INDEX job_state ON job (state, seq) WHERE state <> 0;
+CREATE INDEX job_until ON job (until_ms) WHERE until_ms IS NOT NULL AND ready <> 0;
+CREATE UNIQUE INDEX job_unique ON job (unique_key) WHERE unique_key IS NOT NULL AND finished_at_ms IS NULL;
 
-CREATE TABLE spec (                     -- the part of a job that never changes
+CREATE TABLE spec (                     -- the part of a job that changes only where a person edits it
   seq            INTEGER PRIMARY KEY,
   command        TEXT NOT NULL,
   max_retries    INTEGER NOT NULL,
@@ -93,7 +97,27 @@ CREATE TABLE spec (                     -- the part of a job that never changes
   env            BLOB,                  -- msgpack map
   cwd            TEXT,
   on_lost        TEXT NOT NULL DEFAULT 'retry' CHECK (on_lost IN ('retry', 'dead')),
-  enqueued_by    INTEGER                -- an actor; NULL: from before version 4
+  enqueued_by    INTEGER,               -- an actor; NULL: from before version 4
+  rules          BLOB,                  -- msgpack map: which failures are retried, and when; NULL: all, exponentially
+  tags           BLOB,                  -- msgpack map, as table tag has it
+  expires_ms     INTEGER,               -- not to be started for the first time after that
+  deadline_ms    INTEGER,               -- over all attempts
+  retry_of       TEXT,                  -- the id of the job that this one runs again
+  stdin          BLOB
+) STRICT;
+
+CREATE TABLE tag (                      -- what jobs are chosen by; each tag once more with the value '', for any value
+  key   TEXT NOT NULL,
+  value TEXT NOT NULL,
+  seq   INTEGER NOT NULL,
+  PRIMARY KEY (key, value, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cancellation (             -- running jobs that are to end
+  seq      INTEGER PRIMARY KEY,
+  signal   INTEGER NOT NULL,
+  grace_ms INTEGER NOT NULL,            -- from the signal to SIGKILL
+  reason   TEXT NOT NULL                -- what a person said
 ) STRICT;
 
 CREATE TABLE attempt (                  -- one row for each attempt, written when it ends
@@ -119,6 +143,7 @@ CREATE TABLE deed (                     -- what people did to a job
   at_ms  INTEGER NOT NULL,
   action TEXT NOT NULL,
   actor  INTEGER NOT NULL,
+  note   TEXT NOT NULL DEFAULT '',      -- why, or what has changed
   PRIMARY KEY (seq, at_ms, action, actor)
 ) STRICT, WITHOUT ROWID;
 
@@ -128,7 +153,8 @@ CREATE TABLE output (                   -- kept pieces; offsets count all bytes 
   attempt INTEGER NOT NULL,
   stream  INTEGER NOT NULL CHECK (stream IN (1, 2)),
   offset  INTEGER NOT NULL,
-  data    BLOB NOT NULL
+  data    BLOB NOT NULL,
+  at_ms   INTEGER NOT NULL DEFAULT 0                                        -- when its first byte came; 0: from before version 5
 ) STRICT;
 
 CREATE UNIQUE INDEX output_at ON output (seq, attempt, stream, offset);
@@ -151,3 +177,9 @@ CREATE TABLE tally (                    -- number of jobs, kept in the same tran
   jobs   INTEGER NOT NULL CHECK (jobs >= 0),
   PRIMARY KEY (bucket, state)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE event (                    -- what has happened: the events of a turn are one row
+  event INTEGER PRIMARY KEY,            -- in order; the newest is never deleted, so no number is used twice
+  at_ms INTEGER NOT NULL,
+  body  BLOB NOT NULL                   -- msgpack: a list of events, as broker/core/feed.py has them
+) STRICT;

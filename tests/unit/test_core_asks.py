@@ -248,7 +248,7 @@ def test_list_of_a_queue_and_a_state(broker: BrokerHarness, queue: str, state: s
 
 
 def test_listing_goes_in_slices_that_may_be_empty(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.store.jobs.SLICE_ROWS", 2)
+    monkeypatch.setattr("broker.store.listing.SLICE_ROWS", 2)
     broker.enqueue(queue="rare")
     broker.enqueue(*["true"] * 6)
 

@@ -66,6 +66,17 @@ def test_defaults_of_a_plain_job(broker: BrokerHarness) -> None:
         "last_line": "",
         "enqueued_by": "uid:1000",
         "retried_by": None,
+        "tags": {},
+        "unique": None,
+        "held": False,
+        "cancelling": False,
+        "expires_at": None,
+        "deadline_at": None,
+        "backoff": "exp",
+        "retry_on": [],
+        "no_retry_on": [],
+        "retry_of": None,
+        "stdin_bytes": None,
     }
 
 

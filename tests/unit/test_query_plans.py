@@ -12,11 +12,13 @@ from types import ModuleType
 
 import pytest
 
-from broker.store import connection, history, jobs, keys, ledger, open_store
+from broker.store import changes, connection, history, jobs, keys, ledger, listing, open_store
+from broker.store.listing import Filter, statement
+from queuectl.where import parse_condition
 
-ROOMS = (jobs, history, ledger, keys)
+ROOMS = (jobs, listing, changes, history, ledger, keys)
 SPEC = "spec by seq"
-VIEW = (SPEC, "worker by number", "attempt by key")
+VIEW = (SPEC, "worker by number", "attempt by key", "cancellation by job")
 PLANS: dict[str, tuple[str, ...]] = {
     # jobs
     "INSERT_JOB": (),
@@ -51,17 +53,30 @@ PLANS: dict[str, tuple[str, ...]] = {
     "DEAD": ("SEARCH job USING INDEX job_state (state=? AND seq<?)",),
     "REVIVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "ROW": ("SEARCH j USING INTEGER PRIMARY KEY (rowid=?)", *VIEW),
-    **dict.fromkeys(
-        ("LIST_ALL", "LIST_QUEUE", "LIST_PENDING", "LIST_PENDING_QUEUE"),
-        ("SEARCH j USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", *VIEW),
-    ),
-    **dict.fromkeys(
-        ("LIST_STATE", "LIST_STATE_QUEUE"),
-        ("SEARCH j USING INDEX job_state (state=? AND seq>? AND seq<?)", *VIEW),
-    ),
     "OWNERS": ("SCAN json_each", "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"),
     "DELETE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "DELETE_SPEC": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
+    # changes
+    **dict.fromkeys(
+        ("END_WAITING", "SET_READY", "PLACE", "SET_UNTIL"), ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",)
+    ),
+    "RESPECIFY": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
+    "EDITABLE": ("SCAN json_each", "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)", SPEC),
+    "HOLDING": ("SCAN json_each", "SEARCH job USING INDEX job_unique (unique_key=?)"),
+    "KEYS_OF": ("SCAN json_each", "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"),
+    "OVERDUE": (
+        "SEARCH job USING INDEX job_until (until_ms>? AND until_ms<?)",
+        "SCAN d",
+        "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
+        SPEC,
+    ),
+    "NEXT_UNTIL": ("SEARCH job USING INDEX job_until (until_ms>?)",),
+    "ADD_CANCELLATION": (),
+    "DROP_CANCELLATION": ("SEARCH cancellation USING INTEGER PRIMARY KEY (rowid=?)",),
+    "CANCELLATIONS": ("SCAN cancellation",),
+    "ADD_TAG": (),
+    "DROP_TAG": ("SEARCH tag USING PRIMARY KEY (key=? AND value=? AND seq=?)",),
+    "TAGS_OF": ("SCAN json_each", "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"),
     # history
     "INSERT_ATTEMPT": (),
     "DELETE_LOSS": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
@@ -119,11 +134,32 @@ VIEW_PLANS = {
     SPEC: "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
     "worker by number": "SEARCH w USING INTEGER PRIMARY KEY (rowid=?)",
     "attempt by key": "SEARCH a USING PRIMARY KEY (seq=? AND attempt=?)",
+    "cancellation by job": "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",
+}
+BY_ARRIVAL = "SEARCH j USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+BY_STATE = "SEARCH j USING INDEX job_state (state=? AND seq>? AND seq<?)"
+BY_TAG = ("SEARCH t USING PRIMARY KEY (key=? AND value=? AND seq>? AND seq<?)", PLANS["ROW"][0])
+LISTINGS: dict[str, tuple[Filter, tuple[str, ...]]] = {
+    "all": (Filter(), (BY_ARRIVAL,)),
+    "queue": (Filter(bucket=1), (BY_ARRIVAL,)),
+    "waiting": (Filter(states=frozenset({0})), (BY_ARRIVAL,)),
+    "two states": (Filter(states=frozenset({0, 3})), (BY_ARRIVAL,)),
+    "state": (Filter(states=frozenset({4})), (BY_STATE,)),
+    "state and queue": (Filter(states=frozenset({4}), bucket=1), (BY_STATE,)),
+    "tag": (Filter(tags=(("a", "b"),)), BY_TAG),
+    "tag and state": (Filter(states=frozenset({4}), tags=(("a", ""),)), BY_TAG),
+    "tags": (
+        Filter(tags=(("a", "b"), ("c", ""))),
+        (*BY_TAG, "SEARCH o USING PRIMARY KEY (key=? AND value=? AND seq=?)"),
+    ),
+    "conditions": (Filter(conditions=(parse_condition("exit_code=3"), parse_condition("command~x"))), (BY_ARRIVAL,)),
 }
 WALKS = {
     "NEXT_DOOMED": "the first row, by its key",
     "NEXT_DUE": "the first entry of an index",
     "OLDEST": "what a LIMIT let through",
+    "OVERDUE": "what a LIMIT let through",
+    "CANCELLATIONS": "running jobs that are to end, at the start",
     "FORGET_REPLIES": "a LIMIT of the oldest rows",
     "READ_META": "a few rows, at the start",
     "READ_SETTINGS": "a few rows, at the start",
@@ -160,6 +196,13 @@ def plan(sql: str) -> list[str]:
 @pytest.mark.parametrize("name", PLANS)
 def test_plan_is_the_expected_one(name: str) -> None:
     assert plan(SQL[name]) == [VIEW_PLANS.get(line, line) for line in PLANS[name]]
+
+
+@pytest.mark.parametrize(("wanted", "expected"), LISTINGS.values(), ids=LISTINGS)
+def test_listing_goes_along_an_index(wanted: Filter, expected: tuple[str, ...]) -> None:
+    sql, _ = statement(wanted, listing._ROW_COLUMNS, below_seq=9, floor=0, limit=5)
+
+    assert plan(sql) == [VIEW_PLANS.get(line, line) for line in (*expected, *VIEW)]
 
 
 def test_every_statement_of_the_store_has_its_plan_here() -> None:

@@ -59,7 +59,7 @@ def test_plain_job_is_taken(store: Store) -> None:
     [
         {"state": 6, "ready": 0},
         {"state": -1, "ready": 0},
-        {"ready": 4},
+        {"ready": 5},
         {"ready": -1},
         {"attempt": -1},
         {"attempts": -1},

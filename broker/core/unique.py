@@ -1,0 +1,70 @@
+"""Jobs of which there is to be one at a time: what becomes of another that asks for the same key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.core.access import Actor
+from broker.core.endings import end_waiting
+from broker.core.find import may_see
+from broker.core.state import State
+from broker.core.turn import Turn
+from broker.lifecycle import Event
+from broker.store.rows import STATES, Known
+from queuectl.errors import UniqueKeyTaken
+from queuectl.jobs import JobSpec, JobState
+
+REPLACED = "replaced"
+WAITING = frozenset({JobState.PENDING, JobState.FAILED})
+
+
+def rounds(places: Iterable[tuple[int, JobSpec]]) -> Iterable[list[tuple[int, JobSpec]]]:
+    """Jobs in their order, in lists in which no key occurs twice: each list can be looked at as one."""
+    now: list[tuple[int, JobSpec]] = []
+    keys: set[str] = set()
+    for place, spec in places:
+        if spec.unique in keys:
+            yield now
+            now, keys = [], set()
+        now.append((place, spec))
+        if spec.unique is not None:
+            keys.add(spec.unique)
+    yield now
+
+
+def settle(
+    core: State, turn: Turn, by: Actor, jobs: list[tuple[int, JobSpec]]
+) -> tuple[list[tuple[int, JobSpec]], dict[int, str], dict[int, UniqueKeyTaken]]:
+    """Of jobs whose keys differ: those to be stored, the ids of those that are there, and what is wrong with others.
+
+    Those that are to be replaced are over when this returns.
+    """
+    holders = core.store.changes.holding({spec.unique for _, spec in jobs if spec.unique is not None})
+    new: list[tuple[int, JobSpec]] = []
+    found: dict[int, str] = {}
+    refused: dict[int, UniqueKeyTaken] = {}
+    for place, spec in jobs:
+        holder = holders.get(spec.unique or "")
+        if holder is None:
+            new.append((place, spec))
+        elif not may_see(core, by, holder):
+            refused[place] = UniqueKeyTaken(f"the unique key '{spec.unique}' is in use", hint="choose another")
+        elif spec.on_conflict == "return":
+            found[place] = holder.id
+        elif spec.on_conflict == "replace" and STATES[holder.state] in WAITING:
+            end_waiting(core, turn, [holder], Event.CANCEL, REPLACED)
+            core.store.history.note_deed([holder.seq], turn.now.wall_ms, REPLACED, core.actor_number(by.name))
+            turn.log("info", "job_cancelled", job_id=holder.id, reason=REPLACED, by=by.name)
+            new.append((place, spec))
+        else:
+            refused[place] = _taken(spec, holder)
+    return new, found, refused
+
+
+def _taken(spec: JobSpec, holder: Known) -> UniqueKeyTaken:
+    state = STATES[holder.state].value
+    return UniqueKeyTaken(
+        f"job '{holder.id}' has the unique key '{spec.unique}' already; it is {state}",
+        hint=f"see: queuectl show {holder.id}",
+        details={"id": holder.id, "state": state},
+    )

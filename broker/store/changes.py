@@ -1,0 +1,178 @@
+"""What people change of jobs that are there: held, released, edited, ended before they run, asked to end, deleted.
+
+Whoever calls has looked at the job in the same turn: a row that does not change as told is a broken invariant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from broker.store.connection import Connection
+from broker.store.rows import Known, expect
+
+# A job that waits is over.
+END_WAITING = """
+UPDATE job SET state = ?, ready = 0, lease = NULL, reason = ?, updated_at_ms = ?, finished_at_ms = ?
+WHERE seq = ? AND (state = 0 OR state = 3)"""
+
+# A job that waits is held, or is not any more.
+SET_READY = "UPDATE job SET ready = ?, updated_at_ms = ? WHERE seq = ? AND ready <> 0"
+
+# A job that waits, elsewhere in the order.
+PLACE = """
+UPDATE job SET bucket = ?, priority = ?, run_at_ms = ?, ready = ?, updated_at_ms = ? WHERE seq = ? AND ready <> 0"""
+
+# What it is to do.
+RESPECIFY = "UPDATE spec SET command = ?, max_retries = ?, timeout_ms = ? WHERE seq = ?"
+
+# A waiting job as far as it may be edited.
+EDITABLE = """
+SELECT j.seq, j.id, bucket, priority, state, ready, run_at_ms, losses, attempts, command, max_retries, timeout_ms
+FROM json_each(?) CROSS JOIN job j ON j.seq = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
+
+# Who has these keys?
+HOLDING = """
+SELECT unique_key, seq, job.id, bucket, state, attempt, lease, ready
+FROM json_each(?) CROSS JOIN job ON unique_key = json_each.value
+WHERE unique_key IS NOT NULL AND finished_at_ms IS NULL"""
+
+# Which keys do these jobs have?
+KEYS_OF = """
+SELECT seq, unique_key FROM json_each(?) CROSS JOIN job ON seq = json_each.value WHERE unique_key IS NOT NULL"""
+
+# Waiting jobs that are to be looked at by now.
+OVERDUE = """
+SELECT j.seq, id, bucket, state, j.attempt, expires_ms, deadline_ms
+FROM (SELECT seq FROM job WHERE until_ms IS NOT NULL AND ready <> 0 AND until_ms <= ? ORDER BY until_ms LIMIT ?) d
+CROSS JOIN job j ON j.seq = d.seq CROSS JOIN spec s ON s.seq = d.seq"""
+
+# When is the next one to be?
+NEXT_UNTIL = "SELECT until_ms FROM job WHERE until_ms IS NOT NULL AND ready <> 0 ORDER BY until_ms LIMIT 1"
+
+# It need not be looked at before then.
+SET_UNTIL = "UPDATE job SET until_ms = ? WHERE seq = ?"
+
+ADD_CANCELLATION = """
+INSERT INTO cancellation VALUES (?, ?, ?, ?) ON CONFLICT (seq) DO UPDATE
+SET signal = excluded.signal, grace_ms = excluded.grace_ms, reason = excluded.reason"""
+DROP_CANCELLATION = "DELETE FROM cancellation WHERE seq = ?"
+CANCELLATIONS = "SELECT seq, signal, grace_ms, reason FROM cancellation"
+
+ADD_TAG = "INSERT INTO tag (key, value, seq) VALUES (?, ?, ?)"
+
+# The tags of these jobs.
+TAGS_OF = "SELECT seq, tags FROM json_each(?) CROSS JOIN spec ON seq = json_each.value WHERE tags IS NOT NULL"
+DROP_TAG = "DELETE FROM tag WHERE key = ? AND value = ? AND seq = ?"
+
+
+class Editable(NamedTuple):
+    """A waiting job as far as it may be edited."""
+
+    seq: int
+    id: str
+    bucket: int
+    priority: int
+    state: int
+    ready: int
+    run_at_ms: int
+    losses: int
+    attempts: int
+    command: str
+    max_retries: int
+    timeout_ms: int | None
+
+
+class Overdue(NamedTuple):
+    """A waiting job whose time may be over."""
+
+    seq: int
+    id: str
+    bucket: int
+    state: int
+    attempt: int
+    expires_ms: int | None
+    deadline_ms: int | None
+
+
+class Changes:
+    """The verbs on jobs that people change. None of them commits."""
+
+    def __init__(self, connection: Connection):
+        self._db = connection
+
+    def end_waiting(self, endings: Sequence[tuple[int, str, int, int, int]]) -> None:
+        """Waiting jobs are over: (state, reason, now_ms, now_ms, seq) each."""
+        expect(self._db.run_many(END_WAITING, endings), len(endings), "end_waiting")
+
+    def set_ready(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        """Waiting jobs are held, or may be leased: (ready, now_ms, seq) each."""
+        expect(self._db.run_many(SET_READY, rows), len(rows), "set_ready")
+
+    def edit(self, jobs: Sequence[Editable], now_ms: int) -> None:
+        """Waiting jobs as they are to be from now on."""
+        places = [(job.bucket, job.priority, job.run_at_ms, job.ready, now_ms, job.seq) for job in jobs]
+        expect(self._db.run_many(PLACE, places), len(jobs), "edit")
+        self._db.run_many(RESPECIFY, [(job.command, job.max_retries, job.timeout_ms, job.seq) for job in jobs])
+
+    def editable(self, seqs: Iterable[int]) -> list[Editable]:
+        """These jobs as far as they may be edited."""
+        return [Editable(*row) for row in self._db.query(EDITABLE, (json.dumps(list(seqs)),))]
+
+    # --- jobs that nobody else is to be like ---
+
+    def holding(self, keys: Iterable[str]) -> dict[str, Known]:
+        """The job that has each of these unique keys now."""
+        return {key: Known(*row) for key, *row in self._db.query(HOLDING, (json.dumps(list(keys)),))}
+
+    def keys_of(self, seqs: Iterable[int]) -> dict[int, str]:
+        """The unique keys of these jobs, as far as they have one."""
+        return dict(self._db.query(KEYS_OF, (json.dumps(list(seqs)),)))
+
+    # --- time ---
+
+    def overdue(self, now_ms: int, limit: int) -> list[Overdue]:
+        """Waiting jobs that are to be looked at by now, the longest overdue first."""
+        return [Overdue(*row) for row in self._db.query(OVERDUE, (now_ms, limit))]
+
+    def next_until_ms(self) -> int | None:
+        """When the next waiting job is to be looked at."""
+        rows = self._db.query(NEXT_UNTIL)
+        return rows[0][0] if rows else None
+
+    def set_until(self, rows: Sequence[tuple[int | None, int]]) -> None:
+        """When jobs are to be looked at: (instant, seq) each."""
+        self._db.run_many(SET_UNTIL, rows)
+
+    # --- running jobs that are to end ---
+
+    def ask_to_end(self, seq: int, signal: int, grace_ms: int, reason: str) -> None:
+        """A running job is to end; what was said before is forgotten."""
+        self._db.run(ADD_CANCELLATION, (seq, signal, grace_ms, reason))
+
+    def has_ended(self, seqs: Sequence[int]) -> None:
+        """Nothing is left to be ended."""
+        self._db.run_many(DROP_CANCELLATION, [(seq,) for seq in seqs])
+
+    def cancellations(self) -> dict[int, tuple[int, int, str]]:
+        """Signal, grace in ms and reason, for each running job that is to end."""
+        return {seq: (signal, grace_ms, reason) for seq, signal, grace_ms, reason in self._db.query(CANCELLATIONS)}
+
+    # --- tags ---
+
+    def tag(self, jobs: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+        """Jobs are found by these."""
+        self._db.run_many(ADD_TAG, _tag_rows(jobs))
+
+    def untag(self, jobs: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+        """They are not any more."""
+        self._db.run_many(DROP_TAG, _tag_rows(jobs))
+
+    def tags_of(self, seqs: Iterable[int]) -> dict[int, bytes]:
+        """The tags of these jobs, as far as they have any, as msgpack."""
+        return dict(self._db.query(TAGS_OF, (json.dumps(list(seqs)),)))
+
+
+def _tag_rows(jobs: Iterable[tuple[int, Mapping[str, str]]]) -> list[tuple[str, str, int]]:
+    return [(key, value, seq) for seq, tags in jobs for key, given in tags.items() for value in (given, "")]
