@@ -375,6 +375,12 @@ class FakeWorker:
         return self.tell(Bye(self.session))
 
 
+def patient(broker: BrokerHarness) -> None:
+    """Let workers be silent for a while, and lose nothing."""
+    broker.ask("config_set", key="lease", value=86400)
+    broker.ask("config_set", key="heartbeat", value=300)
+
+
 def held(grant: Grant, *, done: bool = False) -> Held:
     """The lease as HELLO names it."""
     return Held(grant.lease, grant.job, grant.attempt, done)

@@ -17,7 +17,7 @@ from queuectl.requests import ConfigShow, Job, List, Ping, Select, Status, Wait,
 from queuectl.settings import DEFAULTS
 
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
-RETRIED = "retried"  # what people do to jobs, as the store has it
+RETRIED, CANCELLED = "retried", "cancelled"  # what people do to jobs, as the store has it
 _SEERS = (READ, ADMIN)
 
 
@@ -57,10 +57,19 @@ def job(core: State, turn: Turn, by: Actor, args: Job) -> dict[str, Any]:
         history.append(views.running(running))
     row = core.store.listing.row(known.seq)
     events = [views.deed(core, entry) for entry in core.store.history.deeds(known.seq)]
-    retried_by = [event["by"] for event in events if event["action"] == RETRIED][-1:]
-    shown = {**views.job(core, row), "retried_by": retried_by[0] if retried_by else None}
+    retried, cancelled = (_last(events, action) for action in (RETRIED, CANCELLED))
+    shown = {
+        **views.job(core, row),
+        "retried_by": retried.get("by"),
+        "cancelled_by": cancelled.get("by"),
+        "cancel_reason": cancelled.get("note"),
+    }
     reply = {"job": shown, "history": history, "events": events}
     return {**reply, "env_values": views.env_values(row)} if args.env else reply
+
+
+def _last(events: list[dict[str, Any]], action: str) -> dict[str, Any]:
+    return next((event for event in reversed(events) if event["action"] == action), {})
 
 
 def list_jobs(core: State, turn: Turn, by: Actor, args: List) -> dict[str, Any]:

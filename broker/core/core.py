@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.core import endings, grants, outputs, requests, sessions, waits, writing
+from broker.core import deletion, endings, grants, outputs, requests, sessions, waits, writing
 from broker.core.state import Before, State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES
@@ -74,6 +74,8 @@ class Core(State):
         if now.mono_ms >= self.next_tidy_ms:
             gone = self.store.ledger.forget_replies(self.steady_wall_ms(now) - REPLIES_KEPT_MS, TIDY_ROWS)
             self.next_tidy_ms = now.mono_ms + (TIDY_EVERY_MS if gone < TIDY_ROWS else 100)
+        if now.mono_ms >= self.next_retire_ms:
+            deletion.retire(self, turn)
         outputs.evict(self, turn)
         if self.has_doomed:
             outputs.clear(self)
@@ -109,6 +111,8 @@ class Core(State):
         if self.grants_left or self.has_doomed:
             return 0
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
+        if self.tally.over():
+            waits_ms.append(self.next_retire_ms - now.mono_ms)
         if self.next_due_ms is not None:
             waits_ms.append(self.next_due_ms - now.wall_ms)
         if self.next_until_ms is not None:

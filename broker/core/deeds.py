@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core import outputs, sessions
+from broker.core import again, deletion, sessions
 from broker.core.access import Actor
-from broker.core.asks import RETRIED
 from broker.core.find import find_many
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import Event, after
-from broker.store.rows import CODES, STATES, Known
+from broker.store.rows import STATES, Known
 from queuectl.errors import BadRequest, QueuectlError, UnknownWorker, WrongState
 from queuectl.jobs import JobState
 from queuectl.messages import Stop
@@ -28,12 +26,13 @@ _FAR = 2**62
 def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, Any]:
     """Dead jobs back to the queue with a fresh budget; their history stays."""
     jobs, following = _dead(core, by, args)
-    seqs = [job.seq for job in jobs]
-    core.store.jobs.revive(seqs, turn.now.wall_ms)
-    core.store.history.note_deed(seqs, turn.now.wall_ms, RETRIED, core.actor_number(by.name))
+    taken = again.keys_taken(core, jobs)
+    if taken and not args.all:
+        raise next(iter(taken.values()))
+    jobs = [job for job in jobs if job.seq not in taken]
+    again.revive(core, turn, jobs, turn.now.wall_ms)
+    again.note_retry(core, turn, by, jobs)
     for job in jobs:
-        core.tally.move(job.bucket, job.state, CODES[after(JobState.DEAD, Event.REVIVE)])
-        core.ready.add(job.bucket)
         turn.log("info", "dlq_retried", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
@@ -41,14 +40,8 @@ def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, A
 def dlq_purge(core: State, turn: Turn, by: Actor, args: DlqPurge) -> dict[str, Any]:
     """Dead jobs are deleted, with their history and output."""
     jobs, following = _dead(core, by, args)
-    seqs = [job.seq for job in jobs]
-    core.store.history.doom(seqs)
-    core.has_doomed = True
-    outputs.forget(core, set(seqs))
-    core.store.jobs.delete(seqs)
-    core.store.ledger.note({"next_seq": core.next_seq})  # or the numbers of the newest jobs would be given again
+    deletion.delete(core, jobs)
     for job in jobs:
-        core.tally.add(job.bucket, job.state, -1)
         turn.log("info", "dlq_purged", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 

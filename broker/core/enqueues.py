@@ -23,7 +23,6 @@ from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
 from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
-QUEUES_MAX = 1000  # each that has jobs is asked in each turn that may lease one
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
 _BUCKET_AND_READY, _RUN_AT, _UNTIL = itemgetter(1, 3), itemgetter(4), itemgetter(5)  # of a row
@@ -78,12 +77,7 @@ class Backlog:
         _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
         queues = [spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None]
         new = self._new | {queue for queue in set(queues) if queue not in self._core.buckets}
-        if new and len(self._core.buckets) + len(new) > QUEUES_MAX:
-            raise QueueFull(
-                f"there are {len(self._core.buckets)} queues, and at most {QUEUES_MAX} may be",
-                hint="use one that is there; a queue is for a kind of jobs, not for each job",
-                details={"limit": "queues", "value": QUEUES_MAX},
-            )
+        self._core.refuse_new_queues(new)
         if self._core.settings["max_queue_backlog"] is not None:
             self._take_from_queues(Counter(queues))
         self._in_all += jobs
@@ -149,7 +143,7 @@ def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None
     )
 
 
-_AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd")
+_AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd", "stdin")
 _IF_SAID = ("id", "max_retries", "backoff_base", "backoff_max", "backoff_jitter", "output_limit")  # else as it was set
 
 
@@ -158,14 +152,15 @@ def _is_job(core: State, spec: JobSpec, row: Candidate) -> bool:
     return (
         all(getattr(spec, name) == getattr(row, name) for name in _AS_SAID)
         and all(getattr(spec, name) in (None, getattr(row, name)) for name in _IF_SAID)
-        and (spec.timeout is None or _timeout_ms(spec.timeout) == row.timeout_ms)
+        and (spec.timeout is None or timeout_ms_of(spec.timeout) == row.timeout_ms)
         and (spec.queue or DEFAULT_QUEUE) == core.queues[row.bucket]
         and (spec.env or {}) == (msgpack.unpackb(row.env) if row.env is not None else {})
     )
 
 
-def _timeout_ms(timeout: float) -> int:
-    return max(1, round(timeout * 1000))
+def timeout_ms_of(timeout: float | None) -> int | None:
+    """A time-out in seconds, as the store has it."""
+    return None if timeout is None else max(1, round(timeout * 1000))
 
 
 def store(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
@@ -278,7 +273,7 @@ def _terms(core: State, now_ms: int, spec: JobSpec) -> tuple[Any, ...]:
         spec.backoff_base if spec.backoff_base is not None else backoff_base,
         spec.backoff_max if spec.backoff_max is not None else backoff_max,
         spec.backoff_jitter or backoff_jitter,
-        None if timeout is None else _timeout_ms(timeout),
+        timeout_ms_of(timeout),
         spec.output_limit if spec.output_limit is not None else output_limit,
         int(spec.keep_children),
         msgpack.packb(spec.env) if spec.env else None,

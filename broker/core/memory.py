@@ -241,6 +241,11 @@ class Tally:
         self._count_moves()
         return self._open if bucket is None else sum(self._jobs.get((bucket, code), 0) for code in _UNFINISHED)
 
+    def over(self) -> int:
+        """Jobs that are over."""
+        self._count_moves()
+        return sum(jobs for (_, code), jobs in self._jobs.items() if code not in _UNFINISHED)
+
     def take_changes(self) -> list[tuple[int, int, int]]:
         """(bucket, state, jobs) of what changed; then nothing has."""
         if not self._changed and not self._moves:

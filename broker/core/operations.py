@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import asks, deeds, keys, reading
+from broker.core import again, asks, deeds, deletion, edits, holds, keys, reading, stops, why
 from broker.core.access import ADMIN, EVERYBODY, READ, SUBMIT, Actor
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -41,11 +41,18 @@ OPERATIONS: dict[str, Operation] = {
     "enqueue": Operation(SUBMITTERS, requests.Enqueue, None, changes=True),
     "job": Operation(OWNERS, requests.Job, asks.job),
     "output": Operation(OWNERS, requests.Output, reading.output),
+    "why": Operation(OWNERS, requests.Why, why.why),
     "list": Operation(OWNERS, requests.List, asks.list_jobs),
     "wait": Operation(OWNERS, requests.Wait, None),
     "status": Operation(SEERS, requests.Status, asks.status),
     "dlq_retry": Operation(ADMINS, requests.DlqRetry, deeds.dlq_retry, changes=True),
     "dlq_purge": Operation(ADMINS, requests.DlqPurge, deeds.dlq_purge, changes=True),
+    "cancel": Operation(SUBMITTERS, requests.Cancel, stops.cancel, changes=True),
+    "hold": Operation(ADMINS, requests.Hold, holds.hold, changes=True),
+    "release": Operation(ADMINS, requests.Release, holds.release, changes=True),
+    "edit": Operation(ADMINS, requests.Edit, edits.edit, changes=True),
+    "retry": Operation(ADMINS, requests.Retry, again.retry, changes=True),
+    "purge": Operation(ADMINS, requests.Purge, deletion.purge, changes=True),
     "config_show": Operation(SEERS, requests.ConfigShow, asks.config_show),
     "config_set": Operation(ADMINS, requests.ConfigSet, deeds.config_set, changes=True),
     "config_unset": Operation(ADMINS, requests.ConfigUnset, deeds.config_unset, changes=True),

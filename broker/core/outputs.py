@@ -20,6 +20,7 @@ from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
 SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
 CLOSING_MAX = 10_000
 EVICTED_PER_TURN = 200  # pieces that are looked at
+JOBS_CLEARED_PER_TURN = 200
 CLEARED_PER_TURN = 32  # pieces, of 64 KiB at most: a few milliseconds
 
 
@@ -189,6 +190,6 @@ def evict(core: State, turn: Turn) -> None:
 
 def clear(core: State) -> None:
     """Delete a step's worth of what deleted jobs have left."""
-    freed = core.store.history.clear(CLEARED_PER_TURN)
+    freed = core.store.history.clear(JOBS_CLEARED_PER_TURN, CLEARED_PER_TURN)
     core.has_doomed = freed is not None
     core.output_bytes -= freed or 0

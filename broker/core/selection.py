@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from broker.core.access import SUBMIT, Actor
@@ -49,13 +50,19 @@ class Chosen(NamedTuple):
         return Chosen([job for job in self.jobs if job.seq not in refused], self.skipped + skipped, self.following)
 
 
-def choose(core: State, by: Actor, args: Request, states: AbstractSet[JobState], verb: str) -> Chosen:
-    """The jobs that are meant, of those in a state in which this can be done. `verb`: what is done, as in `held`."""
+def choose(
+    core: State, by: Actor, args: Request, states: AbstractSet[JobState], verb: str, *, held: bool | None = None
+) -> Chosen:
+    """The jobs that are meant, of those in a state in which this can be done. `verb`: what is done, as in `held`.
+
+    `held`: of jobs that are not named, only those that are held, or are not.
+    """
     if args.select.ids:
         return _named(core, by, args.select, states, verb)
     wanted = filter_of(core, by, args.select, states, verb)
     if wanted is None:
         return Chosen([], [], None)
+    wanted = replace(wanted, held=held)
     below = min(FAR if args.cursor is None else args.cursor, core.next_seq)
     limit = SHOWN_PER_SLICE if args.dry else CHANGED_PER_SLICE
     jobs, following = core.store.listing.known(wanted, below_seq=below, limit=limit)

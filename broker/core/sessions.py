@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import outputs, reports, writing
+from broker.core import outputs, reports, stops, writing
 from broker.core.access import ADMIN, WORKER, Actor, Queues
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
@@ -143,6 +143,7 @@ def _on_hello(core: State, turn: Turn, route: bytes, hello: Hello, by: Actor) ->
     core.rooms.touch(session)
     keep, drop = _compare(core, turn, session, hello.held, is_new=session is not known, is_same_line=is_same_line)
     turn.send(route, _welcome(core, session, keep, drop))
+    stops.remind(turn, session, session.holder.leases.values())
     if holder.stop is not None and session is not known and not hello.draining:
         turn.send(route, Stop(session.number, holder.stop))  # the first one was lost with the old session
 
@@ -274,6 +275,7 @@ def _on_beat(core: State, turn: Turn, session: Session, beat: Beat) -> None:
         close_route(core, turn, session.route, "hears nothing")
         return
     turn.send(session.route, Echo(session.number, beat.n, core.heartbeat_ms, drop))
+    stops.remind(turn, session, session.holder.leases.values())
 
 
 def _on_gone(core: State, turn: Turn, session: Session, gone: Gone) -> None:

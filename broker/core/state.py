@@ -6,6 +6,7 @@ says, which is how a failed turn is forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,9 +17,12 @@ from broker.core.turn import Turn
 from broker.store import Store
 from broker.store.rows import CODES, WorkerRow
 from queuectl.clock import Now
+from queuectl.errors import QueueFull
 from queuectl.jobs import JobState
 from queuectl.settings import DEFAULTS, Value
 
+QUEUES_MAX = 1000  # each that has jobs is asked in each turn that may lease one
+RETIRE_FROM_MS = 60_000  # from the start of the broker
 SILENCE_HEARTBEATS = 5  # silence after which a worker connects anew
 RIDDLES_PER_SECOND = 500  # of each key: a few statements each
 BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
@@ -145,6 +149,9 @@ class State:
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
         self.next_sweep_ms = 0
+        self.next_retire_ms = 0
+        self.retiring = 0  # which of the states that jobs end in is being walked over
+        self.retired_upto = 0  # and up to which job
         self.next_tidy_ms = 0
         self.suspects: set[int] = set()  # queues that may have jobs which are suspected to kill their workers
         self.started_ms = 0
@@ -161,6 +168,7 @@ class State:
         self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
         self.started_ms = now.mono_ms
         self.clock_ms = self.steady_ms = now.wall_ms - now.mono_ms
+        self.next_retire_ms = now.mono_ms + RETIRE_FROM_MS
         self.rebuild(now)
 
     def rebuild(self, now: Now) -> None:
@@ -306,6 +314,16 @@ class State:
         """A job has become due later."""
         if self.next_due_ms is None or due_ms < self.next_due_ms:
             self.next_due_ms = due_ms
+
+    def refuse_new_queues(self, queues: Iterable[str]) -> None:
+        """Take no queues beyond those that there may be. Raises QueueFull."""
+        new = {queue for queue in queues if queue not in self.buckets}
+        if new and len(self.buckets) + len(new) > QUEUES_MAX:
+            raise QueueFull(
+                f"there are {len(self.buckets)} queues, and at most {QUEUES_MAX} may be",
+                hint="use one that is there; a queue is for a kind of jobs, not for each job",
+                details={"limit": "queues", "value": QUEUES_MAX},
+            )
 
     def look_by(self, until_ms: int | None) -> None:
         """A job that waits is to be looked at then, if it has such a time."""

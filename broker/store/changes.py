@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.store.connection import Connection
+from broker.store.jobs import _KNOWN_COLUMNS
 from broker.store.rows import Known, expect
 
 # A job that waits is over.
@@ -54,6 +55,25 @@ NEXT_UNTIL = "SELECT until_ms FROM job WHERE until_ms IS NOT NULL AND ready <> 0
 # It need not be looked at before then.
 SET_UNTIL = "UPDATE job SET until_ms = ? WHERE seq = ?"
 
+# No time is set for it any more.
+FREE_JOB = "UPDATE job SET until_ms = NULL WHERE seq = ? AND until_ms IS NOT NULL"
+FREE_SPEC = "UPDATE spec SET expires_ms = NULL, deadline_ms = NULL WHERE seq = ?"
+
+# Jobs that are over, in order of arrival, and since when.
+OVER = f"""
+SELECT {_KNOWN_COLUMNS}, finished_at_ms FROM job WHERE state <> 0 AND state = ? AND seq > ? ORDER BY seq LIMIT ?"""
+
+# A new job that does what another one does.
+COPY_JOB = """
+INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, until_ms,
+                 created_at_ms, updated_at_ms)
+SELECT ?, ?, bucket, priority, 0, ?, ?, 0, 0, 0, 0, ?, ?, ? FROM job WHERE seq = ?"""
+COPY_SPEC = """
+INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
+                  keep_children, env, cwd, on_lost, rules, tags, stdin, expires_ms, deadline_ms, retry_of, enqueued_by)
+SELECT ?, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
+       keep_children, env, cwd, on_lost, rules, tags, stdin, ?, ?, ?, ? FROM spec WHERE seq = ?"""
+
 ADD_CANCELLATION = """
 INSERT INTO cancellation VALUES (?, ?, ?, ?) ON CONFLICT (seq) DO UPDATE
 SET signal = excluded.signal, grace_ms = excluded.grace_ms, reason = excluded.reason"""
@@ -96,6 +116,22 @@ class Overdue(NamedTuple):
     deadline_ms: int | None
 
 
+class Copy(NamedTuple):
+    """A new job that does what another one does."""
+
+    of_seq: int
+    seq: int
+    id: str
+    ready: int
+    run_at_ms: int
+    until_ms: int | None
+    now_ms: int
+    expires_ms: int | None
+    deadline_ms: int | None
+    retry_of: str
+    enqueued_by: int
+
+
 class Changes:
     """The verbs on jobs that people change. None of them commits."""
 
@@ -120,6 +156,17 @@ class Changes:
         """These jobs as far as they may be edited."""
         return [Editable(*row) for row in self._db.query(EDITABLE, (json.dumps(list(seqs)),))]
 
+    def copy(self, copy: Copy) -> None:
+        """Store a job that does what another one does, without its unique key and its tags."""
+        now_ms = copy.now_ms
+        job = (copy.seq, copy.id, copy.ready, copy.run_at_ms, copy.until_ms, now_ms, now_ms, copy.of_seq)
+        spec = (copy.seq, copy.expires_ms, copy.deadline_ms, copy.retry_of, copy.enqueued_by, copy.of_seq)
+        expect(self._db.run(COPY_JOB, job) + self._db.run(COPY_SPEC, spec), 2, "copy")
+
+    def ended(self, state: int, after_seq: int, limit: int) -> list[tuple[Known, int]]:
+        """Jobs that are over, in order of arrival, and since when."""
+        return [(Known(*row), since_ms) for *row, since_ms in self._db.query(OVER, (state, after_seq, limit))]
+
     # --- jobs that nobody else is to be like ---
 
     def holding(self, keys: Iterable[str]) -> dict[str, Known]:
@@ -140,6 +187,12 @@ class Changes:
         """When the next waiting job is to be looked at."""
         rows = self._db.query(NEXT_UNTIL)
         return rows[0][0] if rows else None
+
+    def set_free(self, seqs: Sequence[int]) -> None:
+        """No time is set for these jobs any more."""
+        keys = [(seq,) for seq in seqs]
+        self._db.run_many(FREE_JOB, keys)
+        self._db.run_many(FREE_SPEC, keys)
 
     def set_until(self, rows: Sequence[tuple[int | None, int]]) -> None:
         """When jobs are to be looked at: (instant, seq) each."""

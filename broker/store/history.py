@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,11 +57,12 @@ CROSS JOIN job j ON j.seq = o.seq"""
 EVICT = "DELETE FROM output WHERE chunk = ?"
 DOOM = "INSERT INTO doomed VALUES (?)"
 
-# Which deleted job's history goes next?
-NEXT_DOOMED = "SELECT seq FROM doomed ORDER BY seq LIMIT 1"
+# Whose history goes next?
+NEXT_DOOMED = "SELECT seq FROM doomed ORDER BY seq LIMIT ?"
 
-# Some of its output.
-PIECES_OF = "SELECT chunk, length(data) FROM output WHERE seq = ? LIMIT ?"
+# Some of their output.
+PIECES_OF = """
+SELECT chunk, length(data) FROM json_each(?) CROSS JOIN output ON seq = json_each.value LIMIT ?"""
 
 DELETE_ATTEMPTS = "DELETE FROM attempt WHERE seq = ?"
 SPARE = "DELETE FROM doomed WHERE seq = ?"
@@ -190,16 +192,15 @@ class History:
         """The history of these jobs goes, in steps of `clear`."""
         self._db.run_many(DOOM, [(seq,) for seq in seqs])
 
-    def clear(self, limit: int) -> int | None:
+    def clear(self, jobs: int, limit: int) -> int | None:
         """Delete some history of deleted jobs; how many bytes of output went, None if there was nothing to do."""
-        doomed = self._db.query(NEXT_DOOMED)
+        doomed = self._db.query(NEXT_DOOMED, (jobs,))
         if not doomed:
             return None
-        [(seq,)] = doomed
-        pieces = self._db.query(PIECES_OF, (seq, limit))
+        pieces = self._db.query(PIECES_OF, (json.dumps([seq for (seq,) in doomed]), limit))
         self._db.run_many(EVICT, [(chunk,) for chunk, _ in pieces])
         if len(pieces) < limit:
-            self._db.run(DELETE_ATTEMPTS, (seq,))
-            self._db.run(DELETE_DEEDS, (seq,))
-            self._db.run(SPARE, (seq,))
+            self._db.run_many(DELETE_ATTEMPTS, doomed)
+            self._db.run_many(DELETE_DEEDS, doomed)
+            self._db.run_many(SPARE, doomed)
         return sum(int(length) for _, length in pieces)

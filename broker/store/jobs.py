@@ -87,6 +87,12 @@ LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM job"
 ANY_READY = "SELECT 1 FROM job WHERE bucket = ? AND ready = 1 LIMIT 1"
 ANY_READY_ALONE = "SELECT 1 FROM job WHERE bucket = ? AND ready = 3 LIMIT 1"
 
+# How many ready jobs of a queue come before one: those of a higher priority, and those of the same that are older.
+ABOVE = "SELECT count(*) FROM (SELECT 1 FROM job WHERE bucket = ? AND ready = 1 AND priority > ? LIMIT ?)"
+BEFORE = """
+SELECT count(*) FROM (SELECT 1 FROM job WHERE bucket = ? AND ready = 1 AND priority = ? AND (run_at_ms, seq) < (?, ?)
+                      LIMIT ?)"""
+
 _LEASE_COLUMNS = """j.seq, id, bucket, priority, state, run_at_ms, attempt, attempts, losses, lease, worker, slot,
        updated_at_ms, max_retries, backoff_base, backoff_max, backoff_jitter, output_limit,
        on_lost, rules, deadline_ms, until_ms"""
@@ -110,7 +116,7 @@ DEAD = f"SELECT {_KNOWN_COLUMNS} FROM job WHERE state <> 0 AND state = 4 AND seq
 
 # A dead job back to the queue, with a fresh budget.
 REVIVE = """
-UPDATE job SET state = 0, ready = 1, attempts = 0, losses = 0, run_at_ms = ?, reason = NULL, updated_at_ms = ?,
+UPDATE job SET state = 0, ready = ?, attempts = 0, losses = 0, run_at_ms = ?, reason = NULL, updated_at_ms = ?,
                finished_at_ms = NULL
 WHERE seq = ? AND state = 4"""
 
@@ -184,6 +190,12 @@ class Jobs:
         """Whether a queue has a job to lease."""
         return bool(self._db.query(ANY_READY, (bucket,)) or self._db.query(ANY_READY_ALONE, (bucket,)))
 
+    def ahead_of(self, bucket: int, priority: int, run_at_ms: int, seq: int, limit: int) -> int:
+        """How many ready jobs of a queue come before this one, counted up to the limit."""
+        [(above,)] = self._db.query(ABOVE, (bucket, priority, limit))
+        [(before,)] = self._db.query(BEFORE, (bucket, priority, run_at_ms, seq, limit - above))
+        return int(above + before)
+
     def leased(self) -> list[LeaseRow]:
         """All leased jobs."""
         return [LeaseRow(*row) for row in self._db.query(LEASED)]
@@ -209,9 +221,9 @@ class Jobs:
         """Dead jobs, newest first."""
         return [Known(*row) for row in self._db.query(DEAD, (below_seq, limit))]
 
-    def revive(self, seqs: Sequence[int], now_ms: int) -> None:
-        """Dead jobs back to pending with a fresh budget; the history stays."""
-        expect(self._db.run_many(REVIVE, [(now_ms, now_ms, seq) for seq in seqs]), len(seqs), "revive")
+    def revive(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """Dead jobs back to pending with a fresh budget; the history stays: (ready, run_at_ms, now_ms, seq) each."""
+        expect(self._db.run_many(REVIVE, rows), len(rows), "revive")
 
     def delete(self, seqs: Sequence[int]) -> None:
         """Delete jobs; their attempts and output are deleted by History."""

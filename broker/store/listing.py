@@ -57,7 +57,7 @@ _ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attemp
 # Everything about one job.
 ROW = f"SELECT {_ROW_COLUMNS} FROM job j {_SPEC} {_REST} WHERE j.seq = ?"
 
-_KNOWN_COLUMNS = "j.seq, j.id, bucket, state, j.attempt, lease, ready"
+_KNOWN_COLUMNS = "j.seq, j.id, bucket, state, j.attempt, j.lease, ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Filter:
     tags: tuple[tuple[str, str], ...] = ()  # key and value; "": any value
     conditions: tuple[Condition, ...] = ()
     since_ms: int | None = None  # created then or later
-    before_ms: int | None = None  # finished before that
+    held: bool | None = None
 
     @property
     def state(self) -> int | None:
@@ -83,7 +83,7 @@ class Filter:
     @property
     def is_plain(self) -> bool:
         """Whether the index alone says which jobs they are."""
-        rest = (self.bucket, self.owner, self.since_ms, self.before_ms)
+        rest = (self.bucket, self.owner, self.since_ms, self.held)
         return self.state is not None and not self.tags and not self.conditions and rest == (None,) * 4
 
 
@@ -141,7 +141,7 @@ def _terms(wanted: Filter) -> list[tuple[str, list[Any]]]:
         ("bucket = ?", wanted.bucket),
         ("enqueued_by = ?", wanted.owner),
         ("created_at_ms >= ?", wanted.since_ms),
-        ("j.finished_at_ms < ?", wanted.before_ms),
+        (f"(ready = {HELD}) = ?", wanted.held),
     )
     terms += [(text, [value]) for text, value in simple if value is not None]
     has_tag = "EXISTS (SELECT 1 FROM tag o WHERE o.key = ? AND o.value = ? AND o.seq = j.seq)"

@@ -27,7 +27,7 @@ SETTLED_AFTER = 100  # turns without a message, at most
 STEPS_MS = (*(0, 0, 0, 1, 1, 500) * 5, 2000, 8000, 40_000)
 # What a refused message may change: counters, whom to ask for a HELLO, and what every turn writes anew.
 _MAY_CHANGE = frozenset({"store", "before", "malformed", "denied", "pace", "asked_who"})
-_MAY_STORE = {"worker": (), "submit": ("enqueue",), "read": (), "admin": tuple(OPERATIONS)}  # by role
+_MAY_STORE = {"worker": (), "submit": ("enqueue", "cancel"), "read": (), "admin": tuple(OPERATIONS)}  # by role
 # The number of losses allowed may be set lower than what jobs have had; the invariants know of one limit only. And
 # good requests are refused as well when a queue is full.
 _NOT_SET = frozenset({"max_losses", "max_backlog", "max_queue_backlog"})

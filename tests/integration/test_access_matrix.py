@@ -53,9 +53,16 @@ KIND_OF = {
     "output": "sees jobs",
     "list": "sees jobs",
     "wait": "sees jobs",
+    "why": "sees jobs",
+    "cancel": "cancels",
     "status": "sees the rest",
     "config_show": "sees the rest",
     "key_list": "sees the rest",
+    "hold": "changes",
+    "release": "changes",
+    "edit": "changes",
+    "retry": "changes",
+    "purge": "changes",
     "dlq_retry": "changes",
     "dlq_purge": "changes",
     "config_set": "changes",
@@ -69,9 +76,17 @@ KIND_OF = {
 }
 KINDS_FOR = {
     "worker": {"says nothing of anybody", "leases and reports"},
-    "submit": {"says nothing of anybody", "enqueues", "sees jobs"},
+    "submit": {"says nothing of anybody", "enqueues", "sees jobs", "cancels"},
     "read": {"says nothing of anybody", "sees jobs", "sees the rest"},
-    "admin": {"says nothing of anybody", "leases and reports", "enqueues", "sees jobs", "sees the rest", "changes"},
+    "admin": {
+        "says nothing of anybody",
+        "leases and reports",
+        "enqueues",
+        "sees jobs",
+        "cancels",
+        "sees the rest",
+        "changes",
+    },
 }
 MESSAGES = tuple(f"say {name}" for name in ("hello", "beat", "results", "output", "release", "gone", "bye"))
 EVERYTHING = (*KIND_OF, *MESSAGES)
@@ -191,6 +206,10 @@ class Trial:
             "job": {"id": self.job},
             "output": {"id": self.job, "attempt": 1},
             "wait": {"jobs": [self.job], "timeout_ms": 0},
+            "why": {"id": self.job},
+            "cancel": {"select": {"ids": [self.job]}, "dry": True},
+            "edit": {"select": {"ids": [self.job]}, "changes": {"priority": 1}},
+            **{op: {"select": {"ids": [self.job]}} for op in ("hold", "release", "retry", "purge")},
             "dlq_retry": {"all": True},
             "dlq_purge": {"all": True},
             "config_set": {"key": "max_retries", "value": 7},

@@ -27,11 +27,14 @@ ARGS: dict[str, dict[str, Any]] = {
     "key_add": {"name": "new", "role": READ, "public_key": "x" * 40},
     "key_rotate": {"name": "me", "public_key": "y" * 40},
     "key_revoke": {"name": "me"},
+    "why": {"id": "job-1"},
+    "edit": {"select": {}, "changes": {"priority": 1}},
+    **{op: {"select": {}} for op in ("cancel", "hold", "release", "retry", "purge")},
 }
 MAY = {
     WORKER: {"ping", "whoami"},
-    SUBMIT: {"ping", "whoami", "enqueue", "job", "output", "list", "wait"},
-    READ: {"ping", "whoami", "job", "output", "list", "wait", "status", "config_show", "key_list"},
+    SUBMIT: {"ping", "whoami", "enqueue", "job", "output", "list", "wait", "why", "cancel"},
+    READ: {"ping", "whoami", "job", "output", "list", "wait", "why", "status", "config_show", "key_list"},
     ADMIN: set(OPERATIONS),
 }
 

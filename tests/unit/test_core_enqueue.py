@@ -66,6 +66,8 @@ def test_defaults_of_a_plain_job(broker: BrokerHarness) -> None:
         "last_line": "",
         "enqueued_by": "uid:1000",
         "retried_by": None,
+        "cancelled_by": None,
+        "cancel_reason": None,
         "tags": {},
         "unique": None,
         "held": False,

@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.core import enqueues, requests, sessions, state, waits
+from broker.core import requests, sessions, state, waits
 from broker.core.access import ADMIN, READ, SUBMIT, WORKER
 from broker.core.sessions import DENIED_RETRY_MS
 from queuectl.errors import QueueFull, ShuttingDown, TooManyRequests
@@ -138,8 +138,8 @@ def test_without_a_limit_there_is_none(broker: BrokerHarness) -> None:
 
 
 def test_queues_have_an_end(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert enqueues.QUEUES_MAX == 1000
-    monkeypatch.setattr(enqueues, "QUEUES_MAX", 2)
+    assert state.QUEUES_MAX == 1000
+    monkeypatch.setattr(state, "QUEUES_MAX", 2)
     broker.enqueue(queue="a")
     broker.enqueue(queue="b")
 
@@ -150,7 +150,7 @@ def test_queues_have_an_end(broker: BrokerHarness, monkeypatch: pytest.MonkeyPat
 def test_new_queues_of_one_turn_are_counted_together_and_those_that_are_there_stay(
     broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enqueues, "QUEUES_MAX", 3)
+    monkeypatch.setattr(state, "QUEUES_MAX", 3)
     broker.enqueue(queue="old")
 
     asked = {f"request-{number}": queue for number, queue in enumerate(("a", "b", "b", "c", "old", "d"))}
@@ -159,7 +159,7 @@ def test_new_queues_of_one_turn_are_counted_together_and_those_that_are_there_st
     refused = {asked[reply["id"]] for reply in broker.replies() if "error" in reply}
     assert refused == {"c", "d"}
     assert set(broker.core.buckets) == {"old", "a", "b"}
-    monkeypatch.setattr(enqueues, "QUEUES_MAX", 1)  # as if an older version had taken more
+    monkeypatch.setattr(state, "QUEUES_MAX", 1)  # as if an older version had taken more
     broker.enqueue(queue="b")
 
 

@@ -317,6 +317,8 @@ def test_stopping_broker_takes_no_changes(broker: BrokerHarness, op: str) -> Non
         "key_add": {"name": "a", "role": "read", "public_key": "x" * 40},
         "key_rotate": {"name": "a", "public_key": "x" * 40},
         "key_revoke": {"name": "a"},
+        "edit": {"select": {}, "changes": {"priority": 1}},
+        **{op: {"select": {}} for op in ("cancel", "hold", "release", "retry", "purge")},
     }
 
     assert isinstance(broker.refused(op, **args[op]), ShuttingDown)

@@ -19,6 +19,7 @@ from queuectl.where import parse_condition
 ROOMS = (jobs, listing, changes, history, ledger, keys)
 SPEC = "spec by seq"
 VIEW = (SPEC, "worker by number", "attempt by key", "cancellation by job")
+SPEC_ROW = "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"
 PLANS: dict[str, tuple[str, ...]] = {
     # jobs
     "INSERT_JOB": (),
@@ -42,6 +43,8 @@ PLANS: dict[str, tuple[str, ...]] = {
     "NEXT_DUE": ("SCAN job USING INDEX job_due",),
     "LAST_SEQ": ("SEARCH job",),
     "ANY_READY": ("SEARCH job USING INDEX job_ready (bucket=?)",),
+    "ABOVE": ("SEARCH job USING INDEX job_ready (bucket=? AND priority>?)",),
+    "BEFORE": ("SEARCH job USING INDEX job_ready (bucket=? AND priority=? AND run_at_ms<?)",),
     "ANY_READY_ALONE": ("SEARCH job USING INDEX job_alone (bucket=?)",),
     "LEASED": ("SEARCH j USING INDEX job_state (state=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
     "LEASE_OF": (
@@ -60,6 +63,11 @@ PLANS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("END_WAITING", "SET_READY", "PLACE", "SET_UNTIL"), ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",)
     ),
+    "FREE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "FREE_SPEC": (SPEC_ROW,),
+    "OVER": ("SEARCH job USING INDEX job_state (state=? AND seq>?)",),
+    "COPY_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
+    "COPY_SPEC": (SPEC_ROW,),
     "RESPECIFY": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
     "EDITABLE": ("SCAN json_each", "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)", SPEC),
     "HOLDING": ("SCAN json_each", "SEARCH job USING INDEX job_unique (unique_key=?)"),
@@ -103,7 +111,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "HASTEN": ("SEARCH job USING INDEX job_due (run_at_ms>?)",),
     "DOOM": (),
     "NEXT_DOOMED": ("SCAN doomed",),
-    "PIECES_OF": ("SEARCH output USING INDEX output_at (seq=?)",),
+    "PIECES_OF": ("SCAN json_each", "SEARCH output USING INDEX output_at (seq=?)"),
     "DELETE_ATTEMPTS": ("SEARCH attempt USING PRIMARY KEY (seq=?)",),
     "SPARE": ("SEARCH doomed USING INTEGER PRIMARY KEY (rowid=?)",),
     # ledger

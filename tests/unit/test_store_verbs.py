@@ -77,7 +77,7 @@ def test_only_the_dead_are_revived(store: Store) -> None:
     enqueue(store, new_job(1, "a"))
 
     with pytest.raises(StoreRefused, match="revive"):
-        store.jobs.revive([1], 0)
+        store.jobs.revive([(1, 0, 0, 1)])
 
 
 def test_only_what_is_there_is_deleted(store: Store) -> None:

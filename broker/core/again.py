@@ -1,0 +1,141 @@
+"""Running jobs again: those that wait for their retry now, dead ones with a fresh budget, others as a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from broker.core.access import Actor
+from broker.core.asks import RETRIED
+from broker.core.holds import readiness
+from broker.core.selection import Chosen, choose
+from broker.core.state import State
+from broker.core.turn import Turn
+from broker.lifecycle import Event, after
+from broker.store.changes import Copy
+from broker.store.rows import CODES, DUE_LATER, HELD, READY, STATES, Known
+from queuectl.errors import QueuectlError, UniqueKeyTaken, WrongState
+from queuectl.ids import job_id_of
+from queuectl.jobs import JobState
+from queuectl.requests import Retry
+
+AGAIN = frozenset({JobState.FAILED, JobState.DEAD, JobState.COMPLETED, JobState.CANCELLED})
+_COPIED = (JobState.COMPLETED, JobState.CANCELLED)
+
+
+def retry(core: State, turn: Turn, by: Actor, args: Retry) -> dict[str, Any]:
+    """Run the jobs that are meant again, after the delay."""
+    chosen = _without_held(choose(core, by, args, AGAIN, RETRIED))
+    chosen = chosen.without(keys_taken(core, [job for job in chosen.jobs if STATES[job.state] is JobState.DEAD]))
+    copies: dict[str, str] = {}
+    if not args.dry:
+        due_ms = turn.now.wall_ms + round(args.delay * 1000)
+        by_state = {state: [job for job in chosen.jobs if STATES[job.state] is state] for state in AGAIN}
+        _hasten(core, turn, by_state[JobState.FAILED], due_ms)
+        revive(core, turn, by_state[JobState.DEAD], due_ms)
+        for state in _COPIED:
+            copies |= {job.id: _copy(core, turn, by, job, due_ms) for job in by_state[state]}
+        note_retry(core, turn, by, chosen.jobs)
+    return chosen.answer(copies=copies)
+
+
+def _without_held(chosen: Chosen) -> Chosen:
+    return chosen.without(
+        {
+            job.seq: WrongState(f"job '{job.id}' is held", hint=f"release it: queuectl release {job.id}")
+            for job in chosen.jobs
+            if job.ready == HELD
+        }
+    )
+
+
+def _hasten(core: State, turn: Turn, jobs: Sequence[Known], due_ms: int) -> None:
+    """Their next attempt comes now, or after the delay, and not when their backoff has passed."""
+    waiting = [job._replace(run_at_ms=due_ms) for job in core.store.changes.editable(job.seq for job in jobs)]
+    core.store.changes.edit([job._replace(ready=readiness(core, turn, job)) for job in waiting], turn.now.wall_ms)
+
+
+def revive(core: State, turn: Turn, jobs: Sequence[Known], due_ms: int) -> None:
+    """Dead jobs back to the queue with a fresh budget; their history stays, a deadline that has passed does not."""
+    now_ms = turn.now.wall_ms
+    ready = DUE_LATER if due_ms > now_ms else READY
+    core.store.jobs.revive([(ready, due_ms, now_ms, job.seq) for job in jobs])
+    core.store.changes.set_free([job.seq for job in jobs])
+    for job in jobs:
+        core.tally.move(job.bucket, job.state, CODES[after(JobState.DEAD, Event.REVIVE)])
+        core.ready.add(job.bucket)
+    if ready == DUE_LATER:
+        core.wait_until(due_ms)
+
+
+def note_retry(core: State, turn: Turn, by: Actor, jobs: Sequence[Known]) -> None:
+    """Write down who had these jobs run again."""
+    seqs = [job.seq for job in jobs]
+    core.store.history.note_deed(seqs, turn.now.wall_ms, RETRIED, core.actor_number(by.name))
+
+
+def keys_taken(core: State, jobs: Sequence[Known]) -> dict[int, QueuectlError]:
+    """Those of jobs that are over whose unique key another one has now, and why they cannot run."""
+    if not jobs:
+        return {}
+    keys = core.store.changes.keys_of(job.seq for job in jobs)
+    holders = core.store.changes.holding(set(keys.values()))
+    seen: set[str] = set()
+    taken: dict[int, QueuectlError] = {}
+    for job in jobs:
+        key = keys.get(job.seq)
+        if key is None:
+            continue
+        if key in holders or key in seen:
+            other = f"; job '{holders[key].id}' has it" if key in holders else ""
+            taken[job.seq] = UniqueKeyTaken(f"job '{job.id}' cannot run: its unique key '{key}' is in use{other}")
+        seen.add(key)
+    return taken
+
+
+def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int) -> str:
+    """A new job that does the same, with the time limits counted from now; its id."""
+    now_ms = turn.now.wall_ms
+    old = core.store.listing.row(job.seq)
+    shift_ms = now_ms - old.created_at_ms
+    expires_ms = None if old.expires_ms is None else old.expires_ms + shift_ms
+    deadline_ms = None if old.deadline_ms is None else old.deadline_ms + shift_ms
+    until_ms = min((limit for limit in (expires_ms, deadline_ms) if limit is not None), default=None)
+    seq, job_id = _next_id(core)
+    ready = DUE_LATER if due_ms > now_ms else READY
+    core.store.changes.copy(
+        Copy(
+            of_seq=job.seq,
+            seq=seq,
+            id=job_id,
+            ready=ready,
+            run_at_ms=due_ms,
+            until_ms=until_ms,
+            now_ms=now_ms,
+            expires_ms=expires_ms,
+            deadline_ms=deadline_ms,
+            retry_of=job.id,
+            enqueued_by=core.actor_number(by.name),
+        )
+    )
+    if old.tags is not None:
+        core.store.changes.tag([(seq, msgpack.unpackb(old.tags))])
+    core.tally.add(job.bucket, CODES[JobState.PENDING], 1)
+    core.look_by(until_ms)
+    if ready == READY:
+        core.ready.add(job.bucket)
+    else:
+        core.wait_until(due_ms)
+    turn.log("info", "job_enqueued", job_id=job_id, queue=core.queues[job.bucket], request_id="", by=by.name)
+    return job_id
+
+
+def _next_id(core: State) -> tuple[int, str]:
+    """The number and the name of the next job; names that somebody gave another job are passed over."""
+    while True:
+        seq, core.next_seq = core.next_seq, core.next_seq + 1
+        job_id = job_id_of(seq)
+        if not core.store.jobs.known([job_id]):
+            return seq, job_id

@@ -1,0 +1,77 @@
+"""Editing jobs that wait: what they do, where and when they wait, how long and how often they may run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from broker.core.access import Actor
+from broker.core.enqueues import timeout_ms_of
+from broker.core.holds import readiness
+from broker.core.selection import choose
+from broker.core.state import State
+from broker.core.turn import Turn
+from broker.core.unique import WAITING
+from broker.store.changes import Editable
+from broker.store.rows import HELD
+from queuectl.errors import BadRequest
+from queuectl.jobs import JobSpec, parse_job
+from queuectl.requests import Edit, Edits
+from queuectl.times import parse_rfc3339
+
+EDITED = "edited"
+
+
+def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
+    """Change the waiting jobs that are meant. Raises BadRequest, BadJob."""
+    changes = _given(args.changes)
+    if not changes:
+        raise BadRequest("edit: nothing is to be changed", hint="say what: --priority, --queue, --command …")
+    wanted = _checked(changes)
+    core.refuse_new_queues({args.changes.queue} if args.changes.queue is not None else set())
+    chosen = choose(core, by, args, WAITING, EDITED)
+    if not args.dry:
+        before = core.store.changes.editable(job.seq for job in chosen.jobs)
+        now = [_edited(core, turn, job, wanted, changes) for job in before]
+        core.store.changes.edit(now, turn.now.wall_ms)
+        for old, new in zip(before, now, strict=True):
+            core.tally.add(old.bucket, old.state, -1)
+            core.tally.add(new.bucket, new.state, 1)
+        _note(core, turn, by, [job.id for job in now], [job.seq for job in now], changes)
+    return chosen.answer()
+
+
+def _given(edits: Edits) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(edits).items() if value is not None}
+
+
+def _checked(changes: dict[str, Any]) -> JobSpec:
+    """The changes as a job has them. A time-out of 0 is none."""
+    has_none = changes.get("timeout") == 0
+    return parse_job({"command": "true", **changes, **({"timeout": None} if has_none else {})})
+
+
+def _edited(core: State, turn: Turn, job: Editable, wanted: JobSpec, changes: dict[str, Any]) -> Editable:
+    job = job._replace(
+        bucket=job.bucket if wanted.queue is None else core.bucket_of(wanted.queue),
+        priority=changes.get("priority", job.priority),
+        command=changes.get("command", job.command),
+        max_retries=changes.get("max_retries", job.max_retries),
+        timeout_ms=timeout_ms_of(wanted.timeout) if "timeout" in changes else job.timeout_ms,
+        run_at_ms=_run_at_ms(turn, job, wanted),
+    )
+    return job if job.ready == HELD else job._replace(ready=readiness(core, turn, job))
+
+
+def _run_at_ms(turn: Turn, job: Editable, wanted: JobSpec) -> int:
+    if wanted.run_at is not None:
+        return parse_rfc3339(wanted.run_at)
+    return job.run_at_ms if wanted.delay is None else turn.now.wall_ms + round(wanted.delay * 1000)
+
+
+def _note(core: State, turn: Turn, by: Actor, ids: list[str], seqs: list[int], changes: dict[str, Any]) -> None:
+    fields = ", ".join(changes)
+    core.store.history.note_deed(seqs, turn.now.wall_ms, EDITED, core.actor_number(by.name), fields)
+    for job_id in ids:
+        turn.log("info", "job_edited", job_id=job_id, fields=fields, by=by.name)
