@@ -24,6 +24,7 @@ from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
 from queuectl.link import Begun, Link, Reply
 from queuectl.packed import pack
+from queuectl.verbs import Verbs
 from queuectl.ways import IPC, Ways, ways_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class EnqueueResult:
         return len(self.ids) - self.ids.count(None)
 
 
-class Client:
+class Client(Verbs):
     """A connection to one broker. Connects on the first request; close it, or use it in a with statement.
 
     `endpoint` is `local`, `tcp://HOST:PORT` (of the workers' port, as in the configuration) or the `ipc://PATH` of

@@ -1,0 +1,223 @@
+"""Which jobs a command is about: the same words for every verb, and a question before many are changed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.escape import visible
+from cli.options import usage
+from cli.render import counted
+
+if TYPE_CHECKING:
+    from cli.session import Session
+    from queuectl.verbs import Changed
+
+F = TypeVar("F", bound=Callable[..., Any])
+STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
+LAST = "last"
+SAMPLE = 3
+COUNTED = 10_000
+
+_FILTERS = (
+    click.option("--state", type=click.Choice(STATES), help="Only jobs in this state."),
+    click.option("--queue", metavar="NAME", help="Only jobs of this queue."),
+    click.option("--tag", "tags", multiple=True, metavar="K[=V]", help="Only jobs with this tag; repeatable."),
+    click.option("--where", multiple=True, metavar="COND", help="Only where it holds: 'exit_code=3', 'command~tar'."),
+    click.option("--since", metavar="T", help="Only jobs of the last 2h, or since 2026-11-22T03:00:00Z."),
+)
+_CHANGES = (
+    click.option("--all", "everything", is_flag=True, help="All jobs that it can be done to."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the newest."),
+    click.option("-n", "--dry-run", "dry", is_flag=True, help="Say what would happen, and change nothing."),
+    click.option("--yes", is_flag=True, help="Do not ask; needed for a selection where there is no terminal."),
+)
+
+
+def filtering(function: F) -> F:
+    """Options that say what jobs have in common; `filter_of` makes a selection of them."""
+    for option in reversed(_FILTERS):
+        function = option(function)
+    return function
+
+
+def selecting(function: F) -> F:
+    """Arguments and options that say which jobs are to be changed; `chosen` makes a Choice of them."""
+    for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS, *_CHANGES)):
+        function = option(function)
+    return function
+
+
+def filter_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The selection that the options of `filtering` name; they are taken out. Raises BadRequest."""
+    given = {name: options.pop(name) for name in ("state", "queue", "tags", "where", "since")}
+    if given["where"]:
+        from queuectl.where import parse_condition
+
+        for text in given["where"]:
+            parse_condition(text)
+    since = given.pop("since")
+    select = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
+    return select | ({} if since is None else {"since": since_ms(since, time.time() * 1000)})
+
+
+def since_ms(text: str, now_ms: float) -> int:
+    """An instant, or how long ago it was, in ms UTC. Raises BadRequest."""
+    from queuectl.times import parse_duration, parse_rfc3339
+
+    try:
+        return round(now_ms - parse_duration(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        usage(f"--since {text!r} is no time", "write how long ago, 90s or 2h or 7d, or when: 2026-11-22T03:00:00Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The jobs that are to be changed, and whether to ask and to do it."""
+
+    select: dict[str, Any]
+    limit: int | None
+    dry: bool
+    yes: bool
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Ids, where jobs are named one by one."""
+        names: Sequence[str] = self.select.get("ids", ())
+        return names
+
+
+def chosen(session: Session, options: dict[str, Any]) -> Choice:
+    """The jobs that the options of `selecting` name; they are taken out. Raises BadRequest, UnknownJob."""
+    ids, everything = options.pop("ids"), options.pop("everything")
+    limit, dry, yes = options.pop("limit"), options.pop("dry"), options.pop("yes")
+    select = filter_of(options)
+    if ids and (select or everything or limit):
+        usage("ids stand alone", "name the jobs, or say what they have in common")
+    if not ids and not select and not everything and not limit:
+        usage("which jobs?", "name them (last: the newest), or say --queue, --state, --tag, --where, --since or --all")
+    if ids:
+        select = {"ids": named(session, ids)}
+    return Choice(select, limit, dry, yes)
+
+
+def named(session: Session, ids: Sequence[str]) -> list[str]:
+    """The ids, each once, with the newest job's in the place of `last`. Raises UnknownJob."""
+    return list(dict.fromkeys(_newest(session) if job_id == LAST else job_id for job_id in ids))
+
+
+def _newest(session: Session) -> str:
+    for job in session.client().list(limit=1):
+        return str(job["id"])
+    from queuectl.errors import UnknownJob
+
+    raise UnknownJob("there is no last job: there are none", hint="see: queuectl list")
+
+
+# --- changing ----------------------------------------------------------------------------------------
+
+
+def change(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> Changed | None:
+    """Do it to the jobs that are meant; None if it was only tried, or somebody said no. `verb` as in `cancelled`."""
+    if choice.dry:
+        _tell_plan(session, _planned(session, op, choice, args), verb)
+        return None
+    if not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
+        session.warn(f"Nothing was {verb}.")
+        return None
+    return _slices(session, op, choice, args)
+
+
+def _slices(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> Changed:
+    from queuectl.verbs import Changed, slices
+
+    if choice.limit is not None:
+        ids = _planned(session, op, choice, args).ids
+        choice = Choice({"ids": ids}, None, choice.dry, choice.yes)
+        if not ids:
+            return Changed()
+    changed = Changed()
+    for reply in slices(session.client(), op, choice.select, args):
+        changed.add(reply)
+    return changed
+
+
+def _planned(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> Changed:
+    """What would happen, as far as it is counted; ids of all kinds together, the newest first."""
+    from queuectl.verbs import Changed, slices
+
+    most = choice.limit if choice.limit is not None else None
+    planned = Changed()
+    for reply in slices(session.client(), op, choice.select, {**args, "dry": True}):
+        planned.add({**reply, "ids": [*reply["ids"], *reply.get("stopping", [])], "stopping": []})
+        if most is not None and len(planned.ids) >= most:
+            del planned.ids[most:]
+            break
+        if most is None and not choice.dry and len(planned.ids) > COUNTED:
+            break
+    return planned
+
+
+def _tell_plan(session: Session, planned: Changed, verb: str) -> None:
+    if session.as_json:
+        skipped = [{"id": each.id, **each.error.to_wire()} for each in planned.skipped]
+        session.emit({"dry_run": True, "ids": planned.ids, "skipped": skipped})
+        return
+    for job_id in planned.ids:
+        session.print_id(job_id)
+    for each in planned.skipped:
+        session.warn(f"error: {visible(each.error.message)}")
+    session.note(f"{counted(len(planned.ids), 'job')} would be {verb}.")
+
+
+def _confirmed(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        usage(f"jobs that are not named are {verb} without a question only with --yes", "add --yes, or -n to try")
+    planned = _planned(session, op, choice, args)
+    if not planned.ids:
+        return True
+    sample = ", ".join(visible(job_id) for job_id in planned.ids[:SAMPLE]) + (
+        ", …" if len(planned.ids) > SAMPLE else ""
+    )
+    many = f"over {COUNTED}" if len(planned.ids) > COUNTED else str(len(planned.ids))
+    noun = "job is" if len(planned.ids) == 1 else "jobs are"
+    return click.confirm(f"{many} {noun} to be {verb}: {sample}. Go on?", err=True)
+
+
+def report(
+    session: Session, changed: Changed | None, choice: Choice, verb: str, sentence: Callable[[str], str] | None = None
+) -> int:
+    """Tell what has happened; the exit code: of the first job that was named and that it could not be done to."""
+    if changed is None:
+        return 0 if choice.dry else 1
+    first = changed.skipped[0].error if changed.skipped else None
+    if session.as_json:
+        skipped = [{"id": each.id, **each.error.to_wire()} for each in changed.skipped]
+        told = {"ids": changed.ids, "skipped": skipped} | ({"copies": changed.copies} if changed.copies else {})
+        session.emit(told | ({"error": first.to_wire()} if first is not None else {}))
+        return first.exit_code if first is not None else 0
+    if first is not None and len(choice.names) == 1:
+        raise first
+    _tell(session, changed, choice, verb, sentence)
+    return first.exit_code if first is not None else 0
+
+
+def _tell(session: Session, changed: Changed, choice: Choice, verb: str, sentence: Callable[[str], str] | None) -> None:
+    for job_id in changed.ids:
+        if session.quiet:
+            session.print_id(changed.copies.get(job_id, job_id))
+        elif choice.names:
+            session.print(sentence(visible(job_id)) if sentence is not None else f"Job {visible(job_id)} {verb}.")
+    for each in changed.skipped:
+        session.warn(f"error: {visible(each.error.message)}")
+    if not choice.names and not session.quiet:
+        session.print(f"{counted(len(changed.ids), 'job')} {verb}.")

@@ -1,0 +1,44 @@
+"""`queuectl why`: the reasons why a job is not running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.escape import visible
+from cli.options import shared
+from cli.selecting import named
+from cli.session import Session
+from queuectl.times import human_duration
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@shared
+def why(session: Session, job_id: str) -> int:
+    """Say why a job is not running: each reason that holds, its place in line, and how long it may take.
+
+    \b
+    Examples:
+      queuectl why a17
+      queuectl why last --json
+    """
+    [job_id] = named(session, [job_id])
+    told = session.client().why(job_id)
+    if session.as_json:
+        session.emit(told)
+    elif session.quiet:
+        for reason in told["reasons"]:
+            session.print_id(reason["code"])
+    else:
+        session.print(_text(told))
+    return 0
+
+
+def _text(told: dict[str, Any]) -> str:
+    lines = [f"Job {visible(told['id'])} is {visible(told['state'])}:"]
+    lines += [f"  {visible(reason['text'])}" for reason in told["reasons"]]
+    if told["estimate_s"]:
+        lines.append(f"  by what jobs took lately, it starts in about {human_duration(told['estimate_s'])}")
+    return "\n".join(lines)
