@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import DURATION, SIZE, shared, usage
+from cli.options import BACKOFF, CODES, DURATION, SIZE, shared, usage
 from cli.session import Session
 from cli.strict_json import parse_object
 
@@ -38,6 +38,15 @@ class _EnqueueCommand(click.Command):
 @click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt: 90, 5m, 1h30m.")
 @click.option("--delay", type=DURATION, metavar="D", help="Start it so much later.")
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
+@click.option("--expires", type=DURATION, metavar="D", help="Not to be started after so long: cancelled then.")
+@click.option("--deadline", type=DURATION, metavar="D", help="To be done by then, over all attempts: dead if not.")
+@click.option("--backoff", type=BACKOFF, metavar="B", help="Waits: exp, linear, fixed, or a list: 10s,1m,10m.")
+@click.option("--retry-on", type=CODES, metavar="CODES", help="Retry after these exit codes only: 75,100-110.")
+@click.option("--no-retry-on", type=CODES, metavar="CODES", help="Dead at once after these exit codes.")
+@click.option("--hold", is_flag=True, help="Let it wait until it is released.")
+@click.option("--tag", "tags", multiple=True, metavar="K=V", help="Something to find it by; repeatable.")
+@click.option("--unique", metavar="KEY", help="Only if no job that waits or runs has this key.")
+@click.option("--on-conflict", metavar="C", help="If one has: return it (the default), error, or replace it.")
 @click.option("--env", "env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
 @click.option("--cwd", metavar="DIR", help="The directory it runs in.")
 @click.option("--on-lost", metavar="[retry|dead]", help="If its worker is lost, or stopped by force, while it runs.")
@@ -47,6 +56,7 @@ class _EnqueueCommand(click.Command):
 @click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
 @click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
 @click.option("--request-id", metavar="ID", help="Of one job: repeating with this id stores it only once (24 h).")
+@click.option("--idempotency-token", "token", metavar="T", help="The same with a token of any form.")
 @shared
 def enqueue(
     session: Session,
@@ -56,6 +66,7 @@ def enqueue(
     again: bool,
     run_token: str | None,
     request_id: str | None,
+    token: str | None,
     **options: Any,
 ) -> int:
     """Store a job, or many.
@@ -74,6 +85,7 @@ def enqueue(
     """
     context = click.get_current_context()
     fields = _fields_of(options)
+    request_id = _request_id(request_id, token)
     if file is not None or (words == ("-",) and not context.meta[_DASHES]):
         from cli.bulk import Run, enqueue_lines
 
@@ -99,21 +111,36 @@ def _refuse_with_many(
 
 
 def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | None) -> int:
+    from queuectl.errors import from_wire
     from queuectl.ids import REQUEST_ID
     from queuectl.jobs import parse_job
 
     parse_job(fields)  # before a broker is started for it
     if request_id is not None and not REQUEST_ID.fullmatch(request_id):
         usage(f"{request_id!r} is not a request id", "8 to 64 of A-Z a-z 0-9 . _ : -")
-    job_id = visible(session.client().enqueue(fields, request_id=request_id))
+    stored = session.client().request("enqueue", {"jobs": [fields]}, request_id=request_id)
+    if stored["errors"]:
+        raise from_wire(stored["errors"][0])
+    job_id, existed = visible(stored["ids"][0]), bool(stored.get("found"))
     if session.as_json:
-        session.emit({"id": job_id})
+        session.emit({"id": job_id} | ({"existed": True} if existed else {}))
     elif session.quiet:
         session.print(job_id)
     else:
-        session.print(f"Job enqueued with ID: {job_id}")
+        session.print(f"Job {'is there' if existed else 'enqueued'} with ID: {job_id}")
         session.hint(f"see how it goes: queuectl show {job_id}")
     return 0
+
+
+def _request_id(request_id: str | None, token: str | None) -> str | None:
+    """The request id, or one made of the token: the same of the same."""
+    if token is None:
+        return request_id
+    if request_id is not None:
+        usage("--request-id and --idempotency-token exclude each other")
+    from hashlib import sha256
+
+    return f"token:{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"
 
 
 def _from_words(words: tuple[str, ...], after_dashes: bool) -> dict[str, Any]:
@@ -133,14 +160,16 @@ def _fields_of(options: dict[str, Any]) -> dict[str, Any]:
     fields = {key: value for key, value in options.items() if value is not None and value is not False}
     pairs = fields.pop("env")
     if pairs:
-        fields["env"] = dict(_pair(text) for text in pairs)
+        fields["env"] = dict(_pair("--env", text) for text in pairs)
+    if tags := fields.pop("tags"):
+        fields["tags"] = dict(_pair("--tag", text) for text in tags)
     if "cwd" in fields:
         fields["cwd"] = str(Path(fields["cwd"]).absolute())
     return fields
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        usage(f"--env {text!r} is not of the form NAME=VALUE")
+        usage(f"{option} {text!r} is not of the form NAME=VALUE")
     return name, value

@@ -118,6 +118,31 @@ def _size(text: str) -> int:
     return parse_size(text)
 
 
+def _backoff(text: str) -> str | list[float]:
+    """A word, or the waits themselves."""
+    from queuectl.jobs import BACKOFFS
+
+    if text in BACKOFFS:
+        return text
+    try:
+        return [_duration(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is no backoff; write exp, linear, fixed, or waits: 10s,1m,10m") from None
+
+
+def _codes(text: str) -> list[int]:
+    """Exit codes, and ranges of them."""
+    codes: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ValueError(f"{part!r} is not a code; write codes and ranges: 75,100-110; a signal N is 128+N")
+        codes += range(int(low), min(int(high or low), 1000) + 1)
+    return sorted(set(codes))
+
+
+BACKOFF = Converted("backoff", _backoff)
+CODES = Converted("codes", _codes)
 DURATION = Converted("duration", _duration)
 SIZE = Converted("size", _size)
 

@@ -9,6 +9,7 @@ from cli.render import bytes_text, counted, facts, moment, state_word
 from queuectl.times import human_duration
 
 TAIL_LINES = 10
+_MEANINGS = {126: " (the shell could not execute it)", 127: " (the shell did not find it)"}
 
 
 def job_text(told: dict[str, Any], tail: dict[str, str]) -> str:
@@ -24,7 +25,9 @@ def job_text(told: dict[str, Any], tail: dict[str, str]) -> str:
 
 
 def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
-    state = state_word(job["state"]) + (f" ({visible(job['reason'])})" if job.get("reason") else "")
+    because = job["reason"] if job.get("reason") != job["state"] else None
+    state = state_word(job["state"]) + (f" ({visible(because)})" if because else "")
+    state += ", told to end" if job.get("cancelling") else ""
     waits = job["state"] in ("pending", "failed")
     return [
         ("Job", visible(job["id"])),
@@ -35,6 +38,15 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Lost", f"{counted(job['losses'], 'time')} with its worker" if job.get("losses") else None),
         ("Next run", moment(job.get("run_at")) if waits else None),
         ("Retries", _policy(job)),
+        (
+            "Tags",
+            visible(", ".join(f"{key}={value}" for key, value in job["tags"].items())) if job.get("tags") else None,
+        ),
+        ("Unique key", visible(job["unique"]) if job.get("unique") else None),
+        ("Retry of", visible(job["retry_of"]) if job.get("retry_of") else None),
+        ("Expires", moment(job.get("expires_at")) if waits and not job["attempt"] else None),
+        ("Deadline", moment(job.get("deadline_at"))),
+        ("Input", bytes_text(job["stdin_bytes"]) if job.get("stdin_bytes") is not None else None),
         ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),
         ("Timeout", human_duration(job["timeout"]) if job.get("timeout") else None),
         ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
@@ -54,7 +66,7 @@ def _variables(told: dict[str, Any]) -> list[tuple[str, str | None]]:
 def _deeds(told: dict[str, Any]) -> list[tuple[str, str | None]]:
     """When it came, what people did to it, and when it ended, with who it was."""
     job = told["job"]
-    events = [(event["action"].capitalize(), _by(event["at"], event["by"])) for event in told.get("events", [])]
+    events = [(event["action"].capitalize(), _deed(event)) for event in told.get("events", [])]
     return [
         ("Enqueued", _by(job.get("created_at"), job.get("enqueued_by"))),
         *[(visible(action), done) for action, done in events],
@@ -62,17 +74,33 @@ def _deeds(told: dict[str, Any]) -> list[tuple[str, str | None]]:
     ]
 
 
+def _deed(event: dict[str, Any]) -> str | None:
+    done = _by(event["at"], event["by"])
+    return f"{done}: {visible(event['note'])}" if done and event.get("note") else done
+
+
 def _by(instant: str | None, who: str | None) -> str | None:
     when = moment(instant)
     return f"{when} by {visible(who)}" if when and who else when
 
 
+def _backoff(job: dict[str, Any]) -> str:
+    base, backoff = f"{job['backoff_base']:g}", job.get("backoff", "exp")
+    if isinstance(backoff, list):
+        return f"they wait {', '.join(f'{delay:g}' for delay in backoff)} s"
+    words = {"exp": f"the n-th waits {base} ** n s", "linear": f"the n-th waits {base} * n s"}
+    return words.get(backoff, f"each waits {base} s")
+
+
 def _policy(job: dict[str, Any]) -> str:
-    text = f"the n-th waits {job['backoff_base']:g} ** n s"
+    text = _backoff(job)
     if job.get("backoff_max") is not None:
         text += f", at most {human_duration(job['backoff_max'])}"
     if job.get("backoff_jitter") not in (None, "none"):
         text += f", jitter {visible(job['backoff_jitter'])}"
+    for name, words in (("retry_on", "only after"), ("no_retry_on", "not after")):
+        if job.get(name):
+            text += f"; {words} exit {', '.join(map(str, job[name]))}"
     return text
 
 
@@ -95,7 +123,7 @@ def _outcome(attempt: dict[str, Any]) -> str:
     if outcome == "timeout":
         return "timed out"
     if attempt.get("exit_code") is not None and outcome != "completed":
-        return f"{outcome} {attempt['exit_code']}"
+        return f"{outcome} {attempt['exit_code']}{_MEANINGS.get(attempt['exit_code'], '')}"
     if attempt.get("signal") is not None:
         return f"{outcome} {attempt['signal']}"
     return outcome

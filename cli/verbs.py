@@ -175,7 +175,7 @@ def purge(session: Session, **options: Any) -> int:
     \b
     Examples:
       queuectl purge a17
-      queuectl purge --state completed --where 'finished_at<2026-11-01T00:00:00Z' --yes
+      queuectl purge --state dead --where 'exit_code=127' --yes
     """
     return _do(session, "purge", chosen(session, options), {}, "purged")
 

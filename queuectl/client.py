@@ -53,12 +53,14 @@ class JobRefused:
 class EnqueueResult:
     """What became of many jobs: an id or None for each in the order given, and the errors of those refused.
 
-    `repeated` counts jobs that an earlier call with the same request id had stored.
+    `repeated` counts jobs that an earlier call with the same request id had stored; `found` are the places of jobs
+    that were there already, by their unique key.
     """
 
     ids: list[str | None] = field(default_factory=list)
     errors: list[JobRefused] = field(default_factory=list)
     repeated: int = 0
+    found: list[int] = field(default_factory=list)
 
     @property
     def accepted(self) -> int:
@@ -201,6 +203,7 @@ class Client(Verbs):
                 raise
             start = len(result.ids)
             result.ids += reply.value["ids"]
+            result.found += [start + place for place in reply.value.get("found", [])]
             result.errors += [JobRefused(start + each["index"], from_wire(each)) for each in reply.value["errors"]]
             if reply.repeated and reply.tries == 1:
                 result.repeated += len(reply.value["ids"]) - len(reply.value["errors"])

@@ -142,3 +142,69 @@ def test_full_disk_means_try_later(broker: ScriptedBroker) -> None:
 
     assert (ran.code, ran.out) == (75, "")
     assert "hint: free some space" in ran.err
+
+
+# --- what may be chosen of a job -----------------------------------------------------------------------
+
+
+def test_choices_become_fields_of_the_job(broker: ScriptedBroker) -> None:
+    ran = run_cli(
+        *("enqueue", "--expires", "10m", "--deadline", "1h", "--backoff", "10s,1m", "--retry-on", "75,100-102"),
+        *("--no-retry-on", "2", "--hold", "--tag", "kind=backup", "--tag", "of=home", "--unique", "nightly"),
+        *("--on-conflict", "replace", "--", "x"),
+    )
+
+    assert ran.code == 0, ran
+    assert broker.only("enqueue").args["jobs"] == [
+        {
+            "command": "x",
+            "expires": 600.0,
+            "deadline": 3600.0,
+            "backoff": [10.0, 60.0],
+            "retry_on": [75, 100, 101, 102],
+            "no_retry_on": [2],
+            "hold": True,
+            "tags": {"kind": "backup", "of": "home"},
+            "unique": "nightly",
+            "on_conflict": "replace",
+        }
+    ]
+
+
+def test_same_token_is_the_same_request(broker: ScriptedBroker) -> None:
+    for token in ("backup of 2026-11-23", "backup of 2026-11-23", "another"):
+        assert run_cli("enqueue", "--idempotency-token", token, "--", "x").code == 0
+
+    first, second, third = (asked.id for asked in broker.asked)
+    assert first == second != third
+
+
+def test_job_that_was_there_already_is_told_as_such(broker: ScriptedBroker) -> None:
+    broker.on("enqueue", {"ids": ["a7"], "errors": [], "found": [0]})
+
+    assert run_cli("enqueue", "--unique", "k", "--", "x").out == "Job is there with ID: a7\n"
+    assert run_cli("enqueue", "--unique", "k", "--json", "--", "x").json == {"id": "a7", "existed": True}
+    assert run_cli("enqueue", "--unique", "k", "-q", "--", "x").out == "a7\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--backoff", "sometimes"], "'sometimes' is no backoff"),
+        (["--retry-on", "0"], "retry_on: must be codes from 1 to 255"),
+        (["--retry-on", "x"], "'x' is not a code"),
+        (["--no-retry-on", "1-x"], "'1-x' is not a code"),
+        (["--tag", "kind"], "--tag 'kind' is not of the form NAME=VALUE"),
+        (["--tag", "a b=c"], "'a b' is not a tag's name"),
+        (["--on-conflict", "ignore"], "on_conflict: must be one of return, error, replace"),
+        (["--expires", "0"], "expires: must be more than 0 seconds"),
+        (["--unique", ""], "unique: must be 1 to 256 characters"),
+        (["--request-id", "request-1", "--idempotency-token", "t"], "exclude each other"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_choice_that_makes_no_sense_is_refused(broker: ScriptedBroker, args: list[str], message: str) -> None:
+    ran = run_cli("enqueue", *args, "--", "x")
+
+    assert (ran.code, broker.asked) == (2, [])
+    assert message in ran.err

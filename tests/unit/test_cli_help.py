@@ -25,6 +25,7 @@ def test_every_command_of_the_contract_is_there() -> None:
 
     assert names == {
         *("enqueue", "status", "list", "show", "logs", "dev"),
+        *("cancel", "hold", "release", "edit", "retry", "purge", "why"),
         *("dlq list", "dlq show", "dlq retry", "dlq purge"),
         *("config show", "config get", "config set", "config unset"),
         *("broker start", "broker stop", "broker status"),
