@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cli.causes import ending
 from cli.options import shared
 from cli.output import attempt_text
 from cli.render import distance, table
@@ -87,23 +88,13 @@ def _row(job: dict[str, Any]) -> tuple[Any, ...]:
 
 def _dead_table(jobs: list[dict[str, Any]]) -> str:
     rows = [
-        (job["id"], _ending(job), job["attempts"], distance(job["updated_at"]), _command_and_words(job)) for job in jobs
+        (job["id"], ending(job), job["attempts"], distance(job["updated_at"]), _command_and_words(job)) for job in jobs
     ]
     return table(("ID", "ENDED BY", "FAILED", "DIED", "COMMAND: LAST OUTPUT"), rows, dispensable=(3, 2))
 
 
 def _command_and_words(job: dict[str, Any]) -> str:
     return f"{job['command']}: {job['last_line']}" if job.get("last_line") else str(job["command"])
-
-
-def _ending(job: dict[str, Any]) -> str:
-    if job["reason"] in ("timeout", "spawn_error", "poison"):
-        return "not started" if job["reason"] == "spawn_error" else str(job["reason"])
-    if job.get("exit_code") is not None:
-        return f"exit {job['exit_code']}"
-    if job.get("signal") is not None:
-        return f"signal {job['signal']}"
-    return str(job["reason"] or "-")
 
 
 @click.command()

@@ -32,7 +32,7 @@ _FILTERS = (
     click.option("--since", metavar="T", help="Only jobs of the last 2h, or since 2026-11-22T03:00:00Z."),
 )
 _CHANGES = (
-    click.option("--all", "everything", is_flag=True, help="All jobs that it can be done to."),
+    click.option("--all", "everything", is_flag=True, help="All that it can be done to."),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the newest."),
     click.option("-n", "--dry-run", "dry", is_flag=True, help="Say what would happen, and change nothing."),
     click.option("--yes", is_flag=True, help="Do not ask; needed for a selection where there is no terminal."),
@@ -49,6 +49,14 @@ def filtering(function: F) -> F:
 def selecting(function: F) -> F:
     """Arguments and options that say which jobs are to be changed; `chosen` makes a Choice of them."""
     for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS, *_CHANGES)):
+        function = option(function)
+    return function
+
+
+def filtering_dead(function: F) -> F:
+    """The same for dead jobs, which may also be named by what they have died of."""
+    group = click.option("--group", metavar="G", help="Those of one cause, as `dlq list --by-cause` shows it.")
+    for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS[1:], group, *_CHANGES)):
         function = option(function)
     return function
 
@@ -88,11 +96,12 @@ class Choice:
     limit: int | None
     dry: bool
     yes: bool
+    is_found: bool = False  # the ids of the selection were found by something else, nobody has named them
 
     @property
     def names(self) -> Sequence[str]:
         """Ids, where jobs are named one by one."""
-        names: Sequence[str] = self.select.get("ids", ())
+        names: Sequence[str] = () if self.is_found else self.select.get("ids", ())
         return names
 
 
@@ -137,12 +146,25 @@ def change(session: Session, op: str, choice: Choice, args: dict[str, Any], verb
     return _slices(session, op, choice, args)
 
 
+def confirm_or_plan(
+    session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str, *, asks: bool = True
+) -> list[str] | None:
+    """The ids of the jobs that it is to be done to; None if it was only tried, or somebody said no."""
+    if choice.dry:
+        _tell_plan(session, _planned(session, op, choice, args), verb)
+        return None
+    if asks and not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
+        session.warn(f"Nothing was {verb}.")
+        return None
+    return _planned(session, op, Choice(choice.select, choice.limit, True, choice.yes), args).ids
+
+
 def _slices(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> Changed:
     from queuectl.verbs import Changed, slices
 
     if choice.limit is not None:
         ids = _planned(session, op, choice, args).ids
-        choice = Choice({"ids": ids}, None, choice.dry, choice.yes)
+        choice = Choice({"ids": ids}, None, choice.dry, choice.yes, is_found=True)
         if not ids:
             return Changed()
     changed = Changed()

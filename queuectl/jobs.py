@@ -6,6 +6,7 @@ broker on what arrives by wire, so both refuse the same things in the same words
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
@@ -88,6 +89,7 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     unique: str | None = None  # no two jobs that wait or run have the same
     on_conflict: str = "return"  # return | error | replace: if there is such a job already
     stdin: bytes | None = None  # what the command reads; JSON: text
+    retry_of: str | None = None  # id of the job that it runs again, here or elsewhere
 
 
 BACKOFFS = ("exp", "linear", "fixed")
@@ -96,6 +98,7 @@ CODES_MAX = 256
 DELAYS_MAX = 100
 TAGS_MAX = 32
 STDIN_BYTES_MAX = 2**20
+_STDIN_BASE64 = "stdin_base64"  # input that is no text, in JSON
 _TAG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
 
@@ -118,10 +121,10 @@ def parse_job(fields: Any) -> JobSpec:
     if not isinstance(fields, dict | Mapping):  # dict first: it is one nearly always, and cheap to tell
         raise BadJob("a job is an object with at least a command", hint='write {"command": "echo hello"}')
     for name in fields:
-        if name not in _CHECKS:
+        if name not in _CHECKS and name != _STDIN_BASE64:
             raise _unknown(str(name)[:80])
-    if isinstance(text := fields.get("stdin"), str):  # as JSON has it; msgspec would take it for base64
-        fields = {**fields, "stdin": _bytes_of("stdin", text)}
+    if _STDIN_BASE64 in fields or isinstance(fields.get("stdin"), str):
+        fields = _with_input(fields)
     try:
         spec = msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
@@ -152,6 +155,19 @@ def are_sound(specs: Iterable[JobSpec]) -> bool:
     except BadJob:
         return False
     return True
+
+
+def _with_input(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with their input as bytes. JSON has text, or base64 under another name."""
+    rest = {name: value for name, value in fields.items() if name not in (_STDIN_BASE64, "stdin")}
+    if _STDIN_BASE64 not in fields:
+        return {**rest, "stdin": _bytes_of("stdin", fields["stdin"])}
+    if "stdin" in fields:
+        raise BadJob(f"stdin and {_STDIN_BASE64} exclude each other")
+    try:
+        return {**rest, "stdin": base64.b64decode(fields[_STDIN_BASE64], validate=True)}
+    except (ValueError, TypeError):
+        raise BadJob(f"{_STDIN_BASE64}: is not base64") from None
 
 
 def _check(spec: JobSpec, names: Iterable[str]) -> None:
@@ -220,6 +236,11 @@ def _check_env(env: dict[str, str]) -> None:
 def _check_id(job_id: str) -> None:
     if not JOB_ID.fullmatch(job_id):
         raise BadJob(f"id: {job_id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
+
+
+def _check_retry_of(job_id: str) -> None:
+    if not JOB_ID.fullmatch(job_id):
+        raise BadJob(f"retry_of: {job_id[:140]!r} is not an id")
 
 
 def _check_queue(queue: str) -> None:
@@ -336,6 +357,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "unique": _printable("unique"),
     "on_conflict": _one_of("on_conflict", ON_CONFLICT),
     "stdin": _check_stdin,
+    "retry_of": _check_retry_of,
 }
 assert tuple(_CHECKS) == JobSpec.__struct_fields__
 _IN_COMMON = JobSpec.__struct_fields__[2:]

@@ -162,11 +162,23 @@ class Retry(_Chosen, frozen=True):
     cancelled there is a copy (`copies`: old id → new id) that says whose retry it is.
     """
 
-    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0
+    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0  # seconds until the first of them runs
+    interval: Annotated[float, Meta(ge=0, le=86400.0)] = 0.0  # seconds from each to the next
+    hold: bool = False  # they wait until they are released
 
 
 class Purge(_Chosen, frozen=True):
     """Delete jobs that are over, with their history and output. → `{ids, skipped, next}`."""
+
+
+class Export(_Args, frozen=True):
+    """All that was asked for of selected jobs, values of the environment included. → `{jobs, next}`.
+
+    Each is as `enqueue` takes it, with `retry_of` for its id; `next` as in the changes of selected jobs.
+    """
+
+    select: Select
+    cursor: Cursor | None = None
 
 
 class Why(_Args, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -25,18 +25,37 @@ AGAIN = frozenset({JobState.FAILED, JobState.DEAD, JobState.COMPLETED, JobState.
 _COPIED = (JobState.COMPLETED, JobState.CANCELLED)
 
 
+class Due(NamedTuple):
+    """When the first of some jobs is to run, and how long after it each of the others; or whether they are held."""
+
+    first_ms: int
+    interval_ms: float = 0.0
+    is_held: bool = False
+
+    def of(self, place: int) -> int:
+        """When the job at this place is to run."""
+        return self.first_ms + round(place * self.interval_ms)
+
+    def readiness(self, now_ms: int, place: int) -> int:
+        """Whether the job at this place may be leased now."""
+        if self.is_held:
+            return HELD
+        return DUE_LATER if self.of(place) > now_ms else READY
+
+
 def retry(core: State, turn: Turn, by: Actor, args: Retry) -> dict[str, Any]:
     """Run the jobs that are meant again, after the delay."""
     chosen = _without_held(choose(core, by, args, AGAIN, RETRIED))
     chosen = chosen.without(keys_taken(core, [job for job in chosen.jobs if STATES[job.state] is JobState.DEAD]))
     copies: dict[str, str] = {}
     if not args.dry:
-        due_ms = turn.now.wall_ms + round(args.delay * 1000)
-        by_state = {state: [job for job in chosen.jobs if STATES[job.state] is state] for state in AGAIN}
-        _hasten(core, turn, by_state[JobState.FAILED], due_ms)
-        revive(core, turn, by_state[JobState.DEAD], due_ms)
-        for state in _COPIED:
-            copies |= {job.id: _copy(core, turn, by, job, due_ms) for job in by_state[state]}
+        due = Due(turn.now.wall_ms + round(args.delay * 1000), args.interval * 1000, args.hold)
+        places = list(enumerate(chosen.jobs))
+        _hasten(core, turn, [(place, job) for place, job in places if STATES[job.state] is JobState.FAILED], due)
+        revive(core, turn, [(place, job) for place, job in places if STATES[job.state] is JobState.DEAD], due)
+        for place, job in places:
+            if STATES[job.state] in _COPIED:
+                copies[job.id] = _copy(core, turn, by, job, due.of(place), due.readiness(turn.now.wall_ms, place))
         note_retry(core, turn, by, chosen.jobs)
     return chosen.answer(copies=copies)
 
@@ -51,22 +70,28 @@ def _without_held(chosen: Chosen) -> Chosen:
     )
 
 
-def _hasten(core: State, turn: Turn, jobs: Sequence[Known], due_ms: int) -> None:
+def _hasten(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due) -> None:
     """Their next attempt comes now, or after the delay, and not when their backoff has passed."""
-    waiting = [job._replace(run_at_ms=due_ms) for job in core.store.changes.editable(job.seq for job in jobs)]
-    core.store.changes.edit([job._replace(ready=readiness(core, turn, job)) for job in waiting], turn.now.wall_ms)
+    places = {job.seq: place for place, job in jobs}
+    waiting = [job._replace(run_at_ms=due.of(places[job.seq])) for job in core.store.changes.editable(places)]
+    now = [job._replace(ready=HELD if due.is_held else readiness(core, turn, job)) for job in waiting]
+    core.store.changes.edit(now, turn.now.wall_ms)
 
 
-def revive(core: State, turn: Turn, jobs: Sequence[Known], due_ms: int) -> None:
-    """Dead jobs back to the queue with a fresh budget; their history stays, a deadline that has passed does not."""
+def revive(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due) -> None:
+    """Dead jobs, each with its place, back to the queue with a fresh budget. History stays, limits in time do not."""
     now_ms = turn.now.wall_ms
-    ready = DUE_LATER if due_ms > now_ms else READY
-    core.store.jobs.revive([(ready, due_ms, now_ms, job.seq) for job in jobs])
-    core.store.changes.set_free([job.seq for job in jobs])
-    for job in jobs:
+    core.store.jobs.revive([(due.readiness(now_ms, place), due.of(place), now_ms, job.seq) for place, job in jobs])
+    core.store.changes.set_free([job.seq for _, job in jobs])
+    for place, job in jobs:
         core.tally.move(job.bucket, job.state, CODES[after(JobState.DEAD, Event.REVIVE)])
-        core.ready.add(job.bucket)
-    if ready == DUE_LATER:
+        _expect(core, job.bucket, due.readiness(now_ms, place), due.of(place))
+
+
+def _expect(core: State, bucket: int, ready: int, due_ms: int) -> None:
+    if ready == READY:
+        core.ready.add(bucket)
+    elif ready == DUE_LATER:
         core.wait_until(due_ms)
 
 
@@ -95,7 +120,7 @@ def keys_taken(core: State, jobs: Sequence[Known]) -> dict[int, QueuectlError]:
     return taken
 
 
-def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int) -> str:
+def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int, ready: int) -> str:
     """A new job that does the same, with the time limits counted from now; its id."""
     now_ms = turn.now.wall_ms
     old = core.store.listing.row(job.seq)
@@ -104,7 +129,6 @@ def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int) -> str:
     deadline_ms = None if old.deadline_ms is None else old.deadline_ms + shift_ms
     until_ms = min((limit for limit in (expires_ms, deadline_ms) if limit is not None), default=None)
     seq, job_id = _next_id(core)
-    ready = DUE_LATER if due_ms > now_ms else READY
     core.store.changes.copy(
         Copy(
             of_seq=job.seq,
@@ -124,10 +148,7 @@ def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int) -> str:
         core.store.changes.tag([(seq, msgpack.unpackb(old.tags))])
     core.tally.add(job.bucket, CODES[JobState.PENDING], 1)
     core.look_by(until_ms)
-    if ready == READY:
-        core.ready.add(job.bucket)
-    else:
-        core.wait_until(due_ms)
+    _expect(core, job.bucket, ready, due_ms)
     turn.log("info", "job_enqueued", job_id=job_id, queue=core.queues[job.bucket], request_id="", by=by.name)
     return job_id
 

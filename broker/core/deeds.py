@@ -30,7 +30,7 @@ def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, A
     if taken and not args.all:
         raise next(iter(taken.values()))
     jobs = [job for job in jobs if job.seq not in taken]
-    again.revive(core, turn, jobs, turn.now.wall_ms)
+    again.revive(core, turn, list(enumerate(jobs)), again.Due(turn.now.wall_ms))
     again.note_retry(core, turn, by, jobs)
     for job in jobs:
         turn.log("info", "dlq_retried", job_id=job.id, by=by.name)

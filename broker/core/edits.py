@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from broker.core.access import Actor
-from broker.core.enqueues import timeout_ms_of
+from broker.core.enqueues import EDITED, timeout_ms_of
 from broker.core.holds import readiness
 from broker.core.selection import choose
 from broker.core.state import State
@@ -19,8 +19,6 @@ from queuectl.errors import BadRequest
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.requests import Edit, Edits
 from queuectl.times import parse_rfc3339
-
-EDITED = "edited"
 
 
 def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
 from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
+EDITED = "edited"  # of the deeds of people
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
 _BUCKET_AND_READY, _RUN_AT, _UNTIL = itemgetter(1, 3), itemgetter(4), itemgetter(5)  # of a row
@@ -137,10 +138,15 @@ def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None
         return False
     stored = core.store.jobs.specified(job_id for job_id in ids if job_id is not None)
     return all(
-        spec is not None and (spec.unique is not None or _is_job(core, spec, stored[job_id]))  # it may be another's id
+        spec is not None
+        and (spec.unique is not None or _is_job(core, spec, stored[job_id]) or _was_edited(core, stored[job_id].seq))
         for spec, job_id in zip(specs, ids, strict=True)
         if job_id in stored
     )
+
+
+def _was_edited(core: State, seq: int) -> bool:
+    return any(deed.action == EDITED for deed in core.store.history.deeds(seq))
 
 
 _AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd", "stdin")
@@ -284,7 +290,7 @@ def _terms(core: State, now_ms: int, spec: JobSpec) -> tuple[Any, ...]:
         None if spec.expires is None else now_ms + round(spec.expires * 1000),
         None if spec.deadline is None else now_ms + round(spec.deadline * 1000),
         spec.stdin,
-        None,
+        spec.retry_of,
     )
 
 

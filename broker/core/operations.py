@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import again, asks, deeds, deletion, edits, holds, keys, reading, stops, why
+from broker.core import again, asks, deeds, deletion, edits, export, holds, keys, reading, stops, why
 from broker.core.access import ADMIN, EVERYBODY, READ, SUBMIT, Actor
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -53,6 +53,7 @@ OPERATIONS: dict[str, Operation] = {
     "edit": Operation(ADMINS, requests.Edit, edits.edit, changes=True),
     "retry": Operation(ADMINS, requests.Retry, again.retry, changes=True),
     "purge": Operation(ADMINS, requests.Purge, deletion.purge, changes=True),
+    "export": Operation(ADMINS, requests.Export, export.export),
     "config_show": Operation(SEERS, requests.ConfigShow, asks.config_show),
     "config_set": Operation(ADMINS, requests.ConfigSet, deeds.config_set, changes=True),
     "config_unset": Operation(ADMINS, requests.ConfigUnset, deeds.config_unset, changes=True),

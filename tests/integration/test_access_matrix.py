@@ -63,6 +63,7 @@ KIND_OF = {
     "edit": "changes",
     "retry": "changes",
     "purge": "changes",
+    "export": "changes",  # nothing, but what it tells nobody else may see
     "dlq_retry": "changes",
     "dlq_purge": "changes",
     "config_set": "changes",
@@ -209,7 +210,7 @@ class Trial:
             "why": {"id": self.job},
             "cancel": {"select": {"ids": [self.job]}, "dry": True},
             "edit": {"select": {"ids": [self.job]}, "changes": {"priority": 1}},
-            **{op: {"select": {"ids": [self.job]}} for op in ("hold", "release", "retry", "purge")},
+            **{op: {"select": {"ids": [self.job]}} for op in ("hold", "release", "retry", "purge", "export")},
             "dlq_retry": {"all": True},
             "dlq_purge": {"all": True},
             "config_set": {"key": "max_retries", "value": 7},

@@ -400,7 +400,7 @@ def test_dlq_purge_of_all_needs_yes_where_nobody_can_be_asked(broker: ScriptedBr
 @pytest.mark.parametrize(("answer", "code", "purged"), [("y\n", 0, True), ("n\n", 1, False), ("", 130, False)])
 def test_dlq_purge_of_all_asks_on_a_terminal(broker: ScriptedBroker, answer: str, code: int, purged: bool) -> None:
     answer_dlq(broker, "dlq_purge")
-    broker.on("status", status_view())
+    broker.on("purge", {"ids": ["x1", "x2"], "skipped": [], "next": None})
 
     ran = run_cli("dlq", "purge", "--all", stdin=answer, tty=True)
 

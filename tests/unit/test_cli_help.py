@@ -26,7 +26,7 @@ def test_every_command_of_the_contract_is_there() -> None:
     assert names == {
         *("enqueue", "status", "list", "show", "logs", "dev"),
         *("cancel", "hold", "release", "edit", "retry", "purge", "why"),
-        *("dlq list", "dlq show", "dlq retry", "dlq purge"),
+        *("dlq list", "dlq show", "dlq retry", "dlq purge", "dlq export", "dlq import"),
         *("config show", "config get", "config set", "config unset"),
         *("broker start", "broker stop", "broker status"),
         *("worker start", "worker stop", "worker list"),

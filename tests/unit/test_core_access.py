@@ -29,7 +29,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "key_revoke": {"name": "me"},
     "why": {"id": "job-1"},
     "edit": {"select": {}, "changes": {"priority": 1}},
-    **{op: {"select": {}} for op in ("cancel", "hold", "release", "retry", "purge")},
+    **{op: {"select": {}} for op in ("cancel", "hold", "release", "retry", "purge", "export")},
 }
 MAY = {
     WORKER: {"ping", "whoami"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from queuectl.errors import UniqueKeyTaken
+from queuectl.errors import UniqueKeyTaken, UnknownJob
 from queuectl.messages import Grant
 from tests.harness import BrokerHarness, FakeWorker, patient
 
@@ -161,3 +161,86 @@ def test_dry_run_copies_nothing(broker: BrokerHarness, worker: FakeWorker) -> No
     assert broker.ask("retry", select={}, dry=True)["ids"] == ["a2", "a1"]
     assert worker.grants() == []
     assert len(broker.ask("list")["jobs"]) == 2
+
+
+# --- many, one after the other; held; exported -----------------------------------------------------------
+
+
+def test_many_may_be_spread_over_time(broker: BrokerHarness, worker: FakeWorker) -> None:
+    lost = [dead(broker, worker) for _ in range(3)]
+    broker.enqueue("x")
+    worker.finish(worker.grant())
+
+    retry(broker, *lost, "a4", delay=1, interval=2)
+
+    assert worker.grants() == []
+    seen: list[str] = []
+    for _ in range(4):
+        broker.after(1000 if not seen else 2000)
+        seen.append(worker.grant().job)
+    assert seen == [*lost, "a5"]
+
+
+def test_they_may_be_held_until_they_are_released(broker: BrokerHarness, worker: FakeWorker) -> None:
+    lost = dead(broker, worker)
+    broker.enqueue("x", "y")
+    first, second = worker.grants()
+    worker.finish(first)
+    worker.finish(second, 1)
+
+    copy = retry(broker, lost, first.job, second.job, hold=True)["copies"][first.job]
+    broker.after(5000)
+
+    held = [lost, second.job, copy]
+    assert worker.grants() == []
+    assert [broker.job(job)["held"] for job in held] == [True] * 3
+    assert broker.job(lost)["attempts"] == 0
+    broker.ask("release", select={"ids": held})
+    assert {grant.job for grant in worker.grants()} == set(held)
+
+
+def test_exported_job_can_be_handed_over_again(broker: BrokerHarness, worker: FakeWorker) -> None:
+    fields: dict[str, Any] = {
+        "priority": 3,
+        "queue": "mail",
+        "env": {"SECRET": "s"},
+        "cwd": "/srv",
+        "stdin": b"\xff",
+        "tags": {"a": "b"},
+        "backoff": [1, 2],
+        "retry_on": [75],
+        "no_retry_on": [2],
+        "timeout": 2.5,
+        "on_lost": "dead",
+        "keep_children": True,
+        "backoff_jitter": "full",
+        "max_retries": 1,
+    }
+    lost = dead(broker, worker, **fields)
+
+    [exported] = broker.ask("export", select={"state": "dead"})["jobs"]
+
+    assert {name: exported[name] for name in fields} == fields
+    assert (exported["command"], exported["retry_of"]) == ("true", lost)
+    [again] = broker.ask("enqueue", jobs=[exported])["ids"]
+    worker.grant()
+    before, after = broker.job(lost), broker.job(again)
+    assert after["retry_of"] == lost
+    assert {name for name in fields if name != "stdin" and before[name] != after[name]} == set()
+
+
+def test_export_goes_in_slices_and_by_id(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.core.export.BYTES_PER_SLICE", 10)
+    ids = broker.enqueue(*["x" * 6] * 5)
+
+    assert len(broker.ask("export", select={})["jobs"]) == 2
+    for select in ({}, {"ids": ids}):
+        told: list[str] = []
+        cursor = None
+        while not told or cursor is not None:
+            reply = broker.ask("export", select=select, cursor=cursor)
+            told += [job["retry_of"] for job in reply["jobs"]]
+            cursor = reply["next"]
+        assert told == ids[::-1]
+    assert broker.ask("export", select={"queue": "nosuch"}) == {"jobs": [], "next": None}
+    assert isinstance(broker.refused("export", select={"ids": ["nosuch"]}), UnknownJob)

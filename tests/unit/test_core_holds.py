@@ -231,3 +231,11 @@ def test_edit_makes_no_more_queues_than_there_may_be(broker: BrokerHarness, monk
     broker.enqueue("x")
 
     assert isinstance(broker.refused("edit", select={"ids": ["a1"]}, changes={"queue": "new"}), QueueFull)
+
+
+def test_repeat_of_the_request_that_enqueued_an_edited_job_is_known(broker: BrokerHarness) -> None:
+    jobs = [{"command": "x"}]
+    broker.ask("enqueue", jobs=jobs, request_id="request-1")
+    chosen(broker, "edit", "a1", changes={"command": "y"})
+
+    assert broker.ask("enqueue", jobs=jobs, request_id="request-1")["ids"] == ["a1"]

@@ -1,0 +1,74 @@
+"""Dead jobs by what they have died of: the shape of the command, how it ended, and what it said last.
+
+A shape is the text with everything out of it that differs from one run to the next: numbers, hashes, quoted words.
+Jobs of one cause have one fingerprint, eight hex digits, which `dlq retry --group` and `dlq purge --group` take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+_DIFFERS = re.compile(
+    r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"  # a UUID
+    r"|0x[0-9a-fA-F]+|\b(?=[a-fA-F]*\d)[0-9a-fA-F]{7,}\b"  # a hash
+    r"|\d+(?:[.,:]\d+)*"  # numbers, times
+    r"|'[^']*'|\"[^\"]*\""
+)
+_BLANKS = re.compile(r"\s+")
+SHOWN_CHARS = 200
+
+
+@dataclass(slots=True)
+class Cause:
+    """Dead jobs that are alike."""
+
+    fingerprint: str
+    ending: str
+    command: str  # its shape
+    last_line: str  # its shape
+    ids: list[str] = field(default_factory=list)  # the newest first
+    newest_at: str = ""
+
+    def to_wire(self) -> dict[str, Any]:
+        """As --json prints it."""
+        return {
+            "group": self.fingerprint,
+            "jobs": len(self.ids),
+            "ending": self.ending,
+            "command": self.command,
+            "last_line": self.last_line,
+            "newest_at": self.newest_at,
+            "sample": self.ids[:3],
+        }
+
+
+def shape(text: str) -> str:
+    """The text without what differs from run to run: `copy 17 files` → `copy # files`."""
+    return _BLANKS.sub(" ", _DIFFERS.sub("#", text)).strip()[:SHOWN_CHARS]
+
+
+def ending(job: dict[str, Any]) -> str:
+    """How the last attempt of a dead job ended, in a word or two."""
+    if job["reason"] in ("timeout", "spawn_error", "poison", "deadline", "lost"):
+        return "not started" if job["reason"] == "spawn_error" else str(job["reason"])
+    if job.get("exit_code") is not None:
+        return f"exit {job['exit_code']}"
+    if job.get("signal") is not None:
+        return f"signal {job['signal']}"
+    return str(job["reason"] or "-")
+
+
+def causes(jobs: Iterable[dict[str, Any]]) -> list[Cause]:
+    """The causes of these dead jobs, those of most jobs first."""
+    found: dict[str, Cause] = {}
+    for job in jobs:
+        parts = ending(job), shape(job["command"]), shape(job.get("last_line") or "")
+        fingerprint = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+        cause = found.setdefault(fingerprint, Cause(fingerprint, *parts))
+        cause.ids.append(str(job["id"]))
+        cause.newest_at = max(cause.newest_at, str(job["updated_at"]))
+    return sorted(found.values(), key=lambda cause: -len(cause.ids))

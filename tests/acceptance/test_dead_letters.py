@@ -1,0 +1,136 @@
+"""Dead letters by the dozen: by cause, by selection, at a pace, changed before they run, out of one queue and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness_cli import CommandLine
+
+DEAD = {"max_retries": 1}
+
+
+@pytest.fixture
+def dead(q: CommandLine) -> CommandLine:
+    q.broker()
+    q.worker(2)
+    return q
+
+
+def bury(q: CommandLine, *commands: str, **fields: object) -> list[str]:
+    """Jobs that are dead."""
+    ids = q.enqueue_all([{"command": command, **DEAD, **fields} for command in commands])
+    q.await_state("dead", *ids)
+    return ids
+
+
+def editor(folder: Path, text: str) -> dict[str, str | None]:
+    """The environment of somebody whose editor leaves this text."""
+    script = folder / "editor.py"
+    script.write_text(f"import os, sys; path = sys.argv[1]; open(path, 'w').write({text!r}); os.utime(path, (1, 1))")
+    return {"EDITOR": f"{sys.executable} {script}"}
+
+
+def test_what_has_died_of_the_same_is_one_group(dead: CommandLine) -> None:
+    full = bury(dead, *[f"echo 'cannot write block {number}: disk full' >&2; exit 28" for number in (1, 2, 30)])
+    missing = bury(dead, "nosuchcommand --file a", "false")
+
+    groups = dead.json("dlq", "list", "--by-cause")
+
+    assert {(group["jobs"], group["ending"]) for group in groups} == {(3, "exit 28"), (1, "exit 1"), (1, "exit 127")}
+    assert groups[0]["last_line"] == "cannot write block #: disk full"
+    assert groups[0]["sample"] == full[::-1]
+    assert "disk full" in dead.ok("dlq", "list", "--by-cause").splitlines()[1]
+
+    group = groups[0]["group"]
+    assert dead.ok("dlq", "retry", "--group", group, "-n").split() == full[::-1]
+    assert dead.run("dlq", "retry", "--group", group).code == 2
+    assert dead.ok("dlq", "retry", "--group", group, "--yes") == "3 jobs moved back to the queue.\n"
+    dead.await_count("dead", 5)
+    assert dead.ok("dlq", "purge", "--group", group, "--yes", "-q").split() == full[::-1]
+    assert [job["id"] for job in dead.json("dlq", "list")] == missing[::-1]
+    assert dead.run("dlq", "retry", "--group", "12345678").code == 3
+
+
+def test_selection_goes_back_at_a_pace(dead: CommandLine) -> None:
+    mail = bury(dead, "false", "false", "false", queue="mail", tags={"run": "7"})
+    bury(dead, "false")
+
+    ran = dead.run("dlq", "retry", "--tag", "run=7", "--rate", "1/h", "--delay", "1m", "--yes")
+
+    assert (ran.code, ran.stdout) == (0, "3 jobs moved back to the queue.\n")
+    assert "The last of them starts in 7260 s." in ran.stderr
+    due = sorted((dead.show(job)["run_at"], job) for job in mail)
+    assert [job for _, job in due] == mail[::-1]
+    assert {dead.show(job)["reason"] for job in mail} == {"delayed"}
+
+
+def test_dead_job_is_changed_in_the_editor_before_it_runs(dead: CommandLine, tmp_path: Path) -> None:
+    [job] = bury(dead, "false")
+    changed = {"command": "echo mended", "queue": "default", "priority": 4, "max_retries": 1, "timeout": 60}
+
+    ran = dead.run("dlq", "retry", job, "--edit", env=editor(tmp_path, json.dumps(changed)))
+
+    assert ran.code == 0, ran
+    assert ran.stdout == f"Job {job} moved back to queue as 'pending', with another command, priority, timeout.\n"
+    dead.await_state("completed", job)
+    shown = dead.show(job)
+    assert [entry["outcome"] for entry in shown["history"]] == ["exit", "completed"]
+    assert (shown["command"], shown["priority"], shown["timeout"]) == ("echo mended", 4, 60)
+    assert {event["action"] for event in shown["events"]} == {"retried", "edited", "released"}
+
+
+def test_edit_that_makes_no_sense_leaves_the_job_dead(dead: CommandLine, tmp_path: Path) -> None:
+    [job] = bury(dead, "false")
+
+    for text, message in (("{", "JSON"), ('{"state": "x"}', "no 'state'"), ('{"timeout": -1}', "timeout")):
+        ran = dead.run("dlq", "retry", job, "--edit", env=editor(tmp_path, text))
+        assert (ran.code, ran.stdout) == (2, ""), ran
+        assert message in ran.stderr
+    assert dead.run("dlq", "retry", job, "--edit", env={"EDITOR": "true"}).code == 1
+    assert dead.run("dlq", "retry", "--all", "--edit").code == 2
+    assert dead.show(job)["state"] == "dead"
+
+
+def test_dead_jobs_go_out_and_come_in_elsewhere(dead: CommandLine, tmp_path: Path) -> None:
+    ids = bury(dead, "cat; false", env={"SECRET": "s3"}, tags={"a": "b"}, stdin="hello", queue="mail")
+    bury(dead, "false")
+    out = tmp_path / "dead.jsonl"
+
+    ran = dead.run("dlq", "export", str(out), "--queue", "mail")
+
+    assert (ran.code, ran.stdout, ran.stderr) == (0, "", "1 dead job exported.\n")
+    assert out.stat().st_mode & 0o777 == 0o600
+    [line] = out.read_text().splitlines()
+    exported = json.loads(line)
+    assert (exported["env"], exported["stdin"], exported["retry_of"]) == ({"SECRET": "s3"}, "hello", ids[0])
+    assert len(dead.ok("dlq", "export").splitlines()) == 2
+
+    [new] = dead.ok("dlq", "import", str(out), "--hold", "-q").split()
+    assert (dead.show(new)["retry_of"], dead.show(new)["held"]) == (ids[0], True)
+    dead.ok("edit", new, "--command", "echo mended")
+    dead.ok("release", new)
+    dead.await_state("completed", new)
+    again = dead.run("dlq", "import", str(out), "--hold", "-q")
+    assert again.stdout.split() == [new], again
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["retry"],
+        ["retry", "a1", "--all"],
+        ["retry", "--group", "x", "--queue", "mail"],
+        ["retry", "--all", "--rate", "fast"],
+        ["retry", "--all", "--rate", "0/s"],
+        ["purge", "--queue", "mail"],
+    ],
+    ids=" ".join,
+)
+def test_nonsense_is_refused(dead: CommandLine, args: list[str]) -> None:
+    ran = dead.run("dlq", *args)
+
+    assert (ran.code, ran.stdout) == (2, ""), ran
