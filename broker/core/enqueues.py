@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from broker.core import unique
+from broker.core import extras, unique
 from broker.core.access import Actor
 from broker.core.find import find_many
 from broker.core.state import State
@@ -26,8 +26,7 @@ from queuectl.times import parse_rfc3339
 EDITED = "edited"  # of the deeds of people
 _PENDING = CODES[JobState.PENDING]
 _OPEN = itemgetter("max_retries", "backoff_base", "backoff_max", "backoff_jitter", "timeout", "output_limit")
-_BUCKET_AND_READY, _RUN_AT, _UNTIL = itemgetter(1, 3), itemgetter(4), itemgetter(5)  # of a row
-_PLAIN_RULES = ("exp", None, None)
+_BUCKET_AND_READY, _RUN_AT = itemgetter(1, 3), itemgetter(4)  # of a row
 
 
 @dataclass(slots=True)
@@ -229,33 +228,34 @@ def _again(specs: list[JobSpec], ids: list[str | None]) -> list[int]:
 
 def _insert(core: State, turn: Turn, specs: list[JobSpec], actors: list[int]) -> list[str | None]:
     """Store jobs; the id of each, None where it is in use."""
-    jobs, rest = _rows(core, turn, specs, actors)
+    jobs, rest, special = _rows(core, turn, specs, actors)
     core.next_seq += len(jobs)
     refused = core.store.jobs.enqueue(jobs, rest)
-    if any(spec.tags for spec in specs):
-        tagged = [(job[-1], spec.tags) for job, spec in zip(jobs, specs, strict=True) if spec.tags]
-        core.store.changes.tag([(seq, tags) for seq, tags in tagged if seq not in refused])
+    if special:
+        extras.add(core, turn.now.wall_ms, [(seq, spec) for seq, spec in special if seq not in refused])
     _count(core, [job for job in jobs if job[-1] not in refused] if refused else jobs)
     return [None if job[-1] in refused else job[0] for job in jobs]
 
 
 def _rows(
     core: State, turn: Turn, specs: Sequence[JobSpec], actors: Sequence[int]
-) -> tuple[list[NewJob], list[NewSpec]]:
-    """The rows of new jobs. What neighbours have in common is worked out once."""
+) -> tuple[list[NewJob], list[NewSpec], list[tuple[int, JobSpec]]]:
+    """The rows of new jobs, and those of which that is not all. What neighbours have in common is worked out once."""
     now_ms, first = turn.now.wall_ms, core.next_seq
     jobs: list[NewJob] = []
     rest: list[NewSpec] = []
+    special: list[tuple[int, JobSpec]] = []
     known: tuple[Any, ...] | None = None
     seqs = range(first, first + len(specs))
     for seq, job_id, spec, actor in zip(seqs, job_ids(first, len(specs)), specs, actors, strict=True):
         if (common := in_common(spec)) != known:
-            known = common
-            (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, now_ms, spec)
-            until_ms = min((instant for instant in terms[-4:-2] if instant is not None), default=None)
-        jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, until_ms, spec.unique, now_ms, seq))
+            known, is_special = common, extras.has_extras(spec)
+            (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, spec)
+        jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, now_ms, seq))
         rest.append((seq, spec.command, *terms, actor))
-    return jobs, rest
+        if is_special:
+            special.append((seq, spec))
+    return jobs, rest, special
 
 
 def _place(core: State, now_ms: int, spec: JobSpec) -> tuple[int, int, int, int]:
@@ -269,7 +269,7 @@ def _place(core: State, now_ms: int, spec: JobSpec) -> tuple[int, int, int, int]
     return core.bucket_of(spec.queue or DEFAULT_QUEUE), spec.priority, ready, run_at_ms
 
 
-def _terms(core: State, now_ms: int, spec: JobSpec) -> tuple[Any, ...]:
+def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
     """The rest of a new job's spec; what it leaves open is as the settings are now."""
     max_retries, backoff_base, backoff_max, backoff_jitter, timeout, output_limit = _OPEN(core.settings)
     if spec.timeout is not None:
@@ -285,26 +285,13 @@ def _terms(core: State, now_ms: int, spec: JobSpec) -> tuple[Any, ...]:
         msgpack.packb(spec.env) if spec.env else None,
         spec.cwd,
         spec.on_lost,
-        _rules(spec),
-        msgpack.packb(spec.tags) if spec.tags else None,
-        None if spec.expires is None else now_ms + round(spec.expires * 1000),
-        None if spec.deadline is None else now_ms + round(spec.deadline * 1000),
-        spec.stdin,
-        spec.retry_of,
     )
-
-
-def _rules(spec: JobSpec) -> bytes | None:
-    """Which failures are retried, and when, where that is not as it mostly is."""
-    rules = (spec.backoff or "exp", spec.retry_on, spec.no_retry_on)
-    return None if rules == _PLAIN_RULES else msgpack.packb((rules[0], spec.retry_on or [], spec.no_retry_on or []))
 
 
 def _count(core: State, jobs: Iterable[NewJob]) -> None:
     for (bucket, ready), group in groupby(jobs, _BUCKET_AND_READY):
         alike = list(group)
         core.tally.add(bucket, _PENDING, len(alike))
-        core.look_by(min(filter(None, map(_UNTIL, alike)), default=None))
         if ready == READY:
             core.ready.add(bucket)
         elif ready == DUE_LATER:

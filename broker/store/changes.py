@@ -33,6 +33,11 @@ EDITABLE = """
 SELECT j.seq, j.id, bucket, priority, state, ready, run_at_ms, losses, attempts, command, max_retries, timeout_ms
 FROM json_each(?) CROSS JOIN job j ON j.seq = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
 
+# What few jobs have.
+ADD_TO_JOB = "UPDATE job SET until_ms = ?, unique_key = ? WHERE seq = ?"
+ADD_TO_SPEC = """
+UPDATE spec SET rules = ?, tags = ?, expires_ms = ?, deadline_ms = ?, stdin = ?, retry_of = ? WHERE seq = ?"""
+
 # Who has these keys?
 HOLDING = """
 SELECT unique_key, seq, job.id, bucket, state, attempt, lease, ready
@@ -116,6 +121,20 @@ class Overdue(NamedTuple):
     deadline_ms: int | None
 
 
+class Extras(NamedTuple):
+    """What few jobs have."""
+
+    seq: int
+    until_ms: int | None
+    unique_key: str | None
+    rules: bytes | None
+    tags: bytes | None
+    expires_ms: int | None
+    deadline_ms: int | None
+    stdin: bytes | None
+    retry_of: str | None
+
+
 class Copy(NamedTuple):
     """A new job that does what another one does."""
 
@@ -137,6 +156,11 @@ class Changes:
 
     def __init__(self, connection: Connection):
         self._db = connection
+
+    def add_extras(self, rows: Sequence[Extras]) -> None:
+        """New jobs have this, too. That a unique key is free was looked up before."""
+        expect(self._db.run_many(ADD_TO_JOB, [(*row[1:3], row.seq) for row in rows]), len(rows), "add_extras")
+        self._db.run_many(ADD_TO_SPEC, [(*row[3:], row.seq) for row in rows])
 
     def end_waiting(self, endings: Sequence[tuple[int, str, int, int, int]]) -> None:
         """Waiting jobs are over: (state, reason, now_ms, now_ms, seq) each."""

@@ -14,14 +14,14 @@ from broker.store.rows import Candidate, Completion, Known, LeaseRow, Move, NewJ
 
 # Stores one job; an id in use leaves it out.
 INSERT_JOB = """
-INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, until_ms, unique_key,
-                 created_at_ms, updated_at_ms, seq)
-VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?7, ?8, ?8, ?9) ON CONFLICT (id) DO NOTHING"""
+INSERT INTO job (id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, created_at_ms,
+                 updated_at_ms, seq)
+VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?6, ?7) ON CONFLICT (id) DO NOTHING"""
 
 INSERT_SPEC = """
 INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-                  keep_children, env, cwd, on_lost, rules, tags, expires_ms, deadline_ms, stdin, retry_of, enqueued_by)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+                  keep_children, env, cwd, on_lost, enqueued_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 # Which of the jobs just stored are there?
 STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from broker.store.connection import StoreRefused
 from queuectl.jobs import JobState
@@ -18,11 +18,11 @@ HELD = 4  # not to be leased before it is released
 
 
 # A job to store: what changes of it, and what does not. Plain tuples: SQLite's driver is slower with named ones.
-# id, bucket, priority, ready, run_at_ms, until_ms, unique_key, now_ms, seq
-NewJob = tuple[str, int, int, int, int, int | None, str | None, int, int]
+# id, bucket, priority, ready, run_at_ms, now_ms, seq
+NewJob = tuple[str, int, int, int, int, int, int]
 # seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env,
-# cwd, on_lost, rules, tags, expires_ms, deadline_ms, stdin, retry_of, enqueued_by
-NewSpec = tuple[Any, ...]
+# cwd, on_lost, enqueued_by
+NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str, int]
 
 
 class Candidate(NamedTuple):

@@ -151,13 +151,13 @@ def cycle_rate(jobs: int, batch: int) -> float:
 
 def _job(seq: int) -> NewJob:
     now_ms = time.time_ns() // 1_000_000
-    return job_id_of(seq), 1, 0, READY, now_ms, None, None, now_ms, seq
+    return job_id_of(seq), 1, 0, READY, now_ms, now_ms, seq
 
 
 def _spec(seq: int) -> NewSpec:
     settings: dict[str, Any] = DEFAULTS
     policy = (settings["max_retries"], settings["backoff_base"], settings["backoff_max"], settings["backoff_jitter"])
-    return seq, f"echo job {seq}", *policy, None, settings["output_limit"], 0, None, None, "retry", *[None] * 6, 1
+    return seq, f"echo job {seq}", *policy, None, settings["output_limit"], 0, None, None, "retry", 1
 
 
 def _completed(job: Candidate, now_ms: int) -> Completion:

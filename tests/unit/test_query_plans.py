@@ -61,13 +61,15 @@ PLANS: dict[str, tuple[str, ...]] = {
     "DELETE_SPEC": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
     # changes
     **dict.fromkeys(
-        ("END_WAITING", "SET_READY", "PLACE", "SET_UNTIL"), ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",)
+        ("END_WAITING", "SET_READY", "PLACE", "SET_UNTIL", "ADD_TO_JOB"),
+        ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     ),
     "FREE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "FREE_SPEC": (SPEC_ROW,),
     "OVER": ("SEARCH job USING INDEX job_state (state=? AND seq>?)",),
     "COPY_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "COPY_SPEC": (SPEC_ROW,),
+    "ADD_TO_SPEC": (SPEC_ROW,),
     "RESPECIFY": ("SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)",),
     "EDITABLE": ("SCAN json_each", "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)", SPEC),
     "HOLDING": ("SCAN json_each", "SEARCH job USING INDEX job_unique (unique_key=?)"),

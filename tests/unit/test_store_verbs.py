@@ -21,8 +21,8 @@ def store() -> Iterator[Store]:
 
 def new_job(seq: int, job_id: str, *, bucket: int = 1, ready: int = 1, run_at_ms: int = 0) -> tuple[NewJob, NewSpec]:
     return (
-        (job_id, bucket, 0, ready, run_at_ms, None, None, 0, seq),
-        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry", None, None, None, None, None, None, 1),
+        (job_id, bucket, 0, ready, run_at_ms, 0, seq),
+        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry", 1),
     )
 
 
