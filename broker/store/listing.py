@@ -16,7 +16,7 @@ from queuectl import where
 from queuectl.jobs import JobState
 from queuectl.where import Condition
 
-SLICE_ROWS = 20_000  # rows looked at in one slice of a listing: a few milliseconds
+SLICE_ROWS = 10_000  # rows looked at in one slice of a listing: some 10 ms where each must be read
 
 _REASON = f"""CASE WHEN ready = {HELD} THEN 'held'
      WHEN ready = {DUE_LATER} THEN CASE state WHEN {CODES[JobState.FAILED]} THEN 'backoff' ELSE 'delayed' END
