@@ -21,6 +21,7 @@ from worker.signals import DeathNotices
 from worker.tree import Tree
 
 WATCH_AFTER_MS = 4  # most short commands are over by then, and never need to be watched for output
+_SIGNALS = frozenset(signal.valid_signals())
 _DEATHS_MAX = 256  # in one turn: a command that starts orphans without end must not hold the worker up
 
 
@@ -43,13 +44,14 @@ class Poller(Protocol):
 class Running:
     """A command and the lease it runs for."""
 
-    __slots__ = ("child", "is_ended", "is_watched", "keep_children", "kill_at_ms", "lease")
+    __slots__ = ("asked_by", "child", "is_ended", "is_watched", "keep_children", "kill_at_ms", "lease")
 
     def __init__(self, lease: int, child: Child, *, keep_children: bool) -> None:
         self.lease = lease
         self.child = child
         self.keep_children = keep_children
         self.kill_at_ms: int | None = None
+        self.asked_by: int = signal.SIGTERM  # the signal that asks its processes to end
         self.is_ended = False
         self.is_watched = False  # its pipes are
 
@@ -92,7 +94,7 @@ class Children:
     def start(self, grant: Grant, slot: int, listener: Listener, now: Now) -> None:
         """Run a grant's command; what is wrong is told to the listener."""
         try:
-            child = self._spawner.start(grant.command, self._environment.of(grant, slot), grant.cwd)
+            child = self._spawner.start(grant.command, self._environment.of(grant, slot), grant.cwd, grant.stdin)
         except SpawnError as error:
             listener.on_spawn_error(grant.lease, error.message, now)
             return
@@ -160,7 +162,13 @@ class Children:
         if child.pipes:
             for stream, data in child.read_rest():
                 listener.on_output(running.lease, stream, data)
-        left = self.tree.leader_ended(child.pid, now.mono_ms, keep=running.keep_children, kill_at_ms=running.kill_at_ms)
+        left = self.tree.leader_ended(
+            child.pid,
+            now.mono_ms,
+            keep=running.keep_children,
+            kill_at_ms=running.kill_at_ms,
+            number=running.asked_by,
+        )
         child.reap()
         del self._by_lease[running.lease], self._by_pid[child.pid]
         self._killed.pop(running.lease, None)
@@ -176,8 +184,11 @@ class Children:
 
     # --- force ---
 
-    def kill(self, lease: int, *, hard: bool, kill_at_ms: int, now: Now) -> None:
-        """Ask a command's tree to end, with SIGKILL to follow at `kill_at_ms`; or kill it at once."""
+    def kill(self, lease: int, *, hard: bool, kill_at_ms: int, now: Now, number: int | None = signal.SIGTERM) -> None:
+        """Ask a command's tree to end, with SIGKILL to follow at `kill_at_ms` if not before; or kill it at once.
+
+        `number`: of the signal that asks; one that the system does not know is SIGTERM. None: it was asked before.
+        """
         running = self._by_lease.get(lease)
         if running is None:
             return
@@ -188,8 +199,9 @@ class Children:
         self._killed[lease] = running
         if hard:
             self._kill(running, now.mono_ms)
-        else:
-            self.tree.signal_tree(running.child.pid, signal.SIGTERM)
+        elif number is not None:
+            running.asked_by = number if number in _SIGNALS else signal.SIGTERM
+            self.tree.signal_tree(running.child.pid, running.asked_by)
             self.tree.signal_tree(running.child.pid, signal.SIGCONT)
 
     def _kill(self, running: Running, now_ms: int) -> None:

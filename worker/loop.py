@@ -267,7 +267,7 @@ class WorkerLoop:
         )
 
     def _kill(self, effect: effects.Kill, now: Now) -> None:
-        self._children.kill(effect.lease, hard=effect.hard, kill_at_ms=effect.kill_at_ms, now=now)
+        self._children.kill(effect.lease, hard=effect.hard, kill_at_ms=effect.kill_at_ms, now=now, number=effect.signal)
 
     def _tell(self, effect: effects.Tell, now: Now) -> None:
         getattr(self._log, effect.level)(effect.event, **effect.keys)

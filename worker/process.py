@@ -15,6 +15,7 @@ from queuectl.errors import QueuectlError
 from queuectl.messages import STDERR, STDOUT
 from worker.brand import Brands
 from worker.environment import Environment
+from worker.stdin import open_stdin
 
 SHELL = "/bin/sh"
 READ_BYTES_MAX = 64 * 1024  # of one pipe in one turn of the loop
@@ -65,14 +66,26 @@ class Spawner:
         os.close(self._null)
         os.close(self._directory)
 
-    def start(self, command: str, environment: Environment, cwd: str | None) -> Child:
-        """Start a command. Raises SpawnError or WorkerFault."""
+    def start(self, command: str, environment: Environment, cwd: str | None, stdin: bytes | None = None) -> Child:
+        """Start a command, which reads `stdin`, or nothing. Raises SpawnError or WorkerFault."""
+        if stdin is None:
+            return self._start(command, environment, cwd, self._null)
+        try:
+            file = open_stdin(stdin)
+        except OSError as error:
+            raise WorkerFault(f"cannot make the standard input of the command: {error.strerror}") from None
+        try:
+            return self._start(command, environment, cwd, file)
+        finally:
+            os.close(file)
+
+    def _start(self, command: str, environment: Environment, cwd: str | None, stdin: int) -> Child:
         fds: list[int] = []
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             fds += os.pipe2(os.O_CLOEXEC)
             brand = None if self._brands is None else self._brands.put_on()
-            pid = self._spawn(command, environment, cwd, fds[1], fds[3])
+            pid = self._spawn(command, environment, cwd, (stdin, fds[1], fds[3]))
         except (OSError, ValueError) as error:
             for fd in fds:
                 os.close(fd)
@@ -88,12 +101,9 @@ class Spawner:
         os.close(fds[3])
         return Child(pid, fds[0], fds[2], brand)
 
-    def _spawn(self, command: str, environment: Environment, cwd: str | None, stdout: int, stderr: int) -> int:
-        actions = [
-            (os.POSIX_SPAWN_DUP2, self._null, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ]
+    def _spawn(self, command: str, environment: Environment, cwd: str | None, standard: tuple[int, int, int]) -> int:
+        """`standard`: what it gets as its descriptors 0, 1 and 2."""
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)]
         if cwd is not None:
             os.fchdir(self._directory)  # if there is no way back, it must not even begin
             self._enter(cwd)

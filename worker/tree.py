@@ -159,10 +159,12 @@ class Tree:
                 _signal_below(orphan, number)
                 entry.asked.add(orphan.pid)
 
-    def leader_ended(self, pid: int, now_ms: int, *, keep: bool, kill_at_ms: int | None) -> int:
+    def leader_ended(
+        self, pid: int, now_ms: int, *, keep: bool, kill_at_ms: int | None, number: int = signal.SIGTERM
+    ) -> int:
         """The leader is dead and not yet reaped: end what it left, unless it is to be kept. How many that were.
 
-        `kill_at_ms`: when SIGKILL is due where the job was being killed already.
+        `kill_at_ms`: when SIGKILL is due where the job was being killed already. `number`: the signal that asks.
         """
         self.look(now_ms)
         leader = self._leaders.pop(pid)
@@ -177,12 +179,20 @@ class Tree:
             if is_sure:
                 count += 1 + len(descendants_of(orphan.pid))
             if not orphan.owners and not orphan.is_kept:
-                self._end(orphan, now_ms, kill_at_ms, is_asked=orphan.pid in leader.asked)
+                self._end(orphan, now_ms, kill_at_ms, is_asked=orphan.pid in leader.asked, number=number)
         return count
 
-    def _end(self, orphan: Orphan, now_ms: int, kill_at_ms: int | None, *, is_asked: bool = False) -> None:
+    def _end(
+        self,
+        orphan: Orphan,
+        now_ms: int,
+        kill_at_ms: int | None,
+        *,
+        is_asked: bool = False,
+        number: int = signal.SIGTERM,
+    ) -> None:
         if not is_asked and (kill_at_ms is None or kill_at_ms > now_ms):
-            _signal_below(orphan, signal.SIGTERM)
+            _signal_below(orphan, number)
             _signal_below(orphan, signal.SIGCONT)
         orphan.kill_at_ms = now_ms + GRACE_MS if kill_at_ms is None else kill_at_ms
 

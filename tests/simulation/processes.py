@@ -143,7 +143,7 @@ class SimulatedChildren(Children):
                 listener.on_output(lease, STDOUT, b"x" * process.fate.output_bytes)
             listener.on_exit(lease, exit_code=process.exit_code, signal=process.signal, note="", now=now)
 
-    def kill(self, lease: int, *, hard: bool, kill_at_ms: int, now: Now) -> None:
+    def kill(self, lease: int, *, hard: bool, kill_at_ms: int, now: Now, number: int | None = SIGTERM) -> None:
         process = self.running.get(lease)
         if process is None:
             return
@@ -151,8 +151,8 @@ class SimulatedChildren(Children):
             kill_at_ms = now.mono_ms
         if process.kill_at_ms is None or kill_at_ms < process.kill_at_ms:
             process.kill_at_ms = kill_at_ms
-        if not hard:
-            self.processes.kill(process, SIGTERM)
+        if not hard and number is not None:
+            self.processes.kill(process, number)
 
     def tick(self, now: Now) -> None:
         for process in self.running.values():

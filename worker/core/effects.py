@@ -16,12 +16,19 @@ class Start(NamedTuple):
     slot: int
 
 
+SIGTERM, SIGKILL = 15, 9
+
+
 class Kill(NamedTuple):
-    """Signal the whole tree of a running lease: SIGKILL if hard, else SIGTERM and at `kill_at_ms` SIGKILL."""
+    """Signal the whole tree of a running lease: SIGKILL if hard, else `signal` and at `kill_at_ms` SIGKILL.
+
+    `signal` may be a number that the system does not know; None: it has been sent, only the end comes sooner.
+    """
 
     lease: int
     hard: bool
     kill_at_ms: int
+    signal: int | None = SIGTERM
 
 
 class Spool(NamedTuple):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Any
+
+from msgspec.structs import replace
 
 from queuectl.clock import Now
 from queuectl.ids import lease_text
@@ -23,7 +26,7 @@ class Ending(Enum):
 class Lease:
     """One lease: waiting for a slot while `slot` is 0, then running."""
 
-    __slots__ = ("arrived_ms", "ending", "grant", "slot", "started")
+    __slots__ = ("arrived_ms", "asked_by", "ending", "grant", "kill_at_ms", "slot", "started")
 
     def __init__(self, grant: Grant, arrived_ms: int) -> None:
         self.grant = grant
@@ -31,6 +34,13 @@ class Lease:
         self.slot = 0
         self.started = Now(0, 0)
         self.ending: Ending | None = None
+        self.asked_by: int | None = None  # the signal by which its command was asked to end
+        self.kill_at_ms: float = math.inf  # when SIGKILL is due
+
+    def let_go_of_stdin(self) -> None:
+        """The command has what it is to read: a copy of up to a megabyte is of no more use here."""
+        if self.grant.stdin is not None:
+            self.grant = replace(self.grant, stdin=None)
 
     @property
     def is_held(self) -> bool:

@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 from queuectl.clock import Now
 from queuectl.jobs import Outcome
 from queuectl.messages import Grant, Held, Returned
-from worker.core.effects import Kill, Start
+from worker.core.effects import SIGKILL, SIGTERM, Kill, Start
 from worker.core.lease import Ending, Lease
 from worker.core.outbox import Outbox
 from worker.core.reports import Reports
@@ -123,6 +123,7 @@ class Slots:
             if lease.grant.timeout_ms is not None:
                 self._set_timeout(now.mono_ms + lease.grant.timeout_ms, lease.grant.lease)
             self._outbox.do(Start(lease.grant, lease.slot))
+            lease.let_go_of_stdin()
 
     def _set_timeout(self, at_ms: int, number: int) -> None:
         heappush(self._timeouts, (at_ms, number))
@@ -205,20 +206,29 @@ class Slots:
                     self._kill(lease, Ending.DROPPED, 0, hard=True)
         self._fill(now)
 
-    def cancel(self, numbers: Sequence[int], grace_ms: int, now: Now) -> None:
-        """Kill these kindly. One that ends for another reason already is left to it."""
+    def cancel(self, numbers: Sequence[int], signal: int, grace_ms: int, now: Now) -> None:
+        """Kill these kindly, by this signal first. One that ends for another reason already is left to it.
+
+        Said again it can only hasten the end. The same signal is not sent twice: many a command takes the second
+        for an order to drop everything.
+        """
+        kill_at_ms = now.mono_ms + (0 if signal == SIGKILL else grace_ms)
         for number in numbers:
             lease = self._leases.get(number)
-            if lease is None or lease.ending is not None:
+            if lease is None or lease.ending not in (None, Ending.CANCELLED):
                 continue
-            if lease.slot:
-                self._kill(lease, Ending.CANCELLED, now.mono_ms + grace_ms)
-            else:
-                self._waiting.remove(number)
-                del self._leases[number]
-                lease.started = now
-                note = "cancelled before it started"
-                self._reports.finish(lease, Outcome.CANCELLED, now, exit_code=None, signal=None, note=note)
+            if not lease.slot:
+                self._cancel_waiting(lease, now)
+            elif kill_at_ms < lease.kill_at_ms:
+                new = signal if signal != lease.asked_by else None
+                self._kill(lease, Ending.CANCELLED, kill_at_ms, hard=signal == SIGKILL, signal=new)
+
+    def _cancel_waiting(self, lease: Lease, now: Now) -> None:
+        self._waiting.remove(lease.grant.lease)
+        del self._leases[lease.grant.lease]
+        lease.started = now
+        note = "cancelled before it started"
+        self._reports.finish(lease, Outcome.CANCELLED, now, exit_code=None, signal=None, note=note)
 
     def stop_all(self, now: Now, *, hard: bool) -> None:
         """End what runs, to be given back at no cost; what is cancelled or timed out keeps its outcome."""
@@ -232,12 +242,16 @@ class Slots:
                 self._return(lease, "lost")
             self._kill(lease, Ending.LOST, 0, hard=True)
 
-    def _kill(self, lease: Lease, ending: Ending, kill_at_ms: int, *, hard: bool = False) -> None:
+    def _kill(
+        self, lease: Lease, ending: Ending, kill_at_ms: int, *, hard: bool = False, signal: int | None = SIGTERM
+    ) -> None:
         if lease.ending is not ending:
             lease.ending = ending
             event = "job_timed_out" if ending is Ending.TIMEOUT else "job_killed"
             self._outbox.tell("info", event, **lease.keys(), reason=ending.value)
-        self._outbox.do(Kill(lease.grant.lease, hard, kill_at_ms))
+        lease.kill_at_ms = min(lease.kill_at_ms, kill_at_ms)
+        lease.asked_by = lease.asked_by if signal is None else signal
+        self._outbox.do(Kill(lease.grant.lease, hard, kill_at_ms, signal))
 
     # --- time ---
 

@@ -198,7 +198,7 @@ class WorkerCore:
                 for taken in message.taken:
                     self.reports.on_taken(taken.lease, taken.stream, taken.upto)
             case Cancel():
-                self.slots.cancel(message.leases, message.grace_ms, now)
+                self.slots.cancel(message.leases, message.signal, message.grace_ms, now)
             case Stop():
                 self.stop(now, hard=message.now)
             case ByeOk():
