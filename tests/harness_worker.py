@@ -147,8 +147,8 @@ class ScriptedBroker:
         peer.pushes += 1
         self.send(peer.route, Push(peer.session, peer.pushes, list(grants)))
 
-    def cancel(self, *leases: int, grace_ms: int = 10_000) -> None:
-        self.send(self.peer.route, Cancel(self.peer.session, list(leases), grace_ms))
+    def cancel(self, *leases: int, grace_ms: int = 10_000, number: int = signal.SIGTERM) -> None:
+        self.send(self.peer.route, Cancel(self.peer.session, list(leases), grace_ms, number))
 
     def stop(self, *, now: bool = False) -> None:
         self.send(self.peer.route, Stop(self.peer.session, now))

@@ -146,18 +146,20 @@ class Tree:
     # --- ending ---
 
     def signal_tree(self, leader: int, number: int) -> None:
-        """Signal all processes of a running job."""
+        """Signal all processes of a running job. Whom no signal but SIGCONT has reached was not asked to end."""
         entry = self._leaders[leader]
         # The walk comes first: once the leader is dead, its children are not to be found below it any more.
         below = descendants_of(leader)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, number)
         _signal_each(below, number, but_group=leader)
-        entry.asked.update(below)
+        reached = set(below)
         for orphan in self._orphans.values():
             if orphan.owners == {entry.lease}:
                 _signal_below(orphan, number)
-                entry.asked.add(orphan.pid)
+                reached.add(orphan.pid)
+        if number != signal.SIGCONT:
+            entry.asked |= reached
 
     def leader_ended(
         self, pid: int, now_ms: int, *, keep: bool, kill_at_ms: int | None, number: int = signal.SIGTERM

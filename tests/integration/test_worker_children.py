@@ -8,6 +8,7 @@ import resource
 import secrets
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -69,9 +70,9 @@ class Room:
     def start(self, command: str, lease: int = 1, **changes: object) -> None:
         self.children.start(grant(command, lease, **changes), lease, self.ear, read_clock())
 
-    def kill(self, lease: int = 1, *, hard: bool = False, grace_ms: int = 10_000) -> None:
+    def kill(self, lease: int = 1, *, hard: bool = False, grace_ms: int = 10_000, number: int | None = 15) -> None:
         now = read_clock()
-        self.children.kill(lease, hard=hard, kill_at_ms=now.mono_ms + grace_ms, now=now)
+        self.children.kill(lease, hard=hard, kill_at_ms=now.mono_ms + grace_ms, now=now, number=number)
 
     def until(self, condition: Callable[[], object]) -> None:
         """Let the room work until the condition holds."""
@@ -175,6 +176,82 @@ def test_stdin_is_empty(room: Room) -> None:
     assert room.ear.output[1, STDOUT].strip() == b"0"
 
 
+EVERY_BYTE = bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    "stdin", [b"", b"one\ntwo", EVERY_BYTE, EVERY_BYTE * 4096], ids=["empty", "text", "bytes", "a megabyte"]
+)
+def test_stdin_is_read_byte_for_byte(room: Room, stdin: bytes) -> None:
+    room.start("cat", stdin=stdin)
+
+    assert room.end_of() == Ended(0, None, "")
+    assert room.ear.output.get((1, STDOUT), b"") == stdin
+
+
+def test_stdin_ends_when_it_has_been_read(room: Room) -> None:
+    room.start("cat; echo; cat; wc -c", stdin=b"once")
+
+    room.end_of()
+
+    assert room.ear.output[1, STDOUT].split() == [b"once", b"0"]
+
+
+@pytest.mark.parametrize("command", ["true", "exec <&-", "head -c 1 > /dev/null", "exec < /dev/null; cat"])
+def test_stdin_need_not_be_read(room: Room, command: str) -> None:
+    room.start(command, stdin=EVERY_BYTE * 4096)
+
+    assert room.end_of() == Ended(0, None, "")
+    assert room.ear.output == {}
+
+
+def test_stdin_of_jobs_that_run_at_once_is_their_own(room: Room) -> None:
+    for lease in (1, 2, 3):
+        room.start("sleep 0.1; cat", lease, stdin=b"of %d" % lease)
+
+    for lease in (1, 2, 3):
+        room.end_of(lease)
+        assert room.ear.output[lease, STDOUT] == b"of %d" % lease
+
+
+def test_stdin_cannot_be_written_to(room: Room) -> None:
+    room.start("echo more >&0 || cat", stdin=b"given")
+
+    room.end_of()
+
+    assert room.ear.output[1, STDOUT] == b"given"
+
+
+def test_stdin_stays_with_its_command(room: Room) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    room.start("ls -l /proc/$$/fd; sleep 1000", 1, stdin=b"given")
+    room.start("ls -l /proc/$$/fd", 2)
+
+    room.end_of(2)
+    room.until(lambda: (1, STDOUT) in room.ear.output)
+    room.kill(1)
+    room.end_of(1)
+
+    assert [room.ear.output[lease, STDOUT].count(b"memfd") for lease in (1, 2)] == [1, 0]
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE], ids=errno.errorcode.get)
+def test_stdin_that_cannot_be_made_is_the_workers_fault(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "memfd_create", fail)
+    room.start(f": > {tmp_path}/done", 1, stdin=b"secret")
+    room.start("cat", 2)
+
+    assert room.ear.faults == {1: f"cannot make the standard input of the command: {os.strerror(number)}"}
+    assert room.end_of(2) == Ended(0, None, ""), "who has no input needs no such file"
+    assert not (tmp_path / "done").exists()
+
+
 def test_signals_start_out_as_the_system_has_them(room: Room) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -261,14 +338,15 @@ def free_descriptors(count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("count", range(6))
+@pytest.mark.parametrize(("stdin", "needed"), [(None, 4), (b"given", 5)], ids=["no input", "input"])
 def test_no_descriptor_left_is_the_workers_fault_and_the_command_has_not_run(
-    room: Room, tmp_path: Path, count: int
+    room: Room, tmp_path: Path, count: int, stdin: bytes | None, needed: int
 ) -> None:
     done = tmp_path / "done"
     with free_descriptors(count):
-        room.start(f": > {done}")
+        room.start(f": > {done}", stdin=stdin)
 
-    if count < 4:
+    if count < needed:
         assert "Too many open files" in room.ear.faults[1]
         assert not done.exists()
     else:
@@ -338,6 +416,99 @@ def test_what_outlives_the_leader_in_the_grace_is_killed_at_its_end(room: Room, 
     assert is_alive(stray)
     room.quiet()
     assert not is_alive(stray)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGRTMAX"])
+def test_any_signal_may_be_the_first(room: Room, name: str) -> None:
+    number = signal.Signals[name]
+    room.start("ulimit -c 0; echo; exec sleep 1000")
+    room.until(lambda: room.ear.output)
+
+    room.kill(number=number)
+
+    assert room.end_of().signal == number
+
+
+@pytest.mark.parametrize("number", [0, -1, 32, 65, 2**31 - 1])
+def test_signal_that_the_system_does_not_know_is_term(room: Room, number: int) -> None:
+    room.start("exec sleep 1000")
+
+    room.kill(number=number)
+
+    assert room.end_of().signal == signal.SIGTERM
+
+
+# Notes the first signal that it gets. A shell might be hit between the fork and the start of what it runs.
+HEARS = """
+import pathlib, signal, sys
+numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+pathlib.Path(sys.argv[1] + ".up").touch()
+pathlib.Path(sys.argv[1]).write_text(signal.sigwait(numbers).name)
+"""
+
+
+def hears(file: Path) -> str:
+    """The command of a process that notes its first signal in this file."""
+    program = file.with_name("hears.py")
+    program.write_text(HEARS)
+    return f"{sys.executable} -SE {program} {file}"
+
+
+def until_up(*files: Path) -> str:
+    return f"until {' && '.join(f'[ -e {file}.up ]' for file in files)}; do sleep 0.01; done"
+
+
+def test_first_signal_reaches_the_whole_tree_and_no_other_does(room: Room, tmp_path: Path) -> None:
+    child, stray, orphan = files = [tmp_path / name for name in ("child", "stray", "orphan")]
+    room.start(
+        f"{hears(child)} & setsid {hears(stray)} & (setsid {hears(orphan)} &); trap 'wait; exit 3' USR1; "
+        f"{until_up(*files)}; echo; wait"
+    )
+    room.until(lambda: room.ear.output)
+
+    room.kill(number=signal.SIGUSR1)
+
+    assert room.end_of().exit_code == 3
+    room.quiet()
+    assert [file.read_text() for file in files] == ["SIGUSR1"] * 3
+
+
+def test_what_comes_up_after_the_first_signal_hears_the_same_when_its_leader_has_ended(
+    room: Room, tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    room.start(f"trap 'setsid {hears(late)} & {until_up(late)}; exit 3' USR1; sleep 1000 & echo; wait")
+    room.until(lambda: room.ear.output)
+
+    room.kill(number=signal.SIGUSR1)
+
+    assert room.end_of().exit_code == 3
+    room.quiet()
+    assert late.read_text() == "SIGUSR1"
+
+
+def test_job_that_ignores_the_first_signal_is_killed_after_the_grace(room: Room) -> None:
+    room.start("trap '' INT; echo; while :; do sleep 1; done")
+    room.until(lambda: room.ear.output)
+
+    room.kill(number=signal.SIGINT, grace_ms=200)
+
+    assert room.end_of().signal == signal.SIGKILL
+    room.quiet()
+
+
+def test_end_may_come_sooner_without_another_signal_but_never_later(room: Room) -> None:
+    room.start("trap 'echo asked' INT TERM; sleep 1000 & echo; while :; do wait; done")
+    room.until(lambda: room.ear.output)
+
+    room.kill(number=signal.SIGINT, grace_ms=3_600_000)
+    room.until(lambda: b"asked" in room.ear.output[1, STDOUT])
+    room.kill(number=None, grace_ms=300)
+    room.kill(number=None, grace_ms=3_600_000)
+
+    assert room.end_of().signal == signal.SIGKILL
+    assert room.ear.output[1, STDOUT] == b"\nasked\n"
 
 
 def test_stopped_job_still_hears_term(room: Room) -> None:

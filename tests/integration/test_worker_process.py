@@ -104,6 +104,54 @@ def test_cancel_kills_the_tree_and_says_so(broker: ScriptedBroker, worker: Worke
     assert (broker.result_of(1).outcome, broker.results[1].signal) == ("cancelled", 9)
 
 
+def test_cancel_by_another_signal_lets_the_job_answer_it(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    broker.push(grant(f"trap 'echo saved; exit 5' INT; sleep 1000 & echo $$ > {tmp_path}/pid; wait", 1))
+    pid_in(tmp_path / "pid")
+
+    broker.cancel(1, number=signal.SIGINT)
+
+    result = broker.result_of(1)
+    assert (result.outcome, result.exit_code, result.signal) == ("cancelled", 5, None)
+    assert broker.text(1) == b"saved\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "grace_ms"), [(signal.SIGKILL, 3_600_000), (signal.SIGTERM, 100)], ids=["KILL", "less grace"]
+)
+def test_cancel_said_again_with_more_force_ends_a_stubborn_job(
+    broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path, number: int, grace_ms: int
+) -> None:
+    waits = f"sleep 1000 & echo $$ > {tmp_path}/pid; while :; do wait; done"
+    broker.push(grant(f"trap 'echo asked' INT; trap '' TERM; {waits}", 1))
+    pid_in(tmp_path / "pid")
+    broker.cancel(1, number=signal.SIGINT, grace_ms=3_600_000)
+    broker.until(lambda: broker.text(1) == b"asked\n")
+
+    broker.cancel(1, number=number, grace_ms=grace_ms)
+
+    assert (broker.result_of(1).outcome, broker.results[1].signal) == ("cancelled", 9)
+
+
+def test_input_of_a_job_is_read_and_is_written_down_nowhere(
+    broker: ScriptedBroker, worker: WorkerProcess, place: Home
+) -> None:
+    secret = b"input-%s" % os.urandom(16).hex().encode()
+    broker.push(grant("cat; exit 3", 1, stdin=secret), grant("cat", 2))
+
+    assert broker.result_of(1).exit_code == 3
+    assert broker.result_of(2).exit_code == 0
+
+    broker.until(lambda: broker.text(1) == secret)
+    assert broker.text(2) == b""
+    worker.stop()
+    assert exit_code(broker, worker) == 0
+    assert worker.events("job_started"), "the log is told everything that it may be told"
+    files = [path for path in place.path.rglob("*") if path.is_file()]
+    assert [path for path in files if secret in path.read_bytes()] == []
+
+
 def test_dropped_lease_is_killed_and_not_reported(
     broker: ScriptedBroker, worker: WorkerProcess, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from queuectl.errors import BadRequest, TooLarge
-from queuectl.messages import TO_BROKER, TO_WORKER, Beat, Bye, Grant, Hello, Output, Piece, Push, Who
+from queuectl.messages import TO_BROKER, TO_WORKER, Beat, Bye, Cancel, Grant, Hello, Output, Piece, Push, Who
 from queuectl.wire import convert, decode, encode, unpack
 
 
@@ -24,6 +24,36 @@ def test_bytes_stay_bytes() -> None:
     output = Output(1, [Piece(1, "a1", 1, 2, 0, b"\x00\xff")])
 
     assert decode(encode(output), TO_BROKER, bytes_max=1000) == output
+
+
+@pytest.mark.parametrize("stdin", [None, b"", b"\x00\xff" * (1 << 19)], ids=["none", "empty", "a megabyte"])
+def test_input_of_a_command_comes_in_as_it_went_out(stdin: bytes | None) -> None:
+    push = Push(1, 2, [Grant(1, "a1", 1, 3, "q", "cat", None, None, None, 100, True, stdin)])
+
+    assert decode(encode(push), TO_WORKER, bytes_max=1 << 21) == push
+
+
+def test_input_of_a_command_is_no_text() -> None:
+    grant = [1, "a1", 1, 3, "q", "cat", None, None, None, 100, True, "text"]
+
+    with pytest.raises(BadRequest, match="Expected 'bytes"):
+        decode(msgpack.packb(["push", 1, 2, [grant]]), TO_WORKER, bytes_max=1000)
+
+
+def test_older_broker_says_less_and_is_understood() -> None:
+    grant = [1, "a1", 1, 3, "q", "cat", None, None, None, 100, True]
+
+    push = decode(msgpack.packb(["push", 1, 2, [grant]]), TO_WORKER, bytes_max=1000)
+    cancel = decode(msgpack.packb(["cancel", 1, [7], 3000]), TO_WORKER, bytes_max=1000)
+
+    assert push == Push(1, 2, [Grant(1, "a1", 1, 3, "q", "cat", None, None, None, 100, True, stdin=None)])
+    assert cancel == Cancel(1, [7], 3000, signal=15)
+
+
+def test_later_version_says_more_and_is_understood() -> None:
+    cancel = decode(msgpack.packb(["cancel", 1, [7], 3000, 2, "more"]), TO_WORKER, bytes_max=1000)
+
+    assert cancel == Cancel(1, [7], 3000, signal=2)
 
 
 def test_message_without_fields() -> None:

@@ -1193,6 +1193,128 @@ def test_cancel_kills_and_is_reported(desk: Desk) -> None:
     desk.take(Results)
 
 
+def cancel(desk: Desk, lease: int, *, signal: int, grace_ms: int = 3000) -> None:
+    desk.tell(Cancel(desk.session, [lease], grace_ms, signal))
+
+
+@pytest.mark.parametrize("number", [2, 64, 0, -1, 2**31 - 1])
+def test_cancel_passes_its_signal_on_known_or_not(desk: Desk, number: int) -> None:
+    desk.run(1)
+
+    cancel(desk, 1, signal=number)
+
+    assert desk.take(effects.Kill) == effects.Kill(1, False, desk.now.mono_ms + 3000, number)
+    end_cancelled(desk)
+
+
+def end_cancelled(desk: Desk, lease: int = 1) -> None:
+    """The command ends, and nothing but its cancellation is reported."""
+    desk.end(lease, 0)
+    desk.flush()
+    assert desk.take(effects.Spool).result.outcome == "cancelled"
+    desk.take(Results)
+    assert desk.events().count("job_killed") == 1
+
+
+def test_cancel_by_kill_waits_for_nothing(desk: Desk) -> None:
+    desk.run(1)
+
+    cancel(desk, 1, signal=9)
+
+    assert desk.take(effects.Kill) == effects.Kill(1, True, desk.now.mono_ms, 9)
+    end_cancelled(desk)
+
+
+def test_cancel_said_again_with_less_grace_ends_sooner_and_the_signal_is_not_sent_twice(desk: Desk) -> None:
+    desk.run(1)
+    cancel(desk, 1, signal=2, grace_ms=60_000)
+    desk.take(effects.Kill)
+
+    desk.advance(1000)
+    cancel(desk, 1, signal=2, grace_ms=5000)
+
+    assert desk.take(effects.Kill) == effects.Kill(1, False, desk.now.mono_ms + 5000, None)
+    end_cancelled(desk)
+
+
+def test_cancel_said_again_by_another_signal_with_less_grace_sends_that_too(desk: Desk) -> None:
+    desk.run(1)
+    cancel(desk, 1, signal=2, grace_ms=60_000)
+    desk.take(effects.Kill)
+
+    cancel(desk, 1, signal=15, grace_ms=5000)
+
+    assert desk.take(effects.Kill) == effects.Kill(1, False, desk.now.mono_ms + 5000, 15)
+    end_cancelled(desk)
+
+
+@pytest.mark.parametrize(("number", "grace_ms"), [(2, 3000), (15, 2000), (2, 60_000), (10, 2**63 - 1)])
+def test_cancel_said_again_with_a_later_end_changes_nothing(desk: Desk, number: int, grace_ms: int) -> None:
+    desk.run(1)
+    cancel(desk, 1, signal=2, grace_ms=3000)
+    desk.take(effects.Kill)
+
+    desk.advance(1000)
+    cancel(desk, 1, signal=number, grace_ms=grace_ms)
+
+    end_cancelled(desk)
+
+
+def test_cancel_said_again_by_kill_kills_once(desk: Desk) -> None:
+    desk.run(1)
+    cancel(desk, 1, signal=2, grace_ms=60_000)
+    desk.take(effects.Kill)
+    cancel(desk, 1, signal=15, grace_ms=30_000)
+    desk.take(effects.Kill)
+
+    cancel(desk, 1, signal=9, grace_ms=60_000)
+    assert desk.take(effects.Kill) == effects.Kill(1, True, desk.now.mono_ms, 9)
+    desk.advance(10)
+    cancel(desk, 1, signal=9)
+    cancel(desk, 1, signal=2, grace_ms=0)
+
+    end_cancelled(desk)
+
+
+def test_cancel_said_again_after_stop_now_takes_the_nearer_end_into_account(desk: Desk) -> None:
+    desk.run(1)
+    cancel(desk, 1, signal=2, grace_ms=60_000)
+    desk.take(effects.Kill)
+    desk.tell(Stop(desk.session, True))
+    desk.take(Beat)
+    assert desk.take(effects.Kill) == effects.Kill(1, False, desk.now.mono_ms + 2000, 15)
+
+    cancel(desk, 1, signal=2, grace_ms=5000)
+    cancel(desk, 1, signal=2, grace_ms=100)
+
+    assert desk.take(effects.Kill) == effects.Kill(1, False, desk.now.mono_ms + 100, 2)
+    end_cancelled(desk)
+
+
+def test_cancel_of_a_job_that_ends_for_another_reason_is_ignored(desk: Desk) -> None:
+    desk.run(1, timeout_ms=1000)
+    desk.advance(1000)
+    desk.take(effects.Kill)
+
+    cancel(desk, 1, signal=9)
+
+    desk.end(1, None, 15)
+    desk.flush()
+    assert desk.take(effects.Spool).result.outcome == "timeout"
+    desk.take(Results)
+
+
+def test_input_goes_with_the_start_and_is_not_kept_after_it(desk: Desk) -> None:
+    desk.push(grant(1, stdin=b"some input"))
+
+    assert desk.take(effects.Start).grant == grant(1, stdin=b"some input")
+    assert desk.core.slots._leases[1].grant == grant(1)
+    desk.end(1, 0)
+    desk.flush()
+    desk.take(effects.Spool)
+    desk.take(Results)
+
+
 def test_cancel_of_a_waiting_lease_is_reported_at_once(desk: Desk) -> None:
     desk.push(grant(1), grant(2), grant(3))
     desk.take(effects.Start)
