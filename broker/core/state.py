@@ -23,6 +23,7 @@ from queuectl.settings import DEFAULTS, Value
 
 QUEUES_MAX = 1000  # each that has jobs is asked in each turn that may lease one
 RETIRE_FROM_MS = 60_000  # from the start of the broker
+RETIRE_OLD_FROM_MS = 86_400_000  # from the first start of a version that does
 SILENCE_HEARTBEATS = 5  # silence after which a worker connects anew
 RIDDLES_PER_SECOND = 500  # of each key: a few statements each
 BACKOFF_MAX_MS = 5000  # longest pause of a worker between two tries to connect
@@ -168,8 +169,15 @@ class State:
         self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
         self.started_ms = now.mono_ms
         self.clock_ms = self.steady_ms = now.wall_ms - now.mono_ms
-        self.next_retire_ms = now.mono_ms + RETIRE_FROM_MS
+        self.next_retire_ms = now.mono_ms + max(RETIRE_FROM_MS, self._retire_from_ms(facts, now) - now.wall_ms)
         self.rebuild(now)
+
+    def _retire_from_ms(self, facts: dict[str, Any], now: Now) -> int:
+        """Before when nothing is deleted for its age: who comes from a version that kept all has a day to object."""
+        if "retire_from_ms" not in facts:
+            facts["retire_from_ms"] = now.wall_ms + (RETIRE_OLD_FROM_MS if self.epoch > 1 else 0)
+            self.store.ledger.note({"retire_from_ms": facts["retire_from_ms"]})
+        return int(facts["retire_from_ms"])
 
     def rebuild(self, now: Now) -> None:
         """Read from the store what memory mirrors; after a failed turn nothing of it is left in memory."""

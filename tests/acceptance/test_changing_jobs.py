@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.harness_cli import CommandLine, is_alive, until
+from queuectl import Client
+from tests.harness_cli import LIMIT_S, CommandLine, is_alive, until
 
 
 def test_cancel_of_a_running_job_ends_its_whole_tree_before_it_returns(q: CommandLine, tmp_path: Path) -> None:
@@ -146,18 +148,41 @@ def test_last_of_nothing_is_no_job(q: CommandLine) -> None:
     assert (ran.code, ran.stderr.splitlines()[0]) == (3, "error: there is no last job: there are none")
 
 
-def test_many_cancels_race_completions_and_each_job_ends_once(q: CommandLine) -> None:
+def test_cancels_that_race_completions_leave_each_job_one_end_and_no_process(q: CommandLine, tmp_path: Path) -> None:
     q.broker()
-    q.worker(4)
-    jobs = q.enqueue_all([{"command": f"sleep 0.0{number % 10}"} for number in range(120)])
+    q.worker(20)
+    pids = tmp_path / "pids"
+    commands = [f"echo $$ >> {pids}; sleep 0.0{number % 7}; (sleep 0.01 &)" for number in range(500)]
+    jobs = q.enqueue_all([{"command": command} for command in commands])
+    client = q.client
+    cancelled, stopped, late = set(), set(), set()
 
-    for start in range(0, len(jobs), 30):
-        ran = q.run("cancel", *jobs[start : start + 30], "--json")
-        assert ran.code in (0, 4), ran
-
-    counts = q.counts()
-    assert counts.keys() <= {"completed", "cancelled"}
-    assert sum(counts.values()) == len(jobs)
     for job in jobs:
-        history = q.show(job)["history"]
-        assert len(history) <= 1
+        changed = client.cancel([job], grace=5)
+        cancelled |= set(changed.ids)
+        stopped |= set(changed.stopping)
+        late |= {each.id for each in changed.skipped}
+
+    assert len(cancelled) + len(stopped) + len(late) == len(jobs)
+    client.wait(jobs, timeout=LIMIT_S)
+    ends = {job["id"]: job["state"] for job in client.list()}
+    assert {ends[job] for job in cancelled} <= {"cancelled"}
+    assert {ends[job] for job in stopped} <= {"cancelled", "completed"}
+    assert {ends[job] for job in late} <= {"completed"}
+    assert {len(client.history(job)) for job in cancelled} <= {0}
+    assert {len(client.history(job)) for job in stopped | late} <= {1}
+    until(lambda: not [pid for pid in pids.read_text().split() if is_alive(int(pid))])
+
+
+def test_of_racing_clients_one_stores_the_job(q: CommandLine) -> None:
+    q.broker()
+
+    def enqueue(_: int) -> str:
+        with Client(home=q.home) as client:
+            return client.enqueue("true", unique="nightly")
+
+    with ThreadPoolExecutor(50) as pool:
+        ids = set(pool.map(enqueue, range(50)))
+
+    assert len(ids) == 1
+    assert q.counts() == {"pending": 1}

@@ -141,3 +141,21 @@ def test_tags_output_and_history_of_a_deleted_job_go(broker: BrokerHarness, work
     assert broker.enqueue("y") == ["a2"]
     worker.grant()
     assert broker.ask("purge", select={"ids": ["a2"]})["skipped"][0]["code"] == "wrong_state"
+
+
+def test_who_comes_from_a_version_that_kept_all_has_a_day_to_object(broker: BrokerHarness, worker: FakeWorker) -> None:
+    ids = run(broker, worker, 0)
+    worker.bye()
+    worker.take(ByeOk)
+    broker.store._db.run("DELETE FROM meta WHERE key = 'retire_from_ms'")
+    broker.clock.advance(30 * DAY_MS)
+    broker.crash()
+    for left_ms in (deletion.STEP_MS, 1):
+        broker.after(DAY_MS // 2 - left_ms)
+    assert there(broker) == ids
+    broker.crash()  # and it is a day from the first start, not from each
+
+    broker.after(60_000)
+    walk(broker)
+
+    assert there(broker) == []
