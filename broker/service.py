@@ -144,7 +144,7 @@ def _end(core: Core, store: Store, log: Log) -> None:
     try:
         store.write_through()  # the file is to say that it was closed when all the rest is in it, and not before
         store.begin()
-        core.stop()
+        core.stop(read_clock())
         store.commit()
         store.close()
     except StoreFull as error:

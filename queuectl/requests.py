@@ -191,13 +191,16 @@ class Why(_Args, frozen=True):
 
 
 class Events(_Args, frozen=True):
-    """What has happened, oldest first, in slices. → `{events, cursor, more}`.
+    """What has happened, oldest first, in slices. → `{events, cursor, more, missed}`.
 
-    `cursor` of the reply is where to go on. Without one the feed begins with what happens from now on; 0 is the oldest
-    that is kept. With `wait_ms` the reply is held until there is an event.
+    Each event has `{at, type, job_id, attempt, worker, by, cursor}` and what its type adds. Go on with `cursor` of the
+    reply, or of an event, and at once if there is `more`. Without a cursor the reply says where the feed is now, and
+    `[0]` is the oldest event that is kept; `missed`: some after the cursor were forgotten. With `wait_ms` the reply to
+    a request with a cursor is held until there is an event. With `id` and no cursor it is all that happened to the
+    job, from what is stored of it. A submit key names a job of its own.
     """
 
-    cursor: list[Cursor] | None = None
+    cursor: Annotated[list[Cursor], Meta(min_length=1, max_length=2)] | None = None
     limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 100
     types: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)] = []  # of these only
     id: IdText | None = None  # of this job only

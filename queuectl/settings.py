@@ -81,6 +81,7 @@ _TABLE = (
     Setting("keep_cancelled", 7 * 86400, _seconds_or_none, "the same of cancelled jobs"),
     Setting("keep_dead", 180 * 86400, _seconds_or_none, "the same of dead jobs"),
     Setting("keep_dead_max", 10_000, _integer_or_none, "dead jobs that are kept; the oldest go; or none", 1, 10**12),
+    Setting("keep_events", 30 * 86400, _seconds, "seconds for which the feed of events reaches back", 60),
     Setting("heartbeat", 2, _seconds, "seconds between heartbeats of workers and broker", 0.05, 300),
     Setting("lease", 30, _seconds, "seconds of silence after which a worker's jobs go to another", 0.25, 86400),
     Setting("max_backlog", 10_000_000, _integer_or_none, "jobs that may wait or run, in all; or none", 1, 10**12),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core import writing
+from broker.core import feed, writing
 from broker.core.memory import Holder, Lease, Session, lease_from_row
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -42,5 +42,6 @@ def _adopt(core: State, turn: Turn, row: LeaseRow, holder: Holder) -> Lease:
     lease = lease_from_row(row._replace(losses=max(row.losses - 1, 0), slot=1), holder)
     core.leases[row.lease] = holder.leases[row.lease] = lease
     core.has_changed(holder)
+    turn.note(feed.ADOPTED, row.id, row.attempt, holder.worker.worker)
     turn.log("info", "lease_adopted", job_id=row.id, attempt=row.attempt, lease_id=lease_text(row.lease))
     return lease

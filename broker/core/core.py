@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.core import deletion, endings, grants, outputs, requests, sessions, waits, writing
+from broker.core import deletion, endings, feed, grants, outputs, requests, sessions, waits, writing
 from broker.core.state import Before, State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES
@@ -25,6 +25,16 @@ TIDY_EVERY_MS = 60_000
 
 class Core(State):
     """The broker without its process: one turn after another over its state."""
+
+    def start(self, now: Now, new_broker_id: str) -> None:
+        """Begin a new epoch. Leases found in the store get a full lease and time to be adopted."""
+        super().start(now, new_broker_id)
+        feed.append(self, now, [(feed.BROKER_STARTED, self.epoch, self.identity.version)])
+
+    def stop(self, now: Now) -> None:
+        """Note a clean end; the caller commits and closes."""
+        self.store.ledger.note({"clean": 1})
+        feed.append(self, now, [(feed.BROKER_STOPPED, self.epoch)])
 
     def turn(
         self,
@@ -55,6 +65,7 @@ class Core(State):
         if with_duties and not self.storage_full:
             self._tick(turn, drained=drained)
             grants.grant(self, turn)
+        feed.write(self, turn)
         waits.answer(self, turn)
         self.takes_output = any(told.taken for told in turn.told.values())
         sessions.say_verdicts(self, turn)
@@ -73,6 +84,7 @@ class Core(State):
             self.next_sweep_ms = now.mono_ms + max(self.heartbeat_ms // 2, 20)
         if now.mono_ms >= self.next_tidy_ms:
             gone = self.store.ledger.forget_replies(self.steady_wall_ms(now) - REPLIES_KEPT_MS, TIDY_ROWS)
+            gone = max(gone, feed.forget(self, now))
             self.next_tidy_ms = now.mono_ms + (TIDY_EVERY_MS if gone < TIDY_ROWS else 100)
         if now.mono_ms >= self.next_retire_ms:
             deletion.retire(self, turn)

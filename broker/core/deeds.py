@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core import again, deletion, sessions
+from broker.core import again, deletion, feed, sessions
 from broker.core.access import Actor
 from broker.core.find import find_many
 from broker.core.state import State
@@ -33,6 +33,7 @@ def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, A
     again.revive(core, turn, list(enumerate(jobs)), again.Due(turn.now.wall_ms))
     again.note_retry(core, turn, by, jobs)
     for job in jobs:
+        turn.note(feed.RETRIED, job.id, core.actor_number(by.name), CODES[JobState.PENDING])
         turn.log("info", "dlq_retried", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
@@ -42,6 +43,7 @@ def dlq_purge(core: State, turn: Turn, by: Actor, args: DlqPurge) -> dict[str, A
     jobs, following = _dead(core, by, args)
     deletion.delete(core, jobs)
     for job in jobs:
+        turn.note(feed.PURGED, job.id, core.actor_number(by.name))
         turn.log("info", "dlq_purged", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
@@ -99,6 +101,7 @@ def _change(core: State, turn: Turn, by: Actor, key: str, value: Value) -> dict[
     core.read_pace()
     if key in ("heartbeat", "lease"):
         sessions.retime(core, turn, lease_ms)
+    turn.note(feed.SETTING_CHANGED, core.actor_number(by.name), key, value, before)
     turn.log("info", "setting_changed", key=key, value=value, before=before, by=by.name)
     return {"key": key, "value": value, "before": before, "per_job": SETTINGS[key].per_job}
 

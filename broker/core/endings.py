@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from broker.core import feed
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import OVERDUE, Event, after
@@ -45,7 +46,9 @@ def sweep(core: State, turn: Turn) -> None:
     end_waiting(core, turn, expired, Event.EXPIRE, EXPIRED)
     core.store.changes.set_until(later)
     for job in expired:
+        turn.note(feed.EXPIRED, job.id)
         turn.log("warning", "job_expired", job_id=job.id, reason=EXPIRED)
     for job in overrun:
+        turn.note(feed.DEAD, job.id, OVERDUE)
         turn.log("warning", "job_dead", job_id=job.id, reason=OVERDUE)
     core.next_until_ms = core.store.changes.next_until_ms()

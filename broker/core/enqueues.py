@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from broker.core import extras, unique
+from broker.core import extras, feed, unique
 from broker.core.access import Actor
 from broker.core.find import find_many
 from broker.core.state import State
@@ -233,6 +233,7 @@ def _insert(core: State, turn: Turn, specs: list[JobSpec], actors: list[int]) ->
     refused = core.store.jobs.enqueue(jobs, rest)
     if special:
         extras.add(core, turn.now.wall_ms, [(seq, spec) for seq, spec in special if seq not in refused])
+    feed.note_enqueued(turn, jobs, specs, actors, refused)
     _count(core, [job for job in jobs if job[-1] not in refused] if refused else jobs)
     return [None if job[-1] in refused else job[0] for job in jobs]
 

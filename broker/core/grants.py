@@ -13,6 +13,7 @@ from itertools import islice
 
 import msgpack
 
+from broker.core import feed
 from broker.core.memory import Lease, Session, policy_of
 from broker.core.rooms import Group
 from broker.core.state import State
@@ -130,6 +131,7 @@ def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> L
     )
     core.leases[number] = holder.leases[number] = lease
     core.tally.move(candidate.bucket, candidate.state, _LEASED[candidate.state])
+    turn.note(feed.LEASED, lease.job, lease.attempt, holder.worker.worker)
     if core.verbose:
         _log_lease(turn, lease)
     return lease

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from broker.core import sessions, waits, writing
+from broker.core import feed, sessions, waits, writing
 from broker.core.access import Actor
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -57,6 +57,7 @@ def revoke(core: State, turn: Turn, by: Actor, args: KeyRevoke) -> dict[str, Any
     writing.flush(core, turn)
     waits.end_waits_of(core, turn, frozenset(keys))
     for row in chosen:
+        turn.note(feed.KEY_REVOKED, core.actor_number(by.name), args.name)
         turn.log("warning", "key_revoked", key_name=args.name, fingerprint=fingerprint(row.public_key), by=by.name)
     if args.cut:
         core.doors.cut()
@@ -99,6 +100,7 @@ def _store(
         added_by=core.actor_number(by.name),
     )
     core.read_keys()
+    turn.note(feed.KEY_ADDED, core.actor_number(by.name), name, role)
     turn.log("info", "key_added", key_name=name, role=role, fingerprint=fingerprint(public_key), by=by.name)
     return row
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import again, asks, deeds, deletion, edits, export, holds, keys, reading, stops, why
+from broker.core import again, asks, deeds, deletion, edits, export, feed, holds, keys, reading, stops, why
 from broker.core.access import ADMIN, EVERYBODY, READ, SUBMIT, Actor
 from broker.core.state import State
 from broker.core.turn import Turn
@@ -43,6 +43,7 @@ OPERATIONS: dict[str, Operation] = {
     "output": Operation(OWNERS, requests.Output, reading.output),
     "why": Operation(OWNERS, requests.Why, why.why),
     "list": Operation(OWNERS, requests.List, asks.list_jobs),
+    "events": Operation(OWNERS, requests.Events, feed.events),
     "wait": Operation(OWNERS, requests.Wait, None),
     "status": Operation(SEERS, requests.Status, asks.status),
     "dlq_retry": Operation(ADMINS, requests.DlqRetry, deeds.dlq_retry, changes=True),

@@ -7,7 +7,7 @@ stale and changes nothing: so a late worker can never overwrite its successor.
 
 from __future__ import annotations
 
-from broker.core import outputs
+from broker.core import feed, outputs
 from broker.core.adoption import adopt_to_end
 from broker.core.memory import Holder, Lease, Session
 from broker.core.state import State
@@ -120,6 +120,7 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
         lease.output.totals = (result.stdout_bytes, result.stderr_bytes)
         if not lease.output.is_complete():
             outputs.expect_more(core, lease.lease, lease.output, lease.holder.worker.boot)
+    _note_end(turn, lease, decision, result)
     _end(core, turn, lease, decision, result.exit_code, result.signal)
     turn.log(
         "info" if outcome is Outcome.COMPLETED else "warning",
@@ -136,6 +137,13 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
         state=STATES[_AFTER[decision.event]],
         run_at=rfc3339(turn.now.wall_ms + decision.delay_ms) if decision.event is Event.RETRY else None,
     )
+
+
+def _note_end(turn: Turn, lease: Lease, decision: Decision, result: Result) -> None:
+    state, worker = _AFTER[decision.event], lease.holder.worker.worker
+    told = (result.outcome, result.exit_code, result.signal, result.duration_ms, state)
+    again = (turn.now.wall_ms + decision.delay_ms,) if decision.event is Event.RETRY else ()
+    turn.note(feed.FINISHED, lease.job, lease.attempt, worker, *told, *again)
 
 
 def _heard(turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> AttemptRow:
@@ -202,6 +210,7 @@ def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
 
     A run that had started and must not be repeated is lost with its worker instead.
     """
+    leased = (lease.job, lease.attempt, lease.holder.worker.worker)
     had_started = reason in HAD_STARTED or outputs.has_begun(core, lease.output)
     if had_started and lease.policy.on_lost == "dead":
         lose(core, turn, lease, f"its worker ended it ({reason})", held_slot=True)
@@ -212,6 +221,7 @@ def give_back(core: State, turn: Turn, lease: Lease, reason: str) -> None:
         lease.attempt -= 1
     turn.log("info", "job_requeued", job_id=lease.job, attempt=lease.attempt, reason=reason)
     decision = _unless_cancelled(lease, decide_return(attempts=lease.attempts, losses=lease.losses))
+    turn.note(feed.REQUEUED, *leased, reason, _AFTER[decision.event])
     _end(core, turn, lease, decision, None, None)
 
 
@@ -230,6 +240,7 @@ def lose(core: State, turn: Turn, lease: Lease, why: str, *, held_slot: bool) ->
         ),
     )
     turn.ended.append(_unheard(turn, lease, Outcome.LOST if held_slot else Outcome.RELEASED, why))
+    turn.note(feed.LOST, lease.job, lease.attempt, lease.holder.worker.worker, why, _AFTER[decision.event])
     turn.log(
         "warning",
         "lease_expired",
@@ -288,7 +299,10 @@ def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: i
         core.store.changes.has_ended([lease.seq])
     if state in _TERMINAL:
         turn.over.add(lease.seq)
+    if decision.event is Event.CANCEL:
+        turn.note(feed.CANCELLED, lease.job, None, lease.cancel.reason if lease.cancel is not None else decision.reason)
     if decision.event is Event.BURY:
+        turn.note(feed.DEAD, lease.job, decision.reason)
         turn.log("warning", "job_dead", job_id=lease.job, attempts=decision.attempts, reason=decision.reason)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from broker.core import asks, enqueues, reading
+from broker.core import asks, enqueues, feed, reading
 from broker.core.access import Actor
 from broker.core.envelope import Envelope, failed, ok
 from broker.core.operations import OPERATIONS
@@ -32,7 +32,7 @@ from queuectl.errors import (
     TooManyRequests,
     VersionMismatch,
 )
-from queuectl.requests import Enqueue, Output, Request, SoundEnqueue, Wait, sound_enqueue
+from queuectl.requests import Enqueue, Events, Output, Request, SoundEnqueue, Wait, sound_enqueue
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
 
@@ -178,6 +178,9 @@ def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> Non
         data = operation.handler(core, turn, by, args)
         if isinstance(args, Output) and (held := reading.follower(core, turn, envelope, by, request.id, args, data)):
             _hold(core, turn, held)
+            return
+        if isinstance(args, Events) and (watching := feed.watcher(core, turn, envelope, by, request.id, args, data)):
+            _hold(core, turn, watching)
             return
         body = encode(data)
     except OF_THE_STORE:

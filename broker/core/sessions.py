@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import outputs, reports, stops, writing
+from broker.core import feed, outputs, reports, stops, writing
 from broker.core.access import ADMIN, WORKER, Actor, Queues
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
@@ -204,6 +204,7 @@ def _open_session(core: State, turn: Turn, route: bytes, hello: Hello, holder: H
     core.sessions[route] = session
     core.rooms.open(session)
     holder.session, holder.route = session, route
+    turn.note(feed.WORKER_JOINED, holder.worker.worker, core.actor_number(by.name), hello.slots)
     turn.log(
         "info", "session_opened", worker_id=holder.worker.name, slots=hello.slots, held=len(hello.held), by=by.name
     )
@@ -385,4 +386,5 @@ def close_route(core: State, turn: Turn, route: bytes, why: str) -> None:
     session.holder.session = None
     if not session.holder.leases:
         core.dismiss(session.holder)
+    turn.note(feed.WORKER_LEFT, session.holder.worker.worker, why)
     turn.log("info", "session_closed", worker_id=session.holder.worker.name, reason=why)

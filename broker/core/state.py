@@ -193,6 +193,7 @@ class State:
         self.read_keys()
         self.tally = Tally(ledger.tallies())
         self.next_seq = max(int(facts.get("next_seq", 1)), self.store.jobs.last_seq() + 1)
+        self.next_event = self.store.events.newest() + 1
         self.output_bytes = self.written_bytes = int(facts.get("output_bytes", 0))
         self.ready: set[int] = {bucket for bucket in self.queues if self.store.jobs.any_ready(bucket)}
         self.suspects = set(self.ready)
@@ -231,10 +232,6 @@ class State:
                 lease.session, lease.push = old.session, old.push
             self.leases[row.lease] = lease
             lease.holder.leases[row.lease] = lease
-
-    def stop(self) -> None:
-        """Note a clean end; the caller commits and closes."""
-        self.store.ledger.note({"clean": 1})
 
     # --- settings --------------------------------------------------------------------------------
 

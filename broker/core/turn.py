@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from broker.core.state import Waiter
 
 
+Happened = tuple[Any, ...]  # the code of its kind, and its fields: see feed.py
+
+
 class LogRecord(NamedTuple):
     """Something to be logged once it is true."""
 
@@ -56,6 +59,8 @@ class Turn:
     to_workers: list[ToRoute] = field(default_factory=list)
     to_clients: list[ToClient] = field(default_factory=list)
     logs: list[LogRecord] = field(default_factory=list)
+    happened: list[Happened] = field(default_factory=list)
+    heard: tuple[set[int], set[Any]] | None = None  # the codes, and the first field, of all that happened
     moves: list[Move] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
     ended: list[AttemptRow] = field(default_factory=list)
@@ -83,6 +88,10 @@ class Turn:
         if told is None:
             told = self.told[session.number] = Told(session, [], [])
         return told
+
+    def note(self, *event: Any) -> None:
+        """Something has happened, for the feed."""
+        self.happened.append(event)
 
     def log(self, level: str, event: str, **keys: Any) -> None:
         """Log something after the commit."""

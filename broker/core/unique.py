@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.core import feed
 from broker.core.access import Actor
 from broker.core.endings import end_waiting
 from broker.core.find import may_see
@@ -54,6 +55,7 @@ def settle(
         elif spec.on_conflict == "replace" and STATES[holder.state] in WAITING:
             end_waiting(core, turn, [holder], Event.CANCEL, REPLACED)
             core.store.history.note_deed([holder.seq], turn.now.wall_ms, REPLACED, core.actor_number(by.name))
+            turn.note(feed.REPLACED, holder.id, core.actor_number(by.name))
             turn.log("info", "job_cancelled", job_id=holder.id, reason=REPLACED, by=by.name)
             new.append((place, spec))
         else:

@@ -14,6 +14,8 @@ from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 from queuectl.times import rfc3339
 
+_OF_ALL_EVENTS = dict.fromkeys(("job_id", "attempt", "worker", "by"))
+
 
 def job(core: State, row: JobRow) -> dict[str, Any]:
     """A job. Only the names of its environment are told: the values may be secrets."""
@@ -72,6 +74,11 @@ def deed(core: State, entry: DeedView) -> dict[str, Any]:
     """What somebody did to a job."""
     who = core.actor_name(entry.actor)
     return {"at": rfc3339(entry.at_ms), "by": who, "action": entry.action, "note": entry.note}
+
+
+def event(at_ms: int, kind: str, fields: dict[str, Any], *, cursor: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Something that has happened, with `fields` of its kind. `cursor`: where the feed goes on after it."""
+    return {"at": rfc3339(at_ms), "type": kind, **_OF_ALL_EVENTS, **fields, "cursor": cursor}
 
 
 def _reason(core: State, state: JobState, row: JobRow) -> str | None:

@@ -20,6 +20,7 @@ from broker.store.connection import (
     open_connection,
     unusable,
 )
+from broker.store.events import Events
 from broker.store.history import History
 from broker.store.jobs import Jobs
 from broker.store.keys import Keys
@@ -50,6 +51,7 @@ class Store:
         self.history = History(connection)
         self.ledger = Ledger(connection)
         self.keys = Keys(connection)
+        self.events = Events(connection)
 
     def begin(self) -> None:
         """Begin the transaction of a turn."""

@@ -93,7 +93,7 @@ class Work:
         try:
             store.write_through()
             store.begin()
-            self.broker.core.stop()
+            self.broker.core.stop(self._clock.now)
             store.commit()
             store.close()
         except StoreFull:

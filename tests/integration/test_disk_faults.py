@@ -184,7 +184,7 @@ def fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Fixture:
         worker.finish(grant, grant.attempt % 2)
     if request.param == "closed":
         broker.store.begin()
-        broker.core.stop()
+        broker.core.stop(broker.clock.now)
         broker.store.commit()
     whole = digest(broker.store._db)
     broker.store.close()

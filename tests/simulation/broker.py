@@ -143,7 +143,7 @@ class BrokerMachine:
         assert self.core is not None
         try:
             self.core.store.begin()
-            self.core.stop()
+            self.core.stop(self.clock())
             self.core.store.commit()
         except (*OF_THE_STORE, Crash):
             pass

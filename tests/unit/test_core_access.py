@@ -19,6 +19,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "enqueue": {"jobs": [{"command": "true"}]},
     "job": {"id": "job-1"},
     "output": {"id": "job-1", "attempt": 1},
+    "events": {"id": "job-1"},
     "wait": {"jobs": ["job-1"], "timeout_ms": 0},
     "dlq_retry": {"all": True},
     "dlq_purge": {"all": True},
@@ -33,8 +34,8 @@ ARGS: dict[str, dict[str, Any]] = {
 }
 MAY = {
     WORKER: {"ping", "whoami"},
-    SUBMIT: {"ping", "whoami", "enqueue", "job", "output", "list", "wait", "why", "cancel"},
-    READ: {"ping", "whoami", "job", "output", "list", "wait", "why", "status", "config_show", "key_list"},
+    SUBMIT: {"ping", "whoami", "enqueue", "job", "output", "list", "events", "wait", "why", "cancel"},
+    READ: {"ping", "whoami", "job", "output", "list", "events", "wait", "why", "status", "config_show", "key_list"},
     ADMIN: set(OPERATIONS),
 }
 

@@ -288,7 +288,7 @@ def test_shutdown_says_what_goes_on(broker: BrokerHarness) -> None:
 def test_clean_stop_is_noted(broker: BrokerHarness) -> None:
     assert broker.store.ledger.facts()["clean"] == 0
     broker.store.begin()
-    broker.core.stop()
+    broker.core.stop(broker.clock.now)
     broker.store.commit()
 
     assert broker.store.ledger.facts()["clean"] == 1

@@ -12,11 +12,11 @@ from types import ModuleType
 
 import pytest
 
-from broker.store import changes, connection, history, jobs, keys, ledger, listing, open_store
+from broker.store import changes, connection, events, history, jobs, keys, ledger, listing, open_store
 from broker.store.listing import Filter, statement
 from queuectl.where import parse_condition
 
-ROOMS = (jobs, listing, changes, history, ledger, keys)
+ROOMS = (jobs, listing, changes, history, ledger, keys, events)
 SPEC = "spec by seq"
 VIEW = (SPEC, "worker by number", "attempt by key", "cancellation by job")
 SPEC_ROW = "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"
@@ -139,6 +139,12 @@ PLANS: dict[str, tuple[str, ...]] = {
     "READ_KEYS": ("SCAN access_key",),
     "ADD_KEY": (),
     "REVOKE_KEY": ("SEARCH access_key USING INTEGER PRIMARY KEY (rowid=?)",),
+    # events
+    "APPEND": (),
+    "NEWEST": ("SEARCH event",),
+    "SIZES": ("SEARCH event USING INTEGER PRIMARY KEY (rowid>?)",),
+    "PAGE": ("SEARCH event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",),
+    "FORGET_EVENTS": ("SEARCH event USING INTEGER PRIMARY KEY (rowid=?)", "SCAN event"),
 }
 VIEW_PLANS = {
     SPEC: "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
@@ -170,6 +176,7 @@ WALKS = {
     "OLDEST": "what a LIMIT let through",
     "OVERDUE": "what a LIMIT let through",
     "CANCELLATIONS": "running jobs that are to end, at the start",
+    "FORGET_EVENTS": "a LIMIT of the oldest rows",
     "FORGET_REPLIES": "a LIMIT of the oldest rows",
     "READ_META": "a few rows, at the start",
     "READ_SETTINGS": "a few rows, at the start",

@@ -1,0 +1,68 @@
+"""What has happened to one job, from what is stored of it: whole, even where the feed has forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from broker.core import views
+from broker.core.state import State
+from broker.store.history import AttemptView, DeedView
+from broker.store.rows import STATES, JobRow
+from queuectl.jobs import JobState, Outcome
+
+Entry = tuple[int, str, dict[str, Any]]  # when, the type of event, its fields
+
+_WITHOUT_RESULT = {Outcome.LOST: "lost", Outcome.RELEASED: "requeued"}
+_ENDINGS = frozenset({"cancelled", "replaced"})  # deeds that tell of the end themselves
+
+
+def of(core: State, seq: int) -> list[dict[str, Any]]:
+    """The events of a job, oldest first; of its attempts and of what people did to it, the latest thousand each."""
+    row = core.store.listing.row(seq)
+    deeds = core.store.history.deeds(seq)
+    entries = [*_beginning(core, row), *_attempts(core, row), *_deeds(core, deeds), *_end(row, deeds)]
+    entries.sort(key=lambda entry: entry[0])
+    return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, kind, fields in entries]
+
+
+def _beginning(core: State, row: JobRow) -> Iterator[Entry]:
+    yield row.created_at_ms, "enqueued", {"queue": core.queues[row.bucket], "by": core.actor_name(row.enqueued_by)}
+
+
+def _attempts(core: State, row: JobRow) -> Iterator[Entry]:
+    for ended in core.store.history.attempts(row.seq):
+        about = {"attempt": ended.attempt, "worker": ended.worker}
+        begun_ms = min(max(ended.started_at_ms, row.created_at_ms), ended.finished_at_ms)  # by its worker's clock
+        yield begun_ms, "leased", about
+        yield ended.finished_at_ms, *_ended(ended, about)
+    for lease in core.leases.values():
+        if lease.seq == row.seq:
+            yield lease.granted_at_ms, "leased", {"attempt": lease.attempt, "worker": lease.holder.worker.name}
+
+
+def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if ended.outcome in _WITHOUT_RESULT:
+        return _WITHOUT_RESULT[Outcome(ended.outcome)], {**about, "reason": ended.note, "state": None}
+    shown = views.attempt(ended)
+    result = {field: shown[field] for field in ("outcome", "exit_code", "signal", "duration_s")}
+    return "finished", {**about, **result, "state": None, "run_at": None}
+
+
+def _deeds(core: State, deeds: list[DeedView]) -> Iterator[Entry]:
+    for deed in deeds:
+        field = "changes" if deed.action == "edited" else "reason"
+        yield deed.at_ms, deed.action, {"by": core.actor_name(deed.actor), field: deed.note or None}
+
+
+def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
+    """The end of a job, as far as neither an attempt nor a deed has told it."""
+    state = STATES[row.state]
+    if row.finished_at_ms is None or state is JobState.COMPLETED:
+        return
+    if state is JobState.DEAD:
+        yield row.finished_at_ms, "dead", {"reason": row.reason}
+    elif row.reason == Outcome.EXPIRED:
+        yield row.finished_at_ms, "expired", {}
+    elif not any(deed.action in _ENDINGS and deed.at_ms == row.finished_at_ms for deed in deeds):
+        yield row.finished_at_ms, "cancelled", {"reason": row.reason}
