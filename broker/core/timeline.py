@@ -11,7 +11,10 @@ from broker.store.history import AttemptView, DeedView
 from broker.store.rows import STATES, JobRow
 from queuectl.jobs import JobState, Outcome
 
-Entry = tuple[int, str, dict[str, Any]]  # when, the type of event, its fields
+# When, its place among what happened in the same millisecond, the type of event, its fields.
+Entry = tuple[int, int, str, dict[str, Any]]
+
+_FIRST, _ENDED, _DONE, _LEASED, _LAST = range(5)  # whoever revives a dead job has it leased in the same turn
 
 _WITHOUT_RESULT = {Outcome.LOST: "lost", Outcome.RELEASED: "requeued"}
 _ENDINGS = frozenset({"cancelled", "replaced"})  # deeds that tell of the end themselves
@@ -22,23 +25,26 @@ def of(core: State, seq: int) -> list[dict[str, Any]]:
     row = core.store.listing.row(seq)
     deeds = core.store.history.deeds(seq)
     entries = [*_beginning(core, row), *_attempts(core, row), *_deeds(core, deeds), *_end(row, deeds)]
-    entries.sort(key=lambda entry: entry[0])
-    return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, kind, fields in entries]
+    entries.sort(key=lambda entry: entry[:2])
+    return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, _, kind, fields in entries]
 
 
 def _beginning(core: State, row: JobRow) -> Iterator[Entry]:
-    yield row.created_at_ms, "enqueued", {"queue": core.queues[row.bucket], "by": core.actor_name(row.enqueued_by)}
+    about = {"queue": core.queues[row.bucket], "by": core.actor_name(row.enqueued_by)}
+    yield row.created_at_ms, _FIRST, "enqueued", about
 
 
 def _attempts(core: State, row: JobRow) -> Iterator[Entry]:
     for ended in core.store.history.attempts(row.seq):
         about = {"attempt": ended.attempt, "worker": ended.worker}
         begun_ms = min(max(ended.started_at_ms, row.created_at_ms), ended.finished_at_ms)  # by its worker's clock
-        yield begun_ms, "leased", about
-        yield ended.finished_at_ms, *_ended(ended, about)
+        yield begun_ms, _LEASED, "leased", about
+        place = _ENDED if begun_ms < ended.finished_at_ms else _LEASED
+        yield ended.finished_at_ms, place, *_ended(ended, about)
     for lease in core.leases.values():
         if lease.seq == row.seq:
-            yield lease.granted_at_ms, "leased", {"attempt": lease.attempt, "worker": lease.holder.worker.name}
+            about = {"attempt": lease.attempt, "worker": lease.holder.worker.name}
+            yield lease.granted_at_ms, _LEASED, "leased", about
 
 
 def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -52,7 +58,7 @@ def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, An
 def _deeds(core: State, deeds: list[DeedView]) -> Iterator[Entry]:
     for deed in deeds:
         field = "changes" if deed.action == "edited" else "reason"
-        yield deed.at_ms, deed.action, {"by": core.actor_name(deed.actor), field: deed.note or None}
+        yield deed.at_ms, _DONE, deed.action, {"by": core.actor_name(deed.actor), field: deed.note or None}
 
 
 def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
@@ -61,8 +67,8 @@ def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
     if row.finished_at_ms is None or state is JobState.COMPLETED:
         return
     if state is JobState.DEAD:
-        yield row.finished_at_ms, "dead", {"reason": row.reason}
+        yield row.finished_at_ms, _LAST, "dead", {"reason": row.reason}
     elif row.reason == Outcome.EXPIRED:
-        yield row.finished_at_ms, "expired", {}
+        yield row.finished_at_ms, _LAST, "expired", {}
     elif not any(deed.action in _ENDINGS and deed.at_ms == row.finished_at_ms for deed in deeds):
-        yield row.finished_at_ms, "cancelled", {"reason": row.reason}
+        yield row.finished_at_ms, _LAST, "cancelled", {"reason": row.reason}
