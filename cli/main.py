@@ -25,6 +25,7 @@ COMMANDS = {
     "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
     "show": ("cli.jobs:show", "Show one job, its attempts and its output."),
     "logs": ("cli.logs:logs", "Print the kept output of a job, byte for byte."),
+    "events": ("cli.events:events", "Show what happens, or what has happened to one job."),
     "why": ("cli.why:why", "Say why a job is not running."),
     "cancel": ("cli.verbs:cancel", "End jobs, whether they wait or run."),
     "hold": ("cli.verbs:hold", "Let waiting jobs wait until they are released."),

@@ -28,6 +28,7 @@ from queuectl.verbs import Verbs
 from queuectl.ways import IPC, Ways, ways_of
 
 if TYPE_CHECKING:
+    from queuectl.feed import Event
     from queuectl.jobs import JobSpec
 
 REPLY_TIMEOUT_S = 5.0  # for each of four tries
@@ -266,6 +267,23 @@ class Client(Verbs):
         for start in range(JOBS_PER_REQUEST, len(jobs), JOBS_PER_REQUEST):
             self._wait({**chosen, "jobs": [*jobs[start : start + JOBS_PER_REQUEST]]}, timeout, deadline)
         return self._wait({**chosen, "jobs": [*jobs[:JOBS_PER_REQUEST]]}, timeout, deadline)
+
+    def events(
+        self,
+        job_id: str | None = None,
+        *,
+        since: str | None = None,
+        types: Sequence[str] = (),
+        follow: bool = False,
+    ) -> Iterator[Event]:
+        """Yield what has happened: all that is kept, or all that happened to one job.
+
+        `since` is the `cursor` of an event, to go on after it. `follow` goes on with what happens from now on, over
+        restarts of the broker; of one job until it is over. Raises UnknownJob, AmbiguousId, BadRequest.
+        """
+        from queuectl.feed import events
+
+        return events(self, job_id, since=since, types=types, follow=follow)
 
     def _wait(self, args: dict[str, Any], timeout: float | None, deadline: float | None) -> dict[str, Any]:
         while True:

@@ -16,6 +16,10 @@ Entry = tuple[int, int, str, dict[str, Any]]
 
 _FIRST, _ENDED, _DONE, _LEASED, _LAST = range(5)  # whoever revives a dead job has it leased in the same turn
 
+_LED_TO = {
+    Outcome.COMPLETED.value: "completed",
+    Outcome.CANCELLED.value: "cancelled",
+}  # what others led to is not stored
 _WITHOUT_RESULT = {Outcome.LOST: "lost", Outcome.RELEASED: "requeued"}
 _ENDINGS = frozenset({"cancelled", "replaced"})  # deeds that tell of the end themselves
 
@@ -52,7 +56,7 @@ def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, An
         return _WITHOUT_RESULT[Outcome(ended.outcome)], {**about, "reason": ended.note, "state": None}
     shown = views.attempt(ended)
     result = {field: shown[field] for field in ("outcome", "exit_code", "signal", "duration_s")}
-    return "finished", {**about, **result, "state": None, "run_at": None}
+    return "finished", {**about, **result, "state": _LED_TO.get(ended.outcome), "run_at": None}
 
 
 def _deeds(core: State, deeds: list[DeedView]) -> Iterator[Entry]:
