@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 
+from broker.core import feed
 from broker.core.access import Actor
 from broker.core.asks import RETRIED
 from broker.core.holds import readiness
@@ -56,7 +57,7 @@ def retry(core: State, turn: Turn, by: Actor, args: Retry) -> dict[str, Any]:
         for place, job in places:
             if STATES[job.state] in _COPIED:
                 copies[job.id] = _copy(core, turn, by, job, due.of(place), due.readiness(turn.now.wall_ms, place))
-        note_retry(core, turn, by, chosen.jobs)
+        note_retry(core, turn, by, chosen.jobs, copies)
     return chosen.answer(copies=copies)
 
 
@@ -95,10 +96,15 @@ def _expect(core: State, bucket: int, ready: int, due_ms: int) -> None:
         core.wait_until(due_ms)
 
 
-def note_retry(core: State, turn: Turn, by: Actor, jobs: Sequence[Known]) -> None:
-    """Write down who had these jobs run again."""
-    seqs = [job.seq for job in jobs]
-    core.store.history.note_deed(seqs, turn.now.wall_ms, RETRIED, core.actor_number(by.name))
+def note_retry(
+    core: State, turn: Turn, by: Actor, jobs: Sequence[Known], copies: Mapping[str, str] | None = None
+) -> None:
+    """Write down who had these jobs run again, themselves or their copies."""
+    actor = core.actor_number(by.name)
+    core.store.history.note_deed([job.seq for job in jobs], turn.now.wall_ms, RETRIED, actor)
+    for job in jobs:
+        state = JobState.PENDING if STATES[job.state] is JobState.DEAD else STATES[job.state]
+        turn.note(feed.RETRIED, job.id, actor, CODES[state], (copies or {}).get(job.id))
 
 
 def keys_taken(core: State, jobs: Sequence[Known]) -> dict[int, QueuectlError]:
@@ -149,6 +155,7 @@ def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int, ready: in
     core.tally.add(job.bucket, CODES[JobState.PENDING], 1)
     core.look_by(until_ms)
     _expect(core, job.bucket, ready, due_ms)
+    turn.note(feed.ENQUEUED, job_id, job.bucket, core.actor_number(by.name))
     turn.log("info", "job_enqueued", job_id=job_id, queue=core.queues[job.bucket], request_id="", by=by.name)
     return job_id
 

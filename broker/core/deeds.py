@@ -33,7 +33,6 @@ def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, A
     again.revive(core, turn, list(enumerate(jobs)), again.Due(turn.now.wall_ms))
     again.note_retry(core, turn, by, jobs)
     for job in jobs:
-        turn.note(feed.RETRIED, job.id, core.actor_number(by.name), CODES[JobState.PENDING])
         turn.log("info", "dlq_retried", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 
@@ -41,9 +40,8 @@ def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, A
 def dlq_purge(core: State, turn: Turn, by: Actor, args: DlqPurge) -> dict[str, Any]:
     """Dead jobs are deleted, with their history and output."""
     jobs, following = _dead(core, by, args)
-    deletion.delete(core, jobs)
+    deletion.delete(core, turn, jobs, by)
     for job in jobs:
-        turn.note(feed.PURGED, job.id, core.actor_number(by.name))
         turn.log("info", "dlq_purged", job_id=job.id, by=by.name)
     return {"ids": [job.id for job in jobs], "next": following}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from broker.core import outputs
+from broker.core import feed, outputs
 from broker.core.access import Actor
 from broker.core.selection import choose
 from broker.core.state import State
@@ -32,14 +32,14 @@ def purge(core: State, turn: Turn, by: Actor, args: Purge) -> dict[str, Any]:
     """Delete the jobs that are meant, of those that are over."""
     chosen = choose(core, by, args, TERMINAL, "purged")
     if not args.dry:
-        delete(core, chosen.jobs)
+        delete(core, turn, chosen.jobs, by)
         for job in chosen.jobs:
             turn.log("info", "job_purged", job_id=job.id, by=by.name)
     return chosen.answer()
 
 
-def delete(core: State, jobs: Sequence[Known]) -> None:
-    """Delete jobs that are over; their history and output go after them, in steps."""
+def delete(core: State, turn: Turn, jobs: Sequence[Known], by: Actor | None = None) -> None:
+    """Delete jobs that are over; their history and output go after them, in steps. `by`: None if nobody has asked."""
     if not jobs:
         return
     seqs = [job.seq for job in jobs]
@@ -50,8 +50,10 @@ def delete(core: State, jobs: Sequence[Known]) -> None:
     outputs.forget(core, set(seqs))
     core.store.jobs.delete(seqs)
     core.store.ledger.note({"next_seq": core.next_seq})  # or the numbers of the newest jobs would be given again
+    actor = None if by is None else core.actor_number(by.name)
     for job in jobs:
         core.tally.add(job.bucket, job.state, -1)
+        turn.note(feed.PURGED, job.id, actor)
 
 
 def retire(core: State, turn: Turn) -> None:
@@ -63,7 +65,7 @@ def retire(core: State, turn: Turn) -> None:
         due = [job for job, _ in core.store.changes.ended(CODES[state], 0, surplus)]
     else:
         due, upto = _next_due(core, turn, state)
-    delete(core, due)
+    delete(core, turn, due)
     if due:
         turn.log("info", "jobs_retired", state=state.value, count=len(due))
     core.next_retire_ms = turn.now.mono_ms + STEP_MS

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from broker.core import feed
 from broker.core.access import Actor
 from broker.core.enqueues import EDITED, timeout_ms_of
 from broker.core.holds import readiness
@@ -70,6 +71,8 @@ def _run_at_ms(turn: Turn, job: Editable, wanted: JobSpec) -> int:
 
 def _note(core: State, turn: Turn, by: Actor, ids: list[str], seqs: list[int], changes: dict[str, Any]) -> None:
     fields = ", ".join(changes)
-    core.store.history.note_deed(seqs, turn.now.wall_ms, EDITED, core.actor_number(by.name), fields)
+    actor = core.actor_number(by.name)
+    core.store.history.note_deed(seqs, turn.now.wall_ms, EDITED, actor, fields)
     for job_id in ids:
+        turn.note(feed.EDITED, job_id, actor, fields)
         turn.log("info", "job_edited", job_id=job_id, fields=fields, by=by.name)

@@ -64,7 +64,7 @@ KINDS: dict[int, Kind] = {
     EXPIRED: Kind("expired", ("job_id",)),
     DEAD: Kind("dead", ("job_id", "reason")),
     HELD: Kind("held", ("job_id", "by", "reason")),
-    RELEASED: Kind("released", ("job_id", "by")),
+    RELEASED: Kind("released", ("job_id", "by", "reason")),
     EDITED: Kind("edited", ("job_id", "by", "changes")),
     RETRIED: Kind("retried", ("job_id", "by", "state", "copy")),  # copy: the id of the job that runs in its place
     PURGED: Kind("purged", ("job_id", "by")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from broker.core import feed
 from broker.core.access import Actor
 from broker.core.selection import Chosen, choose
 from broker.core.state import State
@@ -58,8 +59,9 @@ def _as_it_is(job_id: str, words: str) -> WrongState:
 
 
 def _note(core: State, turn: Turn, by: Actor, chosen: Chosen, deed: str, reason: str) -> None:
-    seqs = [job.seq for job in chosen.jobs]
-    core.store.history.note_deed(seqs, turn.now.wall_ms, deed, core.actor_number(by.name), reason)
+    actor = core.actor_number(by.name)
+    core.store.history.note_deed([job.seq for job in chosen.jobs], turn.now.wall_ms, deed, actor, reason)
     event = "job_held" if deed == HELD_BACK else "job_released"
     for job in chosen.jobs:
+        turn.note(feed.HELD if deed == HELD_BACK else feed.RELEASED, job.id, actor, reason or None)
         turn.log("info", event, job_id=job.id, by=by.name)

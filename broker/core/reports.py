@@ -300,7 +300,8 @@ def _end(core: State, turn: Turn, lease: Lease, decision: Decision, exit_code: i
     if state in _TERMINAL:
         turn.over.add(lease.seq)
     if decision.event is Event.CANCEL:
-        turn.note(feed.CANCELLED, lease.job, None, lease.cancel.reason if lease.cancel is not None else decision.reason)
+        said = lease.cancel.reason if lease.cancel is not None else ""
+        turn.note(feed.CANCELLED, lease.job, None, said or decision.reason)
     if decision.event is Event.BURY:
         turn.note(feed.DEAD, lease.job, decision.reason)
         turn.log("warning", "job_dead", job_id=lease.job, attempts=decision.attempts, reason=decision.reason)

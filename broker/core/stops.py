@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from broker.core import feed
 from broker.core.access import Actor
 from broker.core.asks import CANCELLED
 from broker.core.endings import end_waiting
@@ -35,6 +36,7 @@ def cancel(core: State, turn: Turn, by: Actor, args: Cancel) -> dict[str, Any]:
     if not args.dry:
         end_waiting(core, turn, waiting, Event.CANCEL, CANCELLED)
         for job in waiting:
+            turn.note(feed.CANCELLED, job.id, core.actor_number(by.name), args.reason or None)
             turn.log("info", "job_cancelled", job_id=job.id, reason=args.reason, by=by.name)
         for job in running:
             assert job.lease is not None
@@ -47,6 +49,7 @@ def cancel(core: State, turn: Turn, by: Actor, args: Cancel) -> dict[str, Any]:
 def _ask_to_end(core: State, turn: Turn, by: Actor, lease: Lease, args: Cancel) -> None:
     lease.cancel = Cancellation(args.signal, args.grace_ms, args.reason)
     core.store.changes.ask_to_end(lease.seq, *lease.cancel)
+    turn.note(feed.CANCEL_ASKED, lease.job, core.actor_number(by.name), args.reason or None, lease.attempt)
     turn.log("info", "job_cancel_asked", job_id=lease.job, signal=args.signal, reason=args.reason, by=by.name)
     if lease.holder.session is not None:
         remind(turn, lease.holder.session, [lease])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from broker.core import views
+from broker.core.asks import CANCELLED
 from broker.core.state import State
 from broker.store.history import AttemptView, DeedView
 from broker.store.rows import STATES, JobRow
@@ -21,14 +22,14 @@ _LED_TO = {
     Outcome.CANCELLED.value: "cancelled",
 }  # what others led to is not stored
 _WITHOUT_RESULT = {Outcome.LOST: "lost", Outcome.RELEASED: "requeued"}
-_ENDINGS = frozenset({"cancelled", "replaced"})  # deeds that tell of the end themselves
+_ENDINGS = frozenset({CANCELLED, "replaced"})  # deeds that end a job which waits
 
 
 def of(core: State, seq: int) -> list[dict[str, Any]]:
     """The events of a job, oldest first; of its attempts and of what people did to it, the latest thousand each."""
     row = core.store.listing.row(seq)
     deeds = core.store.history.deeds(seq)
-    entries = [*_beginning(core, row), *_attempts(core, row), *_deeds(core, deeds), *_end(row, deeds)]
+    entries = [*_beginning(core, row), *_attempts(core, row), *_deeds(core, row, deeds), *_end(row, deeds)]
     entries.sort(key=lambda entry: entry[:2])
     return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, _, kind, fields in entries]
 
@@ -59,10 +60,12 @@ def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, An
     return "finished", {**about, **result, "state": _LED_TO.get(ended.outcome), "run_at": None}
 
 
-def _deeds(core: State, deeds: list[DeedView]) -> Iterator[Entry]:
+def _deeds(core: State, row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
     for deed in deeds:
+        was_running = deed.action == CANCELLED and deed.at_ms != row.finished_at_ms  # it was over later
         field = "changes" if deed.action == "edited" else "reason"
-        yield deed.at_ms, _DONE, deed.action, {"by": core.actor_name(deed.actor), field: deed.note or None}
+        about = {"by": core.actor_name(deed.actor), field: deed.note or None}
+        yield deed.at_ms, _DONE, "cancel_asked" if was_running else deed.action, about
 
 
 def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
@@ -75,4 +78,5 @@ def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
     elif row.reason == Outcome.EXPIRED:
         yield row.finished_at_ms, _LAST, "expired", {}
     elif not any(deed.action in _ENDINGS and deed.at_ms == row.finished_at_ms for deed in deeds):
-        yield row.finished_at_ms, _LAST, "cancelled", {"reason": row.reason}
+        said = [deed.note for deed in deeds if deed.action == CANCELLED and deed.note]
+        yield row.finished_at_ms, _LAST, "cancelled", {"reason": said[-1] if said else row.reason}

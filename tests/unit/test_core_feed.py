@@ -12,7 +12,7 @@ from broker.core.core import TIDY_EVERY_MS
 from broker.core.memory import Cancellation
 from queuectl.ids import job_ids
 from queuectl.jobs import Outcome
-from queuectl.messages import Echo
+from queuectl.messages import Cancel, Echo
 from tests.harness import BrokerHarness, FakeWorker, held, request
 
 DAY_MS = 86_400_000
@@ -287,6 +287,57 @@ def test_what_people_do_is_told_with_who_it_was(broker: BrokerHarness) -> None:
     assert (events[5]["key_name"], events[5]["role"], events[6]["key_name"]) == ("ann", "read", "ann")
 
 
+def test_what_people_do_to_jobs_that_wait_or_run_is_told(broker: BrokerHarness) -> None:
+    worker = working(broker)
+    broker.enqueue(id="runs")
+    grant = worker.grant()
+    broker.enqueue(id="waits")
+    start = now(broker)
+
+    deeds: dict[str, dict[str, Any]] = {
+        "hold": {"reason": "lunch"},
+        "release": {},
+        "edit": {"changes": {"priority": 7, "timeout": 9}},
+        "cancel": {"reason": "no need"},
+        "purge": {},
+    }
+    for op, args in deeds.items():
+        broker.ask(op, select={"ids": ["waits"]}, **args)
+    broker.ask("cancel", select={"ids": ["runs"]})
+    worker.take(Cancel)
+    worker.finish(grant, None, outcome=Outcome.CANCELLED.value, signal=15)
+    [copy] = broker.ask("retry", select={"ids": ["runs"]}, delay=9)["copies"].values()
+
+    events = read(broker, start)
+    assert told(events, "job_id", "by") == [
+        ("held", "waits", "uid:1000"),
+        ("released", "waits", "uid:1000"),
+        ("edited", "waits", "uid:1000"),
+        ("cancelled", "waits", "uid:1000"),
+        ("purged", "waits", "uid:1000"),
+        ("cancel_asked", "runs", "uid:1000"),
+        ("finished", "runs", None),
+        ("cancelled", "runs", None),
+        ("enqueued", copy, "uid:1000"),
+        ("retried", "runs", "uid:1000"),
+    ]
+    assert [events[place].get("reason") for place in (0, 1, 3, 7)] == ["lunch", None, "no need", "cancelled"]
+    assert (events[2]["changes"], events[5]["attempt"]) == ("priority, timeout", 1)
+    assert (events[9]["state"], events[9]["copy"]) == ("cancelled", copy)
+
+
+def test_job_that_was_kept_long_enough_is_purged_by_nobody(broker: BrokerHarness) -> None:
+    broker.enqueue(id="job-1")
+    broker.ask("cancel", select={"ids": ["job-1"]})
+    start = now(broker)
+
+    broker.after(8 * DAY_MS)
+    for _ in range(3):
+        broker.after(1000)
+
+    assert told(read(broker, start), "job_id", "by") == [("purged", "job-1", None)]
+
+
 def test_broker_tells_when_it_starts_and_stops(broker: BrokerHarness) -> None:
     broker.store.begin()
     broker.core.stop(broker.clock.now)
@@ -539,8 +590,16 @@ def test_timeline_ends_as_the_job_has(broker: BrokerHarness) -> None:
     worker.finish(worker.grant(), 1)
     broker.enqueue(id="stopped")
     worker.finish(worker.grant(), None, outcome=Outcome.CANCELLED.value, signal=15)
+    broker.enqueue(id="asked")
+    grant = worker.grant()
+    broker.ask("cancel", select={"ids": ["asked"]}, reason="no need")
+    worker.take(Cancel)
+    broker.clock.advance(1)
+    worker.finish(grant, None, outcome=Outcome.CANCELLED.value, signal=15)
     worker.bye()
     broker.outbox.clear()
+    broker.enqueue(id="ended")
+    broker.ask("cancel", select={"ids": ["ended"]}, reason="no need")
     broker.enqueue(id="late", expires=1)
     broker.enqueue(id="replaced", unique="k")
     broker.enqueue(unique="k", on_conflict="replace")
@@ -553,6 +612,9 @@ def test_timeline_ends_as_the_job_has(broker: BrokerHarness) -> None:
     assert end("done") == ("finished", None, None)
     assert end("dead") == ("dead", "exit", None)
     assert end("stopped") == ("cancelled", "cancelled", None)
+    assert end("asked") == ("cancelled", "no need", None)
+    assert "cancel_asked" in [event["type"] for event in broker.ask("events", id="asked")["events"]]
+    assert end("ended") == ("cancelled", "no need", "uid:1000")
     assert end("late") == ("expired", None, None)
     assert end("replaced") == ("replaced", None, "uid:1000")
 

@@ -29,12 +29,16 @@ LEADS_TO = {
 
 
 class BusyClient(Client):
-    """Names its jobs, too, replaces them, and does not wait for ever."""
+    """Names its jobs, too, replaces them, does not wait for ever, and changes its mind."""
 
     def act(self) -> None:
         deed = self.chance.random()
-        if deed < 0.6:
+        if deed < 0.4:
             super().act()
+        elif deed < 0.6:
+            op = self.chance.choice(["cancel", "hold", "release", "edit", "retry", "purge"])
+            changes = {"changes": {"priority": 3}} if op == "edit" else {}
+            self._ask(op, select={"queue": self.chance.choice(["a", "b", "default"])}, **changes)
         elif deed < 0.8:
             jobs = [
                 {"command": "x", "id": f"job-{self.chance.randrange(12)}"} for _ in range(self.chance.randint(1, 3))
@@ -109,8 +113,12 @@ _TELLERS: dict[int, Any] = {
     6: lambda job, attempt, *_: ("adopted", job, attempt, None),
     7: lambda job, *_: ("cancelled", job, None, None),
     9: lambda job, *_: ("expired", job, None, None),
+    8: lambda job, _by, _reason, attempt: ("cancel_asked", job, attempt, None),
     10: lambda job, *_: ("dead", job, None, None),
-    14: lambda job, _by, state: ("retried", job, None, _STATES[state]),
+    11: lambda job, *_: ("held", job, None, None),
+    12: lambda job, *_: ("released", job, None, None),
+    13: lambda job, *_: ("edited", job, None, None),
+    14: lambda job, _by, state, *_: ("retried", job, None, _STATES[state]),
     15: lambda job, *_: ("purged", job, None, None),
     16: lambda job, *_: ("replaced", job, None, None),
     17: lambda *_: ("worker_joined", None, None, None),
@@ -128,7 +136,7 @@ def replayed(events: list[tuple[Any, ...]]) -> dict[str, str]:
             del states[job]
         elif job is not None:
             assert kind == "enqueued" or job in states
-            states[job] = state or LEADS_TO[kind]
+            states[job] = state or LEADS_TO.get(kind, states.get(job, ""))
     return states
 
 
