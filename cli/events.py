@@ -19,6 +19,7 @@ from queuectl.feed import MISSED, Event, Feed
 from queuectl.times import human_duration, parse_rfc3339
 
 SHOWN = 50
+INTERRUPTED = 130
 
 
 @click.command()
@@ -46,8 +47,13 @@ def events(
         usage("--since and -n exclude each other", "with --since all after that event is shown")
     feed = Feed(session.client(), job_id=job_id, since=since, types=types, on_away=lambda error: _away(session, error))
     write = _writer(session)
-    for event in chain(_past(feed, job_id, since, last, follow=follow), feed.follow() if follow else ()):
-        write(event)
+    try:
+        for event in chain(_past(feed, job_id, since, last, follow=follow), feed.follow() if follow else ()):
+            write(event)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return INTERRUPTED  # that is how it ends: nothing to say about it
     return 0
 
 
