@@ -84,10 +84,16 @@ _GAP = "Some events were forgotten before they were read (setting keep_events)."
 
 def line(event: Event) -> str:
     """An event for people: when it was, by the clock of this machine, what, to which job, and who did it."""
-    at = datetime.fromtimestamp(parse_rfc3339(event.at) / 1000).astimezone()
     words = [*_about(event), *([f"by {visible(event.by)}"] if event.by else [])]
     subject = f"{visible(event.job_id)}  " if event.job_id is not None else ""
-    return f"{at:%Y-%m-%d %H:%M:%S}  {visible(event.type):<15}  {subject}{', '.join(words)}".rstrip()
+    return f"{_local(event.at)}  {visible(event.type):<15}  {subject}{', '.join(words)}".rstrip()
+
+
+def _local(instant: str) -> str:
+    try:
+        return f"{datetime.fromtimestamp(parse_rfc3339(instant) / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError):
+        return visible(instant)
 
 
 def _about(event: Event) -> Iterator[str]:

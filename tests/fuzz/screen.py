@@ -29,10 +29,11 @@ ARGUMENTS = (
     *(["list"], ["list", "--state", "dead"], ["list", "--queue", "q", "--limit", "3"], ["show", "a1"]),
     *(["dlq", "list"], ["dlq", "show", "a1"], ["dlq", "retry", "a1"], ["dlq", "retry", "a1", "b2"]),
     *(["dlq", "purge", "--all", "--yes"], ["status"], ["worker", "list"], ["logs", "a1"]),
+    *(["events"], ["events", "a1"]),
 )
 FORMS: tuple[list[str], ...] = ([], [], ["--json"], ["-q"])
 # One value a line instead of one value.
-STREAMS = frozenset({"logs"})
+STREAMS = frozenset({"logs", "events"})
 ERRORS = 0.2  # share of the commands that are answered with an error
 _COLOURS = re.compile(r"\x1b\[\d{1,3}m")
 _OBEYED = re.compile(
@@ -72,6 +73,8 @@ def check_harmless(shown: str, *, coloured: bool = False, tabs: bool = True) -> 
 class Answers:
     """Stands in for the client: everything in its answers that can be text was written by somebody hostile."""
 
+    timeout = 5.0
+
     def __init__(self, chance: Random) -> None:
         self.chance = chance
         self.fails = chance.random() < ERRORS
@@ -103,9 +106,14 @@ class Answers:
         outcome = self.maybe(lambda: str(self.chance.choice((*Outcome, self.text()))))
         return attempt | {"attempt": 1, "outcome": outcome, "started_at": self.maybe(self.instant), "stderr_bytes": 7}
 
+    def event(self) -> dict[str, Any]:
+        event: dict[str, Any] = {name: self.maybe(self.text) for name in ("job_id", "worker", "by", "reason", "state")}
+        event |= {"attempt": self.maybe(self.number), "exit_code": self.maybe(self.number), "cursor": [1, 1]}
+        return event | {"at": self.instant(), "type": self.text(), "outcome": self.text(), self.text(): self.text()}
+
     # --- what commands ask ---
 
-    def request(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+    def request(self, op: str, args: dict[str, Any], **_: Any) -> dict[str, Any]:
         if self.fails:
             wire = {
                 "code": self.chance.choice((*BY_CODE, "new")),
@@ -115,6 +123,8 @@ class Answers:
             raise from_wire(wire | {"details": {"id": self.text()}})
         if op == "job":
             return {"job": self.job(), "history": [self.attempt() for _ in range(self.chance.randrange(3))]}
+        if op == "events":
+            return {"events": [self.event() for _ in range(3)], "cursor": [1, 0], "more": False, "missed": False}
         return {"ids": [self.text()], "next": None}
 
     def list(self, **_: Any) -> Iterator[dict[str, Any]]:
