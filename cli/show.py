@@ -44,7 +44,7 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ),
         ("Unique key", visible(job["unique"]) if job.get("unique") else None),
         ("Retry of", visible(job["retry_of"]) if job.get("retry_of") else None),
-        ("Expires", moment(job.get("expires_at")) if waits and not job["attempt"] else None),
+        ("Expires", moment(job.get("expires_at")) if waits and not job.get("attempt") else None),
         ("Deadline", moment(job.get("deadline_at"))),
         ("Input", bytes_text(job["stdin_bytes"]) if job.get("stdin_bytes") is not None else None),
         ("If lost", "dead, it is not run again" if job.get("on_lost") == "dead" else None),

@@ -120,7 +120,7 @@ def test_command_longer_than_the_system_takes(q: CommandLine) -> None:
         (["worker", "start", "--count", "many"], "usage", ["--count", "'many'"]),
         (["worker", "strat"], "usage", ["strat", "start"]),
         (["enqueue", "--file", "missing.jsonl"], "bad_request", ["cannot read missing.jsonl: No such file"]),
-        (["dlq", "retry"], "bad_request", ["name the jobs, or say --all"]),
+        (["dlq", "retry"], "bad_request", ["name the jobs, or say which: --all"]),
         (["broker", "start", "--insecure-no-auth"], "bad_request", ["--insecure-no-auth is about --listen"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

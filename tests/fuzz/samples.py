@@ -169,6 +169,11 @@ def anything(chance: Random, depth: int = DEPTH_MAX) -> Any:
     return chance.choice(_LEAVES)(chance)
 
 
+def _is_within(kind: inspect.FloatType, number: float) -> bool:
+    """Whether a float is one that the type takes; no bound takes a NaN."""
+    return (kind.ge is None or number >= kind.ge) and (kind.le is None or number <= kind.le)
+
+
 _LEAVES: tuple[Callable[[Random], Any], ...] = (
     lambda chance: None,
     lambda chance: chance.random() < 0.5,
@@ -188,7 +193,7 @@ _MAKERS: dict[type, Callable[[Random, Any, Hints], Any]] = {
     inspect.DictType: _map,
     inspect.LiteralType: lambda chance, kind, hints: chance.choice(kind.values),
     inspect.BoolType: lambda chance, kind, hints: chance.random() < 0.5,
-    inspect.FloatType: lambda chance, kind, hints: chance.choice(_FLOATS),
+    inspect.FloatType: lambda chance, kind, hints: chance.choice([each for each in _FLOATS if _is_within(kind, each)]),
     inspect.NoneType: lambda chance, kind, hints: None,
     inspect.UnionType: lambda chance, kind, hints: value(chance, chance.choice(kind.types), hints),
     inspect.AnyType: lambda chance, kind, hints: anything(chance),
