@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
+
 from broker.core import Core
 
 _ROWS = """
@@ -18,6 +20,16 @@ SELECT 'spec', seq FROM spec WHERE seq NOT IN (SELECT seq FROM job) UNION ALL
 SELECT 'attempt', seq FROM attempt WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
 SELECT 'output', seq FROM output WHERE seq NOT IN (SELECT seq FROM job UNION SELECT seq FROM doomed) UNION ALL
 SELECT 'doomed', seq FROM doomed WHERE seq IN (SELECT seq FROM job)"""
+
+_ENDING = "SELECT seq, signal, grace_ms, reason FROM cancellation ORDER BY seq"
+
+_TAGGED = "SELECT seq, tags FROM spec WHERE tags IS NOT NULL"
+_TAGS = "SELECT seq, key, value FROM tag"
+
+# Waiting jobs, and when each is to be looked at.
+_TIMES = """
+SELECT id, until_ms, CASE WHEN attempt = 0 THEN expires_ms END, deadline_ms FROM job JOIN spec USING (seq)
+WHERE ready <> 0 AND (until_ms IS NOT NULL OR expires_ms IS NOT NULL OR deadline_ms IS NOT NULL)"""
 
 _LATER_MS = 2**62  # when every pause is over
 
@@ -37,6 +49,7 @@ def find_broken(core: Core) -> list[str]:
         *_broken_rooms(core),
         *_broken_books(core),
         *_broken_output(core),
+        *_broken_wishes(core),
     ]
 
 
@@ -150,3 +163,26 @@ def _broken_output(core: Core) -> Iterator[str]:
         sizes[key] = sizes.get(key, 0) + length
         if sizes[key] > limit:
             yield f"output of {key}: {sizes[key]} bytes, the limit is {limit}"
+
+
+def _broken_wishes(core: Core) -> Iterator[str]:
+    """What people chose of jobs, and what they want to end."""
+    ending = _query(core, _ENDING)
+    told = sorted((lease.seq, *lease.cancel) for lease in core.leases.values() if lease.cancel is not None)
+    if ending != told:
+        yield f"running jobs that are to end: stored {ending}, in memory {told}"
+    chosen = {
+        (seq, key, value)
+        for seq, packed in _query(core, _TAGGED)
+        for key, given in msgpack.unpackb(packed).items()
+        for value in (given, "")
+    }
+    found = set(_query(core, _TAGS))
+    if chosen != found:
+        yield f"tags that nobody can look for: {chosen - found}; tags of no job: {found - chosen}"
+    for name, until_ms, *limits in _query(core, _TIMES):
+        due_ms = min((limit for limit in limits if limit is not None), default=None)
+        if due_ms is not None and (until_ms is None or until_ms > due_ms):
+            yield f"{name} has time until {due_ms}, and is looked at by {until_ms}"
+        if until_ms is not None and (core.next_until_ms is None or core.next_until_ms > until_ms):
+            yield f"{name} is to be looked at by {until_ms}, and nobody wakes up for it"

@@ -37,6 +37,7 @@ class BrokerMachine:
         self.messages_max = 1000
         self.turn_ms = 1  # the longest that a turn takes
         self.sends_left: int | None = None  # until it is killed between two of them
+        self.late_ms = 0  # how long its last step had taken when it ended
         self.starts = 0
         self.turns = 0
         self.paused_until_ms = 0
@@ -210,7 +211,7 @@ class BrokerMachine:
     def _rest(self) -> None:
         """What it did has taken its time."""
         self._busy_until_ms = self._timeline.now_ms + self.clock.lag_ms + self._chance.randrange(self.turn_ms + 1)
-        self.clock.lag_ms = 0
+        self.late_ms, self.clock.lag_ms = self.clock.lag_ms, 0
 
     def _on_send(self, line: Line, body: bytes) -> int:
         """Something is about to leave. How long after the time of this event that is, in ms."""

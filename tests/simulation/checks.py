@@ -7,25 +7,27 @@ after each crash. What the broker records of an attempt is held against what its
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgpack
 
+from broker.core.operations import OPERATIONS
 from broker.lifecycle import TRANSITIONS, Event
 from broker.store.rows import STATES
 from queuectl.jobs import TERMINAL, JobState
 from tests.invariants import find_broken
 from tests.simulation.network import WORKERS, Line
 from tests.simulation.tape import Violation
+from tests.simulation.wishes import Reply, Wishes
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
     from tests.simulation.processes import Process
 
-JOBS = "SELECT seq, id, state, ready, attempt, attempts, losses, lease, reason FROM job"
+JOBS = "SELECT seq, id, state, ready, attempt, attempts, losses, lease, reason, unique_key, finished_at_ms FROM job"
 REPLIES = "SELECT reply, id, op, body FROM reply WHERE reply > ? ORDER BY reply"
 REVOKED = "SELECT key, name FROM access_key WHERE revoked_at_ms IS NOT NULL"
-SPEC = "SELECT command, on_lost FROM spec WHERE seq = ?"
+SPEC = "SELECT on_lost, retry_of FROM spec WHERE seq = ?"
 ENDED = "SELECT attempt, outcome, exit_code, signal FROM attempt WHERE seq = ? AND lease = ?"
 HISTORY = "SELECT seq, attempt, lease, outcome, exit_code, signal FROM attempt"
 
@@ -45,6 +47,8 @@ class Row(NamedTuple):
     losses: int
     lease: int | None
     reason: str | None
+    unique_key: str | None
+    finished_at_ms: int | None
 
 
 class Granted(NamedTuple):
@@ -53,6 +57,29 @@ class Granted(NamedTuple):
     job: str
     attempt: int
     at_ms: int
+    seq: int
+
+
+class Wanted(NamedTuple):
+    """Why there is a new job: what was asked for, and where; or the job that it runs again."""
+
+    place: tuple[str, object]  # in a request
+    spec: dict[str, Any]
+    retry_of: str | None = None
+
+
+def _wanted(replies: list[Reply]) -> dict[str, Wanted]:
+    """By its id, why each job that these replies are about was made."""
+    wanted: dict[str, Wanted] = {}
+    for asked, data in replies:
+        if asked.op == "enqueue":
+            found = data.get("found", ())
+            for index, job in enumerate(data["ids"]):
+                if job is not None and index not in found:
+                    wanted[job] = Wanted((asked.id, index), asked.args["jobs"][index])
+        for old, copy in data.get("copies", {}).items():
+            wanted[copy] = Wanted((asked.id, old), {}, old)
+    return wanted
 
 
 def _reach() -> dict[JobState, frozenset[JobState]]:
@@ -81,15 +108,18 @@ class Checks:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._connection = cluster.broker.connection
+        self.wishes = Wishes(cluster, self.fail)
         self._changes = -1
         self._looks = 0
         self.rows: dict[int, Row] = {}
         self.standing: Counter[str] = Counter()  # jobs in each state
-        self._commands: dict[str, int] = {}  # each of them stands for one job
+        self._carried_out: set[tuple[str, object]] = set()  # places in requests, each of which stands for one job
+        self._gone: set[int] = set()  # deleted jobs
         self._seq_of: dict[str, int] = {}
         self._on_lost: dict[str, str] = {}
         self._replies: dict[str, bytes] = {}  # stored
         self._last_reply = 0
+        self._heard_reply = 0
         self._revoked: set[int] = set()
         self._revived_ms: dict[str, int] = {}
         self._said: list[tuple[str, Any]] = []
@@ -99,7 +129,7 @@ class Checks:
         self._history: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._outcomes: dict[int, str] = {}  # lease → what a worker reported of it
 
-    def fail(self, text: str) -> None:
+    def fail(self, text: str) -> NoReturn:
         """A promise was broken."""
         self._cluster.tape.note("checks", "VIOLATION", text)
         raise Violation(f"seed {self._cluster.plan.seed} at {self._cluster.timeline.now_ms} ms: {text}")
@@ -108,6 +138,13 @@ class Checks:
     def is_unfinished(self) -> bool:
         """Whether a job has still to come to its end."""
         return any(self.standing[state.value] for state in JobState if state not in TERMINAL)
+
+    def by_state(self) -> dict[JobState, list[str]]:
+        """The ids of the jobs that are in each state."""
+        jobs: dict[JobState, list[str]] = {}
+        for row in self.rows.values():
+            jobs.setdefault(STATES[row.state], []).append(row.id)
+        return jobs
 
     # --- what is said --------------------------------------------------------------------------------
 
@@ -126,11 +163,13 @@ class Checks:
             _VERIFY[kind](self, about)
 
     def _verify_push(self, about: Any) -> None:
-        for lease, job, attempt, *_ in about[1]:
+        for grant in about[1]:
+            lease, job, attempt, *_ = grant
             row = self.rows.get(self._seq_of.get(job, 0))
             if row is None or (row.lease, row.attempt, row.state) != (lease, attempt, 1):
                 self.fail(f"lease {lease} of {job}/{attempt} was pushed, the store has {row}")
-            self._granted[lease] = Granted(job, attempt, self._cluster.timeline.now_ms)
+            self._granted[lease] = Granted(job, attempt, self._cluster.timeline.now_ms, row.seq)
+            self.wishes.on_push(row.seq, grant)
 
     def _verify_recorded(self, about: Any) -> None:
         for lease, verdict in about[0]:
@@ -139,8 +178,10 @@ class Checks:
                 self._expect_recorded(lease)
 
     def _expect_recorded(self, lease: int) -> None:
-        job, attempt, _ = self._granted.get(lease, Granted("?", 0, 0))
-        ended = self._connection.ask(ENDED, (self._seq_of.get(job, 0), lease))
+        job, attempt, _, seq = self._granted.get(lease, Granted("?", 0, 0, 0))
+        if seq in self._gone:
+            return
+        ended = self._connection.ask(ENDED, (seq, lease))
         if len(ended) != 1 or ended[0][0] != attempt or ended[0][1] in UNHEARD:
             self.fail(f"the result of {job}/{attempt} was recorded, as its worker was told; the store has {ended}")
 
@@ -148,7 +189,7 @@ class Checks:
         asked = self._cluster.asked.get(about["id"])
         if asked is None:
             self.fail(f"a reply to a request that nobody made: {about['id']}")
-        elif asked.op in ("enqueue", "dlq_retry", "config_set"):
+        elif OPERATIONS[asked.op].changes:
             before = self._acknowledged.setdefault(asked.id, about["ok"])
             if before != about["ok"]:
                 self.fail(f"{asked.id} was answered in two ways: {before} and {about['ok']}")
@@ -160,7 +201,7 @@ class Checks:
         if stored is None or msgpack.unpackb(stored) != told:
             self.fail(f"{request_id} was answered with {told}, and the store has {stored!r}")
         for job in told.get("ids", ()):
-            if job is not None and job not in self._seq_of:
+            if job is not None and job not in self._seq_of and job not in self.wishes.deleted:
                 self.fail(f"{job} was acknowledged to {request_id}, and is not in the store")
 
     # --- what is stored --------------------------------------------------------------------------------
@@ -188,15 +229,23 @@ class Checks:
         self._changes = self._connection.changes
         self._look_at_keys()
         rows = {row[0]: Row(*row) for row in self._connection.ask(JOBS)}
-        revived = self._look_at_replies()
-        for row in rows.values():
-            before = self.rows.get(row.seq)
+        replies = self._look_at_replies()
+        changed = [(self.rows.get(row.seq), row) for row in rows.values() if self.rows.get(row.seq) != row]
+        reused = {row.seq for before, row in changed if before is None and row.id in self._seq_of}
+        wanted = _wanted(replies)
+        for before, row in changed:
             if before is None:
-                self._on_new(row)
-            elif before != row:
+                self._on_new(row, wanted.get(row.id))
+        self.wishes.hear(replies, rows, self._seq_of, reused)
+        revived = {job for asked, data in replies if asked.op in ("dlq_retry", "retry") for job in data["ids"]}
+        for before, row in changed:
+            if before is not None:
                 self._on_change(before, row, revived)
-        if not rows.keys() >= self.rows.keys():
-            self.fail(f"jobs are gone: {sorted(self.rows.keys() - rows.keys())}")
+            self.wishes.on_move(before, row, rows)
+        if changed:
+            self._expect_unique(rows)
+        self._gone |= self.rows.keys() - rows.keys()
+        self.wishes.on_looked(rows)
         self.rows = rows
         self.standing = Counter(STATES[row.state].value for row in rows.values())
 
@@ -207,27 +256,32 @@ class Checks:
             self._cluster.faults.note("key_revoked", revoked[key])
         self._revoked = set(revoked)
 
-    def _look_at_replies(self) -> set[str]:
-        """The jobs that a person has revived since the last look."""
-        revived: set[str] = set()
-        for number, request_id, op, body in self._connection.ask(REPLIES, (self._last_reply,)):
+    def _look_at_replies(self) -> list[Reply]:
+        """What was stored since the last look, or since the broker died."""
+        replies: list[Reply] = []
+        for number, request_id, _, body in self._connection.ask(REPLIES, (self._last_reply,)):
+            if number > self._heard_reply:
+                self._heard_reply = number
+                replies.append(Reply(self._cluster.asked[request_id], msgpack.unpackb(body)))
             self._last_reply = number
             self._replies[request_id] = body
-            if op == "dlq_retry":
-                revived |= set(msgpack.unpackb(body)["ids"])
-        return revived
+        return replies
 
-    def _on_new(self, row: Row) -> None:
-        [(command, on_lost)] = self._connection.ask(SPEC, (row.seq,))
-        request_id, _, index = command.partition("/")
-        asked = self._cluster.asked.get(request_id)
-        if asked is None or asked.args["jobs"][int(index)].get("id", row.id) != row.id:
-            self.fail(f"{row.id} was enqueued by nobody: {command}")
-        if command in self._commands:
-            self.fail(f"{command} was asked for once and stored twice")
-        self._commands[command] = row.seq
+    def _expect_unique(self, rows: dict[int, Row]) -> None:
+        keys = [row.unique_key for row in rows.values() if row.unique_key and row.finished_at_ms is None]
+        if len(keys) != len(set(keys)):
+            self.fail(f"two jobs that are not over share a key: {sorted(keys)}")
+
+    def _on_new(self, row: Row, wanted: Wanted | None) -> None:
+        [(on_lost, retry_of)] = self._connection.ask(SPEC, (row.seq,))
+        if wanted is None or wanted.retry_of != retry_of or wanted.spec.get("id", row.id) != row.id:
+            self.fail(f"{row.id} was enqueued by nobody: {wanted}")
+        if wanted.place in self._carried_out:
+            self.fail(f"{wanted.place} was asked for once and stored twice")
+        self._carried_out.add(wanted.place)
         self._seq_of[row.id] = row.seq
         self._on_lost[row.id] = on_lost
+        self.wishes.on_new(row, wanted.spec)
 
     def _on_change(self, before: Row, row: Row, revived: set[str]) -> None:
         state, was = STATES[row.state], STATES[before.state]
@@ -238,11 +292,11 @@ class Checks:
         if was in TERMINAL or (state is not was and state not in REACH[was]):
             self.fail(f"{row.id} went from {before} to {row}")
         if before.lease is not None and row.lease != before.lease:
-            self._on_ended(before, row)
+            self._on_ended(before, row, revived)
         elif row.attempt < before.attempt:
             self.fail(f"{row.id}: the number of attempts shrank from {before} to {row}")
 
-    def _on_ended(self, before: Row, row: Row) -> None:
+    def _on_ended(self, before: Row, row: Row, revived: set[str]) -> None:
         """A lease is over, or the job has gone on without it."""
         assert before.lease is not None
         process = self._cluster.processes.by_lease.get(before.lease)
@@ -261,8 +315,18 @@ class Checks:
         if outcome in UNHEARD:
             return
         self._outcomes[before.lease] = outcome
-        if outcome != "spawn_error":
+        self.wishes.on_result(row, outcome, exit_code, number, is_revived=row.id in revived)
+        if outcome == "cancelled":
+            self._expect_no_success(row.id, process)
+        elif outcome != "spawn_error":
             self._hold_against_truth(row.id, before.lease, process, exit_code, number)
+
+    def _expect_no_success(self, job: str, process: Process | None) -> None:
+        """What had not started has no end to tell; what had succeeded by itself was not cancelled."""
+        if process is not None:
+            self._hold_against_truth(job, process.grant.lease, process, process.exit_code, process.signal)
+            if process.exit_code == 0 and not process.is_told:
+                self.fail(f"{job} was a success before it was told to end, and is cancelled: {process}")
 
     def _hold_against_truth(
         self, job: str, lease: int, process: Process | None, exit_code: int | None, number: int | None
@@ -278,7 +342,7 @@ class Checks:
         """What is too much for every turn."""
         history = {(seq, attempt): tuple(rest) for seq, attempt, *rest in self._connection.ask(HISTORY)}
         for key, ended in self._history.items():
-            if history.get(key) != ended and ended[1] != "lost":
+            if history.get(key) != ended and ended[1] != "lost" and key[0] not in self._gone:
                 self.fail(f"the history of {key} was {ended}, and is {history.get(key)}")
         self._history = history
         for lease in sorted(self._recorded):
@@ -296,13 +360,26 @@ class Checks:
         grant = process.grant
         if grant.lease in self._cluster.processes.by_lease:
             self.fail(f"lease {grant.lease} of {grant.job} starts a second command")
+        if grant.lease in self._outcomes:
+            self.fail(f"lease {grant.lease} of {grant.job} starts a command, and its end is told already")
+        seq = self._granted[grant.lease].seq
+        self._expect_open(process, seq)
         for earlier in self._cluster.processes.by_job.get(grant.job, ()):
+            if self._granted[earlier.grant.lease].seq != seq:
+                continue  # of a job that is deleted, whose name this one has
             if earlier.ended_ms is None:
                 self._on_overlap(earlier, process)
             if earlier.grant.attempt == grant.attempt and not self._is_garbled(earlier):
                 self.fail(f"{grant.job}/{grant.attempt} is started twice: {earlier}, {process}")
             if self._on_lost.get(grant.job) == "dead":
                 self._expect_known(earlier, process)
+
+    def _expect_open(self, process: Process, seq: int) -> None:
+        """A job that is over is started no more, but by a worker that could not know."""
+        row = self.rows.get(seq)
+        since_ms = self._granted[process.grant.lease].at_ms - 2 * self._cluster.plan.lease_ms
+        if (row is None or STATES[row.state] in TERMINAL) and not self._causes(process, since_ms):
+            self.fail(f"{process.grant.job} is over, and is started: {row}, {process}")
 
     def _expect_known(self, earlier: Process, process: Process) -> None:
         """A job that must not run twice is started again only by a person, or when its end was recorded.

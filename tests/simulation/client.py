@@ -11,9 +11,12 @@ import msgpack
 
 from tests.simulation.clock import Timeline
 from tests.simulation.network import CLIENTS, TO_BROKER, Line, Network, Path
-from tests.simulation.plan import Plan, random_job
+from tests.simulation.plan import Plan, random_job, random_wishes
+from tests.simulation.verbs import Standing, random_change
 
 TRIES_MAX = 6
+INSIST_MS, INSIST_MAX = 1000, 60
+CHANGES = 0.5  # share of changes among what is asked, where people change jobs
 
 
 @dataclass(slots=True)
@@ -30,10 +33,20 @@ class Asked:
 class Client:
     """A client with one request at a time."""
 
-    def __init__(self, name: str, plan: Plan, timeline: Timeline, network: Network, asked: dict[str, Asked]) -> None:
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        timeline: Timeline,
+        network: Network,
+        asked: dict[str, Asked],
+        look: Callable[[], Standing],
+    ) -> None:
         self.name = name
+        self._look = look
         self._plan, self._timeline, self._network = plan, timeline, network
         self._chance = random.Random(f"{plan.seed}/{name}")
+        self._people = random.Random(f"{plan.seed}/{name}/people")
         self._asked = asked
         self._ids: list[str] = []
         self.path = Path(name)
@@ -57,6 +70,8 @@ class Client:
         asked.replies.append(reply)
         if asked.op == "enqueue" and "ok" in reply:
             self._ids += [job_id for job_id in reply["ok"]["ids"] if job_id]
+        elif asked.op == "retry" and "ok" in reply:
+            self._ids += reply["ok"]["copies"].values()
         if asked is self._open:
             self._open = None
 
@@ -73,22 +88,36 @@ class Client:
         if self.may_ask:
             if self._open is None:
                 self._ask()
-            pace_ms = self._plan.trouble_ms // (self._plan.requests // self._plan.clients + 1)
+            requests = self._plan.requests * (2 if self._plan.is_meddled else 1)
+            pace_ms = self._plan.trouble_ms // (requests // self._plan.clients + 1)
             self._timeline.after(self._chance.randrange(2 * pace_ms) + 1, self.work)
 
     def _ask(self) -> None:
-        make = self._chance.choices([make for make, _ in MIX], [weight for _, weight in MIX])[0]
-        op, args = make(self, self._chance)
+        if self._plan.is_meddled and self._people.random() < CHANGES:
+            op, args = self.change(self._people)
+        else:
+            make = self._chance.choices([make for make, _ in MIX], [weight for _, weight in MIX])[0]
+            op, args = make(self, self._chance)
         self._open = self.ask(op, args)
         self._timeline.after(self._patience_ms(), self._lose_patience, self._open)
 
     def ask(self, op: str, args: dict[str, Any]) -> Asked:
         """Send a request, once."""
+        request_id = self._next_id
         self._made += 1
-        asked = Asked(f"{self.name}-{self._made:06}", op, args)
+        asked = Asked(request_id, op, args)
         self._asked[asked.id] = asked
         self._send(asked)
         return asked
+
+    def insist(self, op: str, args: dict[str, Any]) -> None:
+        """Send a request until it is answered."""
+        self._insist(self.ask(op, args))
+
+    def _insist(self, asked: Asked) -> None:
+        if not any("ok" in reply for reply in asked.replies) and asked.tries < INSIST_MAX:
+            self._send(asked)
+            self._timeline.after(INSIST_MS, self._insist, asked)
 
     def revoke_old(self, name: str) -> None:
         """Let only the newest key of a name in from now on."""
@@ -126,7 +155,16 @@ class Client:
         return "enqueue", {"jobs": jobs}
 
     def _jobs(self, chance: random.Random, count: int) -> list[dict[str, Any]]:
-        return [random_job(chance, self._plan, f"{self.name}-{self._made + 1:06}/{n}") for n in range(count)]
+        jobs = [random_job(chance, self._plan, f"{self._next_id}/{n}") for n in range(count)]
+        return [job | random_wishes(self._people, self._plan) for job in jobs] if self._plan.is_meddled else jobs
+
+    def change(self, chance: random.Random) -> tuple[str, dict[str, Any]]:
+        """Something to be done to jobs that are there."""
+        return random_change(chance, self._plan, self._look(), self._ids, f"{self._next_id}/edited")
+
+    @property
+    def _next_id(self) -> str:
+        return f"{self.name}-{self._made + 1:06}"
 
     def retry_all(self, chance: random.Random) -> tuple[str, dict[str, Any]]:
         return "dlq_retry", {"all": True}

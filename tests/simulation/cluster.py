@@ -8,6 +8,9 @@ from collections.abc import Collection
 from pathlib import Path as FilePath
 from unittest.mock import patch
 
+from broker.backoff import Policy, backoff_ms
+from broker.core.memory import rules_of
+from broker.store.rows import HELD
 from tests.simulation.broker import BrokerMachine
 from tests.simulation.checks import Checks
 from tests.simulation.client import Asked, Client
@@ -27,7 +30,7 @@ ARRIVED_MS = 8000  # by when all that clients have sent has arrived
 QUIET_MS = 20_000
 MAX_LEASES = 2  # how much longer clients may have made the lease
 _POLICIES = """
-SELECT run_at_ms, attempts, max_retries, backoff_base, backoff_max FROM job JOIN spec USING (seq)
+SELECT run_at_ms, attempts, max_retries, backoff_base, backoff_max, rules FROM job JOIN spec USING (seq)
 WHERE state IN (0, 1, 3)"""
 DAY_MS = 86_400_000
 
@@ -167,7 +170,8 @@ class Cluster:
         for number in range(self.plan.machines):
             self.add_machine(is_picky=number > 0 and self.chance.random() < 0.3)
         for number in range(self.plan.clients):
-            self.clients.append(Client(f"client{number}", self.plan, self.timeline, self.network, self.asked))
+            name, look = f"client{number}", self.checks.by_state
+            self.clients.append(Client(name, self.plan, self.timeline, self.network, self.asked, look))
         for client in self.clients:
             self.timeline.after(self.chance.randrange(1000), client.work)
         self.faults.begin()
@@ -198,20 +202,36 @@ class Cluster:
         limit_ms = self._longest_ms()
         end_ms = self.timeline.now_ms + limit_ms
         while self.checks.is_unfinished and self.timeline.now_ms < end_ms:
+            self._let_go()
             self.timeline.run(min(end_ms, self.timeline.now_ms + self.plan.lease_ms))
         if self.checks.is_unfinished:
             left = [row for row in self.checks.rows.values() if row.state in UNFINISHED]
             self.checks.fail(f"not over {limit_ms} ms after all was well: {left}")
 
+    def _let_go(self) -> None:
+        """What cannot come to its end without a person: jobs that are held, and those that never end by themselves."""
+        rows = self.checks.rows.values()
+        if any(row.ready == HELD for row in rows):
+            self.clients[0].insist("release", {"select": {}})
+        endless = {process.grant.lease for process in self.processes.running() if process.fate.is_endless}
+        stopping = self.checks.wishes.stopping
+        for row in rows:
+            if row.lease in endless and row.seq not in stopping:
+                self.clients[0].insist("cancel", {"select": {"ids": [row.id]}, "grace_ms": 1000})
+
     def _longest_ms(self) -> int:
         now_ms, wall_ms = self.timeline.now_ms, self.broker.clock().wall_ms
-        lives_ms = [p.started_ms + p.fate.duration_ms - now_ms for p in self.processes.running()]
+        lives_ms = [
+            p.started_ms + p.fate.duration_ms - now_ms for p in self.processes.running() if not p.fate.is_endless
+        ]
         limit_ms = max(lives_ms, default=0) + 4 * MAX_LEASES * self.plan.lease_ms + RECOVERY_MS
         delays_ms = [0]
-        for run_at_ms, attempts, retries, base, longest in self.broker.connection.ask(_POLICIES):
+        for run_at_ms, attempts, retries, base, longest, rules in self.broker.connection.ask(_POLICIES):
             delays_ms.append(run_at_ms - wall_ms)
-            for number in range(attempts, retries):
-                limit_ms += RUN_MS + int(1000 * min(base ** (number + 1), longest))
+            backoff = rules_of(rules)[0]
+            kind = backoff if isinstance(backoff, str) else tuple(backoff)
+            policy = Policy(retries, base, longest, "none", backoff=kind)
+            limit_ms += sum(RUN_MS + backoff_ms(number + 1, policy, 0.0) for number in range(attempts, retries))
         return limit_ms + max(delays_ms)
 
     def _expect_no_leaks(self) -> None:

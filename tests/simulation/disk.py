@@ -38,6 +38,13 @@ AFTER_COMMIT: dict[str, Blow] = {
 }
 
 
+# Each job that is deleted is remembered as it was. What it was between two commits, nothing else could tell.
+_WATCH = """
+CREATE TEMP TABLE deleted (id TEXT, state INTEGER, finished_at_ms INTEGER);
+CREATE TEMP TRIGGER watch AFTER DELETE ON main.job
+BEGIN INSERT INTO deleted VALUES (old.id, old.state, old.finished_at_ms); END;"""
+
+
 class SimulatedConnection(Connection):
     """SQLite in memory. What is `armed` strikes the next turn that writes, at its n-th statement or its commit."""
 
@@ -50,6 +57,7 @@ class SimulatedConnection(Connection):
         self._written = 0
         super().__init__(":memory:")
         _prepare(self, create=True)
+        self._db.executescript(_WATCH)
 
     def begin(self) -> None:
         super().begin()

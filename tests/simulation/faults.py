@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from queuectl.messages import Grant
 from tests.simulation.disk import AFTER_COMMIT, BEFORE_COMMIT
 from tests.simulation.network import TO_BROKER, TO_PEER
-from tests.simulation.plan import KEY_EXCHANGED, MESSAGE_FAULTS
+from tests.simulation.plan import JOBS_CHANGED, KEY_EXCHANGED, MESSAGE_FAULTS
 from tests.simulation.processes import Fate
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Faults:
         self._cluster = cluster
         self._plan = cluster.plan
         self._chance = random.Random(f"{cluster.plan.seed}/faults")
+        self._habits = random.Random(f"{cluster.plan.seed}/habits")
         self.counts: Counter[str] = Counter()
         self.cells: Counter[tuple[str, str]] = Counter()
         self.strikes: list[Strike] = []
@@ -110,6 +111,14 @@ class Faults:
 
     def decide(self, grant: Grant) -> Fate:
         """What a command will do."""
+        fate = self._decide()
+        if self._plan.is_meddled and not self.is_over and fate.fault is None:
+            habits = self._habits
+            is_endless = habits.random() < 0.08
+            return fate._replace(is_endless=is_endless, farewell=habits.choice((None, None, 0, 7)))
+        return fate
+
+    def _decide(self) -> Fate:
         chance, odds = self._chance, {} if self.is_over else self._plan.chances
         drawn = {kind for kind in COMMAND_FATES if chance.random() < odds.get(kind, 0.0)}
         for kind in COMMAND_FATES:
@@ -296,6 +305,16 @@ def _flood_with_settings(faults: Faults, cluster: Cluster, chance: random.Random
         client.ask(*client.configure(chance))
 
 
+def _change_jobs(faults: Faults, cluster: Cluster, chance: random.Random, kind: str) -> None:
+    """Much is changed at once, and all that runs is cancelled just as it may be about to end."""
+    faults.note(kind)
+    client = chance.choice(cluster.clients)
+    if running := [row.id for row in cluster.checks.rows.values() if row.lease is not None]:
+        client.ask("cancel", {"select": {"ids": running}, "grace_ms": chance.choice((0, 1000))})
+    for _ in range(chance.randint(2, 8)):
+        client.ask(*client.change(chance))
+
+
 SCHEDULED: dict[str, Deed] = {
     **dict.fromkeys(_DIRECTIONS, _block),
     "connection_reset": _reset,
@@ -317,6 +336,7 @@ SCHEDULED: dict[str, Deed] = {
     "worker_arrived": _arrive,
     "worker_disk_full": _fill_worker,
     KEY_EXCHANGED: _exchange_key,
+    JOBS_CHANGED: _change_jobs,
     "wall_clock_set": _jump,
     "clock_drifted": _drift,
     "dlq_flood": _flood_with_retries,

@@ -16,10 +16,13 @@ COMMAND_FAULTS = (
     "worker_fault",
 )
 KEY_EXCHANGED = "key_exchanged"
+JOBS_CHANGED = "jobs_changed"
 BEATS = 90  # heartbeats of trouble in a run
 _HEARTBEATS_S = (0.2, 0.5, 1, 2, 5, 10, 30, 60, 60)
 _SHARE_OF_KINDS = (0.15, 0.35, 0.6)  # few kinds of trouble with much of each, or many
 _STRIKES = (1, 3, 6)
+_OWN = (KEY_EXCHANGED, JOBS_CHANGED)  # kinds that only some clusters can have
+KEPT = ("keep_completed", "keep_dead", "keep_cancelled")
 _CHANCES = (0.002, 0.01, 0.04)
 _COMMAND_CHANCES = (0.05, 0.2, 0.5)
 
@@ -43,13 +46,15 @@ class Plan:
     long_jobs: float  # the share of those that may outlast a lease
     requests: int
     is_keyed: bool  # whether workers come in with keys of their own
+    is_meddled: bool  # whether people change jobs that are there, and choose more of those that they enqueue
+    kept: dict[str, float]  # settings of retention, where it is to come about while anybody looks
     strikes: dict[str, float] = field(default_factory=dict)  # scheduled faults: how many to expect
     chances: dict[str, float] = field(default_factory=dict)  # of messages and commands
 
     @property
     def settings(self) -> dict[str, float]:
         """Of the database, before the first start."""
-        return {"heartbeat": self.heartbeat_s, "lease": self.lease_s, "max_losses": self.max_losses}
+        return {"heartbeat": self.heartbeat_s, "lease": self.lease_s, "max_losses": self.max_losses} | self.kept
 
     @property
     def trouble_ms(self) -> int:
@@ -69,7 +74,12 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
     machines = chance.choice((1, 2, 2, 3))
     keys = random.Random(f"{seed}/keys")
     is_keyed = keys.random() < 0.5
-    exchanges: dict[str, float] = {KEY_EXCHANGED: keys.choice(_STRIKES)} if is_keyed and keys.random() < 0.6 else {}
+    own: dict[str, float] = {KEY_EXCHANGED: keys.choice(_STRIKES)} if is_keyed and keys.random() < 0.6 else {}
+    people = random.Random(f"{seed}/people")
+    is_meddled = people.random() < 0.6
+    if is_meddled and people.random() < 0.5:
+        own[JOBS_CHANGED] = people.choice(_STRIKES)
+    keeps = is_meddled and people.random() < 0.4
     return Plan(
         seed=seed,
         heartbeat_s=heartbeat_s,
@@ -86,13 +96,19 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         long_jobs=chance.choice((0.0, 0.5, 0.9)),
         requests=chance.randint(20, 50),
         is_keyed=is_keyed,
-        strikes={
-            kind: chance.choice(_STRIKES) for kind in scheduled if kind != KEY_EXCHANGED and chance.random() < share
-        }
-        | exchanges,
+        is_meddled=is_meddled,
+        kept=_kept(people, heartbeat_s) if keeps else {},
+        strikes={kind: chance.choice(_STRIKES) for kind in scheduled if kind not in _OWN and chance.random() < share}
+        | own,
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}
         | {kind: chance.choice(_COMMAND_CHANCES) for kind in COMMAND_FAULTS if chance.random() < max(share, 0.3)},
     )
+
+
+def _kept(people: random.Random, heartbeat_s: float) -> dict[str, float]:
+    """Jobs that are over go after some heartbeats, and few dead ones stay."""
+    kept = {key: heartbeat_s * people.choice((1, 10, 40)) for key in KEPT if people.random() < 0.7}
+    return kept | ({"keep_dead_max": people.choice((1, 3))} if people.random() < 0.5 else {})
 
 
 def random_job(chance: random.Random, plan: Plan, command: str) -> dict[str, Any]:
@@ -116,4 +132,27 @@ _FIELDS: tuple[tuple[str, float, tuple[Any, ...]], ...] = (
     ("backoff_jitter", 0.3, ("full", "equal")),
     ("on_lost", 0.3, ("dead",)),
     ("output_limit", 0.2, (0, 100)),
+)
+
+
+def random_wishes(chance: random.Random, plan: Plan) -> dict[str, Any]:
+    """What else people choose of a job: until when it is worth anything, what it is called, when it is retried."""
+    wishes = {key: chance.choice(values) for key, odds, values in _WISHES if chance.random() < odds}
+    if chance.random() < 0.2:
+        wishes["delay"] = round(chance.random() * plan.lease_s, 3)
+    if chance.random() < 0.15:
+        wishes["expires"] = round((0.05 + 2 * chance.random()) * plan.lease_s, 3)
+    if chance.random() < 0.15:
+        wishes["deadline"] = round((0.1 + 4 * chance.random()) * plan.lease_s, 3)
+    return wishes
+
+
+_WISHES: tuple[tuple[str, float, tuple[Any, ...]], ...] = (
+    ("hold", 0.2, (True,)),
+    ("unique", 0.3, ("k1", "k2", "k3", "k4", "k5")),
+    ("on_conflict", 0.5, ("error", "replace", "replace")),
+    ("tags", 0.4, ({"team": "a"}, {"team": "b"}, {"team": "a", "night": "yes"})),
+    ("backoff", 0.3, ("linear", "fixed", "exp", [0.2, 2], [3, 1, 0])),
+    ("retry_on", 0.15, ([1], [1, 124], [139], [7])),
+    ("no_retry_on", 0.2, ([1], [139, 124], [7], [137, 143])),
 )

@@ -24,9 +24,11 @@ class Fate(NamedTuple):
     duration_ms: int
     exit_code: int | None
     signal: int | None = None
-    is_stubborn: bool = False  # it does not heed SIGTERM
+    is_stubborn: bool = False  # it heeds no signal but SIGKILL
     output_bytes: int = 0
     fault: str | None = None  # why it does not even start: spawn_error, worker_fault
+    farewell: int | None = None  # the code with which it ends on a signal that it may handle
+    is_endless: bool = False  # only a signal ends it
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Process:
     exit_code: int | None = None
     signal: int | None = None
     kill_at_ms: int | None = None  # on its worker's clock
+    is_told: bool = False  # its worker has asked it to end, or killed it
     on_end: Callable[[Process], None] | None = None  # its worker, while that lives
 
 
@@ -63,13 +66,17 @@ class Processes:
         self.on_start(process)
         self.by_lease[grant.lease] = process
         self.by_job.setdefault(grant.job, []).append(process)
-        self.timeline.after(fate.duration_ms, self._end, process, fate.exit_code, fate.signal)
+        if not fate.is_endless:
+            self.timeline.after(fate.duration_ms, self._end, process, fate.exit_code, fate.signal)
         return process
 
     def kill(self, process: Process, number: int) -> None:
-        """A signal; SIGTERM may be ignored."""
-        if number != SIGTERM or not process.fate.is_stubborn:
-            self.timeline.after(self.chance.randrange(DEATH_MS), self._end, process, None, number)
+        """A signal; all but SIGKILL may be ignored, or handled."""
+        process.is_told = True
+        farewell = None if number == SIGKILL else process.fate.farewell
+        if number == SIGKILL or not process.fate.is_stubborn:
+            ended_by = number if farewell is None else None
+            self.timeline.after(self.chance.randrange(DEATH_MS), self._end, process, farewell, ended_by)
 
     def _end(self, process: Process, exit_code: int | None, number: int | None) -> None:
         if process.ended_ms is None:

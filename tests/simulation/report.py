@@ -12,7 +12,7 @@ from pathlib import Path
 from queuectl.jobs import JobState
 from tests.simulation.cluster import Cluster
 
-STATES = [state.value for state in JobState if state is not JobState.CANCELLED]  # nobody can cancel yet
+STATES = [state.value for state in JobState]
 CELL_MIN = 100
 _MEMORY = Path("/dev/shm")
 LINES_SHOWN = 60
@@ -63,7 +63,7 @@ def run_seed(seed: int, *, is_readable: bool = False, place: str | None = None) 
         numbers=Counter(
             turns=cluster.broker.turns,
             broker_starts=cluster.broker.starts,
-            jobs=len(cluster.checks.rows),
+            jobs=len(cluster.checks.rows) + len(cluster.checks.wishes.deleted),
             commands_started=len(cluster.processes.by_lease),
             requests=len(cluster.asked),
             events=cluster.timeline.events,
