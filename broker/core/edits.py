@@ -10,13 +10,13 @@ from broker.core import feed
 from broker.core.access import Actor
 from broker.core.enqueues import EDITED, timeout_ms_of
 from broker.core.holds import readiness
-from broker.core.selection import choose
+from broker.core.selection import Chosen, choose
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.unique import WAITING
 from broker.store.changes import Editable
 from broker.store.rows import HELD
-from queuectl.errors import BadRequest
+from queuectl.errors import BadRequest, QueuectlError, WrongState
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.requests import Edit, Edits
 from queuectl.times import parse_rfc3339
@@ -30,6 +30,8 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
     wanted = _checked(changes)
     core.refuse_new_queues({args.changes.queue} if args.changes.queue is not None else set())
     chosen = choose(core, by, args, WAITING, EDITED)
+    if args.changes.max_retries is not None:
+        chosen = chosen.without(_spent(core, chosen, args.changes.max_retries))
     if not args.dry:
         before = core.store.changes.editable(job.seq for job in chosen.jobs)
         now = [_edited(core, turn, job, wanted, changes) for job in before]
@@ -43,6 +45,19 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
 
 def _given(edits: Edits) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(edits).items() if value is not None}
+
+
+def _spent(core: State, chosen: Chosen, max_retries: int) -> dict[int, QueuectlError]:
+    """Those that have had as many attempts as they would get: they wait for one more."""
+    return {
+        job.seq: WrongState(
+            f"job '{job.id}' has failed {job.attempts} times already",
+            hint=f"give it more attempts than that, or end it: queuectl cancel {job.id}",
+            details={"id": job.id, "attempts": job.attempts},
+        )
+        for job in core.store.changes.editable(job.seq for job in chosen.jobs)
+        if 0 < job.attempts >= max_retries
+    }
 
 
 def _checked(changes: dict[str, Any]) -> JobSpec:

@@ -13,11 +13,11 @@ import msgpack
 
 from broker.core import extras, feed, unique
 from broker.core.access import Actor
-from broker.core.find import find_many
+from broker.core.find import in_use
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, HELD, READY, STATES, Candidate, NewJob, NewSpec
-from queuectl.errors import JobExists, NotAllowed, QueuectlError, QueueFull
+from broker.store.rows import CODES, DUE_LATER, HELD, READY, Candidate, NewJob, NewSpec
+from queuectl.errors import NotAllowed, QueuectlError, QueueFull
 from queuectl.ids import job_ids
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
 from queuectl.requests import Enqueue, SoundJobs
@@ -54,7 +54,7 @@ class Wanted:
         for (index, spec), job_id in zip(sound, ids, strict=True):
             self.ids[index] = job_id
             if job_id is None:
-                self.errors[index] = _exists(core, str(spec.id), self.by)
+                self.errors[index] = in_use(core, str(spec.id), self.by)
 
     def answer(self) -> dict[str, Any]:
         """The data of the reply."""
@@ -204,7 +204,7 @@ def _store_unique(core: State, turn: Turn, wanted: Wanted) -> None:
         for (place, spec), job_id in zip(new, ids, strict=True):
             found[place] = job_id or ""
             if job_id is None:
-                wanted.errors[place] = _exists(core, str(spec.id), wanted.by)
+                wanted.errors[place] = in_use(core, str(spec.id), wanted.by)
         for place, job_id in found.items():
             wanted.ids[place] = job_id or None
 
@@ -297,18 +297,6 @@ def _count(core: State, jobs: Iterable[NewJob]) -> None:
             core.ready.add(bucket)
         elif ready == DUE_LATER:
             core.wait_until(min(map(_RUN_AT, alike)))
-
-
-def _exists(core: State, job_id: str, by: Actor) -> QueuectlError:
-    known = find_many(core, [job_id], by)[job_id]
-    if isinstance(known, QueuectlError):  # somebody else's, who is no business of this one
-        return JobExists(f"the id '{job_id}' is in use", hint="choose another, or leave it out to get one")
-    state = STATES[known.state].value
-    return JobExists(
-        f"a job with id '{job_id}' exists already; it is {state}",
-        hint=f"choose another id, or leave it out to get one; see: queuectl show {job_id}",
-        details={"id": job_id, "state": state},
-    )
 
 
 def note(turn: Turn, request_id: str, wanted: Wanted) -> None:

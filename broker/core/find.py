@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from broker.core.access import SUBMIT, Actor
 from broker.core.state import State
-from broker.store.rows import Known
-from queuectl.errors import AmbiguousId, BadRequest, QueuectlError, UnknownJob
+from broker.store.rows import STATES, Known
+from queuectl.errors import AmbiguousId, BadRequest, JobExists, QueuectlError, UnknownJob
 from queuectl.ids import JOB_ID
 from queuectl.jobs import JobState
 from queuectl.suggest import did_you_mean
@@ -33,6 +33,19 @@ def find_many(core: State, texts: list[str], by: Actor) -> dict[str, Known | Que
 def may_see(core: State, by: Actor, job: Known) -> bool:
     """Whether a job is there for somebody."""
     return bool(_visible(core, by, [job]))
+
+
+def in_use(core: State, job_id: str, by: Actor) -> QueuectlError:
+    """What is to be said to one who wants an id for a new job that another job has."""
+    known = find_many(core, [job_id], by)[job_id]
+    if isinstance(known, QueuectlError):  # somebody else's, who is no business of this one
+        return JobExists(f"the id '{job_id}' is in use", hint="choose another, or leave it out to get one")
+    state = STATES[known.state].value
+    return JobExists(
+        f"a job with id '{job_id}' exists already; it is {state}",
+        hint=f"choose another id, or leave it out to get one; see: queuectl show {job_id}",
+        details={"id": job_id, "state": state},
+    )
 
 
 def _visible(core: State, by: Actor, jobs: Collection[Known]) -> Collection[Known]:

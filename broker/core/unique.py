@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from broker.core import feed
 from broker.core.access import Actor
 from broker.core.endings import end_waiting
-from broker.core.find import may_see
+from broker.core.find import in_use, may_see
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import Event
 from broker.store.rows import STATES, Known
-from queuectl.errors import UniqueKeyTaken
+from queuectl.errors import QueuectlError, UniqueKeyTaken
 from queuectl.jobs import JobSpec, JobState
 
 REPLACED = "replaced"
@@ -20,22 +20,22 @@ WAITING = frozenset({JobState.PENDING, JobState.FAILED})
 
 
 def rounds(places: Iterable[tuple[int, JobSpec]]) -> Iterable[list[tuple[int, JobSpec]]]:
-    """Jobs in their order, in lists in which no key occurs twice: each list can be looked at as one."""
+    """Jobs in their order, in lists in which no key and no id occurs twice: each list can be looked at as one."""
     now: list[tuple[int, JobSpec]] = []
-    keys: set[str] = set()
+    names: set[tuple[str, str]] = set()
     for place, spec in places:
-        if spec.unique in keys:
+        own = {(kind, name) for kind, name in (("key", spec.unique), ("id", spec.id)) if name is not None}
+        if own & names:
             yield now
-            now, keys = [], set()
+            now, names = [], set()
         now.append((place, spec))
-        if spec.unique is not None:
-            keys.add(spec.unique)
+        names |= own
     yield now
 
 
 def settle(
     core: State, turn: Turn, by: Actor, jobs: list[tuple[int, JobSpec]]
-) -> tuple[list[tuple[int, JobSpec]], dict[int, str], dict[int, UniqueKeyTaken]]:
+) -> tuple[list[tuple[int, JobSpec]], dict[int, str], dict[int, QueuectlError]]:
     """Of jobs whose keys differ: those to be stored, the ids of those that are there, and what is wrong with others.
 
     Those that are to be replaced are over when this returns.
@@ -43,7 +43,8 @@ def settle(
     holders = core.store.changes.holding({spec.unique for _, spec in jobs if spec.unique is not None})
     new: list[tuple[int, JobSpec]] = []
     found: dict[int, str] = {}
-    refused: dict[int, UniqueKeyTaken] = {}
+    refused: dict[int, QueuectlError] = {}
+    ids = core.store.jobs.known(spec.id for _, spec in jobs if spec.id is not None)
     for place, spec in jobs:
         holder = holders.get(spec.unique or "")
         if holder is None:
@@ -52,6 +53,8 @@ def settle(
             refused[place] = UniqueKeyTaken(f"the unique key '{spec.unique}' is in use", hint="choose another")
         elif spec.on_conflict == "return":
             found[place] = holder.id
+        elif spec.on_conflict == "replace" and spec.id in ids:  # none is ended for one that cannot be stored
+            refused[place] = in_use(core, str(spec.id), by)
         elif spec.on_conflict == "replace" and STATES[holder.state] in WAITING:
             end_waiting(core, turn, [holder], Event.CANCEL, REPLACED)
             core.store.history.note_deed([holder.seq], turn.now.wall_ms, REPLACED, core.actor_number(by.name))

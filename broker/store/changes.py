@@ -18,12 +18,14 @@ END_WAITING = """
 UPDATE job SET state = ?, ready = 0, lease = NULL, reason = ?, updated_at_ms = ?, finished_at_ms = ?
 WHERE seq = ? AND (state = 0 OR state = 3)"""
 
-# A job that waits is held, or is not any more.
-SET_READY = "UPDATE job SET ready = ?, updated_at_ms = ? WHERE seq = ? AND ready <> 0"
+# A job that waits is held, or is not any more. A run of it that was lost does not go on behind the back of whoever
+# wanted that, should its worker return.
+SET_READY = "UPDATE job SET ready = ?, lease = NULL, updated_at_ms = ? WHERE seq = ? AND ready <> 0"
 
-# A job that waits, elsewhere in the order.
+# A job that waits, elsewhere in the order. What a lost worker may still run is not what the job is now.
 PLACE = """
-UPDATE job SET bucket = ?, priority = ?, run_at_ms = ?, ready = ?, updated_at_ms = ? WHERE seq = ? AND ready <> 0"""
+UPDATE job SET bucket = ?, priority = ?, run_at_ms = ?, ready = ?, lease = NULL, updated_at_ms = ?
+WHERE seq = ? AND ready <> 0"""
 
 # What it is to do.
 RESPECIFY = "UPDATE spec SET command = ?, max_retries = ?, timeout_ms = ? WHERE seq = ?"

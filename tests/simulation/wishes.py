@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import msgspec
+
 from broker.core.deletion import KEPT_FOR
 from broker.core.endings import EXPIRED
 from broker.core.memory import rules_of
@@ -16,6 +18,7 @@ from broker.core.unique import REPLACED
 from broker.lifecycle import OVERDUE, code_of
 from broker.store.rows import STATES
 from queuectl.jobs import TERMINAL, JobState, Outcome
+from queuectl.messages import Grant
 
 if TYPE_CHECKING:
     from tests.simulation.checks import Row
@@ -26,7 +29,7 @@ TIMES = "SELECT expires_ms, deadline_ms FROM spec WHERE seq = ?"
 RULES = "SELECT rules FROM spec WHERE seq = ?"
 STOPPING = "SELECT seq FROM cancellation"
 DELETED = "SELECT rowid, id, state, finished_at_ms FROM deleted WHERE rowid > ? ORDER BY rowid"
-_GRANTED = {"max_retries": 3, "queue": 4, "command": 5}  # what a grant tells of what may be edited, and where
+_GRANTED = ("command", "queue", "max_retries")  # what a grant tells of what may be edited
 _RUNNING, _CANCELLED = STATES.index(JobState.PROCESSING), STATES.index(JobState.CANCELLED)
 _UNHARMED = frozenset({JobState.COMPLETED, JobState.CANCELLED})
 
@@ -124,8 +127,10 @@ class Wishes:
     def _on_leased(self, before: Row | None, row: Row) -> None:
         if row.seq in self._held:
             self._fail(f"{row.id} is held, and was leased: {before}, {row}")
-        if before is not None and before.lease == row.lease:
-            return  # it had run all the time
+        if before is not None and before.lease == row.lease:  # it had run all the time
+            if (process := self._cluster.processes.by_lease.get(before.lease or 0)) is not None:
+                self._expect_as_edited(row.seq, process.grant)
+            return
         now_ms = self._cluster.broker.clock().wall_ms
         [(expires_ms, deadline_ms)] = self._ask(TIMES, (row.seq,))
         if row.attempt == 1 and expires_ms is not None and now_ms >= expires_ms:
@@ -165,11 +170,14 @@ class Wishes:
         if is_final and outcome != Outcome.COMPLETED and not is_revived and STATES[row.state] not in TERMINAL:
             self._fail(f"{row.id} ended with {code}, must not be retried after that, and is {row}")
 
-    def on_push(self, seq: int, grant: list[Any]) -> None:
+    def on_push(self, seq: int, fields: list[Any]) -> None:
         """A lease is on its way to a worker."""
+        self._expect_as_edited(seq, msgspec.convert(fields, Grant))
+
+    def _expect_as_edited(self, seq: int, grant: Grant) -> None:
         for key, value in self._grants.get(seq, {}).items():
-            if grant[_GRANTED[key]] != value:
-                self._fail(f"{grant[1]} was to have {key} {value}, and is run with {grant[_GRANTED[key]]}")
+            if getattr(grant, key) != value:
+                self._fail(f"{grant.job} was to have {key} {value}, and is run with {getattr(grant, key)}")
 
     # --- what is deleted ---------------------------------------------------------------------------------------
 

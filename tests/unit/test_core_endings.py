@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from queuectl.messages import Echo
 from tests.harness import BrokerHarness, FakeWorker, patient
 
 
@@ -141,6 +142,37 @@ def test_many_are_ended_some_in_each_turn(broker: BrokerHarness, monkeypatch: py
     assert broker.ask("status")["jobs"]["pending"] == 3  # the turn that asks ends some, too
     broker.after(0)
     assert broker.ask("status")["jobs"]["pending"] == 0
+
+
+def test_job_that_is_lost_after_its_deadline_is_not_leased_again(broker: BrokerHarness) -> None:
+    first = broker.worker("first")
+    first.hello()
+    broker.enqueue("x", deadline=10)
+    grant = first.grant()
+    second = broker.worker("second")
+    second.hello()
+    for _ in range(16):
+        broker.after(2_000)
+        second.beat()
+
+    assert [echo.drop for echo in broker.take_all(second.route, Echo)] == [[]] * 16
+    assert second.grants() == []
+    assert stands(broker, grant.job) == ("dead", "deadline")
+    broker.check_invariants()
+
+
+def test_what_is_overdue_is_not_leased_however_much_there_is(
+    broker: BrokerHarness, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.core.endings.SWEPT_PER_TURN", 1)
+    broker.enqueue("x", "y", expires=10)
+    broker.enqueue("z", deadline=10)
+    broker.enqueue("on time")
+    broker.clock.advance(10_000)
+
+    worker.hello()
+
+    assert [grant.command for grant in worker.grants()] == ["on time"]
 
 
 # --- rules of retries ------------------------------------------------------------------------------------

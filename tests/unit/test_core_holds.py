@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from queuectl.errors import BadJob, BadRequest, QueueFull, WrongState
-from tests.harness import BrokerHarness, patient
+from tests.harness import BrokerHarness, held, patient
 
 
 def chosen(broker: BrokerHarness, op: str, *ids: str, **more: Any) -> dict[str, Any]:
@@ -205,6 +205,42 @@ def test_jobs_that_run_are_not_edited(broker: BrokerHarness) -> None:
     assert chosen(broker, "edit", "a1", changes={"priority": 1})["skipped"][0]["code"] == "wrong_state"
     assert isinstance(broker.refused("edit", select={"state": "dead"}, changes={"priority": 1}), WrongState)
     assert broker.ask("edit", select={}, changes={"priority": 1}, dry=True)["ids"] == []
+
+
+def test_job_that_failed_too_often_for_its_new_budget_is_left_as_it_is(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue("x", max_retries=5, backoff_base=60)
+    worker.finish(worker.grant(), 1)
+    broker.enqueue("y", delay=60)
+
+    for dry in (True, False):
+        answer = chosen(broker, "edit", "a1", "a2", changes={"max_retries": 1}, dry=dry)
+        assert (answer["ids"], [skipped["id"] for skipped in answer["skipped"]]) == (["a2"], ["a1"])
+
+    assert broker.job("a1")["max_retries"] == 5
+    assert chosen(broker, "edit", "a1", changes={"max_retries": 2})["ids"] == ["a1"]
+    broker.check_invariants()
+
+
+@pytest.mark.parametrize(
+    ("op", "more"), [("hold", {}), ("edit", {"changes": {"command": "another"}})], ids=["held", "edited"]
+)
+def test_lost_run_does_not_go_on_once_the_job_is_not_what_it_was(
+    broker: BrokerHarness, op: str, more: dict[str, Any]
+) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue("x")
+    grant = worker.grant()
+    broker.after(60_000)
+    assert chosen(broker, op, "a1", **more)["ids"] == ["a1"]
+
+    assert worker.hello(held=[held(grant)], draining=True).drop == [grant.lease]
+    assert worker.finish(grant) == "stale"
+
+    assert broker.state("a1") == "pending"
+    broker.check_invariants()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,20 @@ def test_one_that_runs_is_not_replaced(broker: BrokerHarness) -> None:
     assert (reply["ids"], [error["code"] for error in reply["errors"]]) == ([None], ["unique_key_taken"])
 
 
+@pytest.mark.parametrize("other", [{"unique": "j"}, {"unique": None}, None], ids=["beside", "without key", "before"])
+def test_none_is_replaced_by_one_that_cannot_be_stored(broker: BrokerHarness, other: dict[str, Any] | None) -> None:
+    put(broker, {})
+    before = [] if other is None else [{"id": "mine", **other}]
+    if other is None:
+        broker.enqueue("y", id="mine")
+
+    reply = put(broker, *before, {"on_conflict": "replace", "id": "mine"})
+
+    assert [error["code"] for error in reply["errors"]] == ["job_exists"]
+    assert broker.state("a1") == "pending"
+    broker.check_invariants()
+
+
 def test_same_key_many_times_in_a_request(broker: BrokerHarness) -> None:
     reply = put(
         broker, {}, {"unique": None}, {}, {"unique": "j"}, {"on_conflict": "replace"}, {"on_conflict": "error"}, {}
