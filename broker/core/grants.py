@@ -45,7 +45,8 @@ def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candida
     """Lease what may be leased; how many that were."""
     rows = []
     pushes: dict[bytes, list[tuple[Lease, Candidate]]] = defaultdict(list)
-    in_time = [job for job in candidates if job.until_ms is None or job.until_ms > turn.now.wall_ms]  # others: ended next
+    now_ms = turn.now.wall_ms
+    in_time = [job for job in candidates if job.until_ms is None or job.until_ms > now_ms]  # the others end next
     for session, candidate in _share_out(group, in_time):
         lease = _lease(core, turn, session, candidate)
         group.put(session, session.credit - 1)

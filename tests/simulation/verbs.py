@@ -83,6 +83,9 @@ def random_change(
     if op == "dlq_purge":
         return op, {"ids": [chance.choice(ids)]} if ids and chance.random() < 0.5 else {"all": True}
     if op == "config_set":
-        return op, {"key": chance.choice(KEPT), "value": plan.heartbeat_s * chance.choice((5, 50)) if plan.kept else None}
+        return op, {
+            "key": chance.choice(KEPT),
+            "value": plan.heartbeat_s * chance.choice((5, 50)) if plan.kept else None,
+        }
     args = {"select": _select(chance, plan, suitable, ids), **more(chance, plan, name)}
     return op, {**args, "dry": True} if chance.random() < DRY else args
