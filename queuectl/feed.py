@@ -6,13 +6,13 @@ cursor is text here, `ROW.PLACE`; that of an event says where the feed goes on a
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from queuectl.errors import BadRequest, QueuectlError
+from queuectl.errors import BadRequest
+from queuectl.patience import Away, patiently
 
 if TYPE_CHECKING:
     from queuectl.client import Client
@@ -21,12 +21,9 @@ OLDEST = "0"
 MISSED = "missed"  # type of the event that stands for those which were forgotten before they were read
 EVENTS_PER_REPLY = 500
 WAIT_S = 10.0  # the broker holds a reply so long; then the client asks again
-PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # while the broker is away; the last one again and again
 ENDS = frozenset({"completed", "dead", "cancelled"})
 _LEADS_TO = {"cancelled": "cancelled", "replaced": "cancelled", "expired": "cancelled", "dead": "dead"}
 _ALL_HAVE = ("type", "at", "job_id", "attempt", "worker", "by", "cursor")
-
-Away = Callable[[QueuectlError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +140,7 @@ class Feed:
         )
 
     def _ask_patiently(self, how: dict[str, Any]) -> dict[str, Any]:
-        tries = 0
-        while True:
-            try:
-                return self._ask(how)
-            except QueuectlError as error:
-                if not error.retryable:
-                    raise
-                if tries == 0 and self._on_away is not None:
-                    self._on_away(error)
-            time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
-            tries += 1
+        return patiently(lambda: self._ask(how), self._on_away)
 
     def _take(self, reply: dict[str, Any]) -> list[Event]:
         """The events of a reply, as far as they are of the types that are wanted: of one job, all are asked for."""

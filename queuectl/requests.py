@@ -216,11 +216,14 @@ class Job(_Args, frozen=True):
 
 
 class Output(_Args, frozen=True):
-    """Kept output of one attempt, in slices. → `{id, attempt, segments, totals, next, cursor, finished}`.
+    """Kept output of one attempt, in slices. → `{id, attempt, segments, totals, next, cursor, finished, state, …}`.
 
-    `segments` are `[stream, offset, bytes]`. Go on with `cursor` = `next`; null there means that this was all
-    there is now, and `cursor` of the reply is where to go on later. With `wait_ms` the reply is held until there
-    is more, or the attempt has `finished` and all of its output is here.
+    `segments` are `[stream, offset, bytes]`, `times` when the first byte of each came, in ms UTC (0: not noted).
+    `latest` is the number of the job's latest attempt; `over`: nothing more will ever come of this job; `outcome`,
+    `exit_code` and `signal` are of this attempt. One that has not begun is `finished` only if the job is over.
+    Go on with `cursor` = `next`; null there means that this was all there is now, and `cursor` of the reply is where to
+    go on later. With `wait_ms` the reply is held until there is more, or the attempt has `finished` and all of its
+    output is here.
     """
 
     id: IdText

@@ -127,18 +127,24 @@ def waiter(core: State, turn: Turn, envelope: tuple[bytes, ...], by: Actor, requ
         raise NotAllowed(f"'{by.name}' ({by.role}) may wait for its own jobs, and for nothing else")
     if (args.jobs is not None) + args.empty + (args.workers is not None) != 1:
         raise BadRequest("wait: give exactly one of jobs, empty, workers")
-    seqs: set[int] = set()
-    for found in find_many(core, args.jobs or [], by).values():
+    if args.jobs is None and (args.any or args.seen is not None):
+        raise BadRequest("wait: any and seen are about jobs")
+    named: dict[int, bool] = {}  # in their order, and whether it is over
+    found_by_text = find_many(core, args.jobs or [], by)
+    for text in args.jobs or []:
+        found = found_by_text[text]
         if isinstance(found, QueuectlError):
             raise found
-        if STATES[found.state] not in TERMINAL:
-            seqs.add(found.seq)
+        named[found.seq] = STATES[found.state] in TERMINAL
     return Condition(
         envelope=envelope,
         request_id=request_id,
         deadline_ms=turn.now.mono_ms + args.timeout_ms,
         by=by,
-        jobs=frozenset(seqs),
+        jobs=frozenset(seq for seq, is_over in named.items() if not is_over),
+        named=tuple(named),
+        any=args.any,
+        seen=args.seen,
         workers=frozenset(args.workers or ()),
         empty=args.empty,
     )

@@ -48,6 +48,7 @@ def delete(core: State, turn: Turn, jobs: Sequence[Known], by: Actor | None = No
     core.store.history.doom(seqs)
     core.has_doomed = True
     outputs.forget(core, set(seqs))
+    turn.written.update(seqs)
     core.store.jobs.delete(seqs)
     core.store.ledger.note({"next_seq": core.next_seq})  # or the numbers of the newest jobs would be given again
     actor = None if by is None else core.actor_number(by.name)

@@ -132,6 +132,8 @@ def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> L
         until_ms=candidate.until_ms,
     )
     core.leases[number] = holder.leases[number] = lease
+    if core.waiters:
+        turn.written.add(candidate.seq)  # who reads the attempt before this one has read all of it
     core.tally.move(candidate.bucket, candidate.state, _LEASED[candidate.state])
     turn.note(feed.LEASED, lease.job, lease.attempt, holder.worker.worker)
     if core.verbose:

@@ -43,6 +43,7 @@ class LastPiece(NamedTuple):
     offset: int
     length: int
     in_tail: bool
+    at_ms: int  # when its first byte came
 
 
 @dataclass(slots=True)

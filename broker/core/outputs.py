@@ -17,6 +17,7 @@ from broker.store.rows import WorkerRow
 from queuectl.jobs import Outcome
 from queuectl.messages import STDERR, STDOUT, Output, Piece, Taken
 
+SAME_TIME_MS = 1000  # what comes later gets a time of its own
 SMALL_BYTES = 4096  # a piece that follows a smaller one is added to it: rows stay few
 CLOSING_MAX = 10_000
 EVICTED_PER_TURN = 200  # pieces that are looked at
@@ -123,7 +124,7 @@ def _keep(core: State, turn: Turn, kept: Kept, number: int, offset: int, data: b
     head = data[: max(0, half - stream.head_bytes)]
     if head:
         stream.head_bytes += len(head)
-        _write(core, turn, kept, LastPiece(number, offset, len(head), in_tail=False), head)
+        _write(core, turn, kept, LastPiece(number, offset, len(head), in_tail=False, at_ms=turn.now.wall_ms), head)
     grain = kept.grain
     for start in range(max(len(head), len(data) - half), len(data), grain):
         _keep_tail(core, turn, kept, number, offset + start, data[start : start + grain])
@@ -133,7 +134,7 @@ def _keep(core: State, turn: Turn, kept: Kept, number: int, offset: int, data: b
 def _keep_tail(core: State, turn: Turn, kept: Kept, number: int, offset: int, data: bytes) -> None:
     stream = kept.streams[number]
     stream.tail_bytes += len(data)
-    if _write(core, turn, kept, LastPiece(number, offset, len(data), in_tail=True), data):
+    if _write(core, turn, kept, LastPiece(number, offset, len(data), in_tail=True, at_ms=turn.now.wall_ms), data):
         start, length = stream.tail.pop()
         stream.tail.append((start, length + len(data)))
     else:
@@ -149,6 +150,7 @@ def _write(core: State, turn: Turn, kept: Kept, piece: LastPiece, data: bytes) -
         and (last.stream, last.in_tail) == (piece.stream, piece.in_tail)
         and last.offset + last.length == piece.offset
         and last.length < SMALL_BYTES
+        and piece.at_ms - last.at_ms < SAME_TIME_MS
         and (not last.in_tail or last.length + piece.length <= kept.grain)
     ):
         key = ChunkKey(kept.seq, kept.attempt, piece.stream, last.offset)

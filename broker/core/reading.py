@@ -9,12 +9,16 @@ import msgspec
 
 from broker.core.access import Actor
 from broker.core.find import find
-from broker.core.state import State, Waiter
+from broker.core.state import BACKOFF_MAX_MS, State, Waiter
 from broker.core.turn import Turn
 from broker.store.history import Ended
+from broker.store.rows import STATES, Known
 from queuectl.errors import BadRequest
+from queuectl.jobs import TERMINAL
+from queuectl.messages import STDERR, STDOUT
 from queuectl.requests import Output
 
+LATE_OUTPUT_MS = 60_000  # from the end of an attempt; what comes later is found by those who ask again
 OUTPUT_BYTES_PER_REPLY = 512 * 1024
 _CHUNKS_PER_REPLY = 64
 _FAR = 2**62
@@ -49,43 +53,83 @@ def follower(
     """Who is to be answered later, because there is nothing to say now; None if the reply can go."""
     if not args.wait_ms or reply["segments"] or reply["finished"]:
         return None
-    exact = msgspec.structs.replace(args, id=reply["id"], attempt=reply["attempt"] or None)
+    exact = msgspec.structs.replace(args, id=reply["id"], attempt=reply["attempt"] or 1)
     seq = find(core, reply["id"], by).seq
     return Follower(envelope, request_id, turn.now.mono_ms + args.wait_ms, by, seq, exact)
 
 
 def output(core: State, turn: Turn, by: Actor, args: Output) -> dict[str, Any]:
-    """One slice of an attempt's kept output, in order of arrival."""
+    """One slice of an attempt's kept output, in order of arrival, and how the attempt and its job stand."""
     known = find(core, args.id, by)
+    state = STATES[known.state]
     number = args.attempt if args.attempt is not None else known.attempt
     ended = core.store.history.ended(known.seq, number)
     starts = _tail_starts(core, known.seq, number, args.tail_bytes)
-    from_chunk, skip = _cursor(args.cursor)
-    segments: list[list[Any]] = []
-    size = 0
-    chunks = core.store.history.chunks(known.seq, number, from_chunk, _CHUNKS_PER_REPLY)
-    for chunk, stream, offset, data in chunks:
-        start = max(skip if chunk == from_chunk else 0, starts.get(stream, 0) - offset)
-        if start < len(data) and args.stream in (None, stream):
-            segments.append([stream, offset + start, data[start:]])
-            size += len(data) - start
-        from_chunk, skip = chunk, len(data)
-        if size >= OUTPUT_BYTES_PER_REPLY:
-            break
-    more = len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
-    is_over = known.lease is None or known.attempt != number
-    is_coming = any(
-        (kept.seq, kept.attempt) == (known.seq, number) and kept.boot in core.holders for kept in core.closing.values()
-    )
+    segments, times, place, more = _slice(core, known.seq, number, args, starts)
+    finished = _has_ended(known, number) and not _is_coming(core, turn, known.seq, number, ended)
     return {
         "id": known.id,
         "attempt": number,
         "segments": segments,
+        "times": times,
         "totals": _totals(ended),
-        "next": [from_chunk, skip] if more else None,
-        "cursor": [from_chunk, skip],
-        "finished": is_over and not is_coming,
+        "next": place if more else None,
+        "cursor": place,
+        "finished": finished,
+        "state": state.value,
+        "latest": known.attempt,
+        "over": finished and state in TERMINAL and number >= known.attempt,
+        "outcome": ended.outcome if ended is not None else None,
+        "exit_code": ended.exit_code if ended is not None else None,
+        "signal": ended.signal if ended is not None else None,
     }
+
+
+def _slice(
+    core: State, seq: int, number: int, args: Output, starts: dict[int, int]
+) -> tuple[list[list[Any]], list[int], list[int], bool]:
+    """Segments, when each came, the place behind them, and whether there is more."""
+    from_chunk, skip = _cursor(args.cursor)
+    segments: list[list[Any]] = []
+    times: list[int] = []
+    size = 0
+    chunks = core.store.history.chunks(seq, number, from_chunk, _CHUNKS_PER_REPLY)
+    for chunk, stream, offset, data, at_ms in chunks:
+        start = max(skip if chunk == from_chunk else 0, starts.get(stream, 0) - offset)
+        if start < len(data) and args.stream in (None, stream):
+            segments.append([stream, offset + start, data[start:]])
+            times.append(at_ms)
+            size += len(data) - start
+        from_chunk, skip = chunk, len(data)
+        if size >= OUTPUT_BYTES_PER_REPLY:
+            break
+    return segments, times, [from_chunk, skip], len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
+
+
+def _has_ended(known: Known, number: int) -> bool:
+    """Whether nothing will run under this number any more. A lost run may go on while nobody else has taken its job."""
+    if number == 0 or number > known.attempt:
+        return STATES[known.state] in TERMINAL
+    return number < known.attempt or known.lease is None
+
+
+def _is_coming(core: State, turn: Turn, seq: int, number: int, ended: Ended | None) -> bool:
+    """Whether some output of an ended attempt is still on its way from a worker that is there, or may be back soon."""
+    if any((kept.seq, kept.attempt) == (seq, number) and kept.boot in core.holders for kept in core.closing.values()):
+        return True
+    if ended is None or ended.finished_at_ms >= core.started_ms + core.steady_ms:
+        return False
+    since_start_ms = turn.now.mono_ms - core.started_ms  # it had ended before, and its worker may not be back yet
+    is_recent = turn.now.wall_ms - ended.finished_at_ms < LATE_OUTPUT_MS
+    is_expected = is_recent and since_start_ms < core.silence_ms + BACKOFF_MAX_MS
+    return is_expected and not _is_whole(core, seq, number, ended)
+
+
+def _is_whole(core: State, seq: int, number: int, ended: Ended) -> bool:
+    """Whether the end of each stream is there, up to where its worker has said that it goes."""
+    totals = {STDOUT: ended.stdout_bytes or 0, STDERR: ended.stderr_bytes or 0}
+    ends = {stream: core.store.history.extents(seq, number, stream)[-1:] for stream, total in totals.items() if total}
+    return all(found and sum(found[0]) >= totals[stream] for stream, found in ends.items())
 
 
 def _totals(ended: Ended | None) -> dict[str, int] | None:

@@ -9,7 +9,7 @@ import msgpack
 from broker.core.memory import Holder, Lease, rules_of
 from broker.core.state import State
 from broker.store.history import AttemptView, DeedView
-from broker.store.rows import DUE_LATER, HELD, STATES, JobRow
+from broker.store.rows import DUE_LATER, HELD, STATES, EndingRow, JobRow
 from queuectl.ids import lease_text
 from queuectl.jobs import JobState
 from queuectl.times import rfc3339
@@ -94,6 +94,17 @@ def _reason(core: State, state: JobState, row: JobRow) -> str | None:
         served = any(session.serves(queue) and session.is_working for session in core.sessions.values())
         return row.reason if served else "no_worker"
     return row.reason
+
+
+def ending(row: EndingRow) -> dict[str, Any]:
+    """How a job has ended, or where it stands, in as few words as those need who wait for it."""
+    return {
+        "id": row.id,
+        "state": STATES[row.state].value,
+        "exit_code": row.exit_code,
+        "signal": row.signal,
+        "reason": row.reason,
+    }
 
 
 def _tidy(number: float) -> float:

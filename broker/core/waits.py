@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from broker.core import views
 from broker.core.access import SUBMIT
 from broker.core.envelope import failed, ok
 from broker.core.memory import Holder
@@ -26,12 +27,17 @@ class Condition(Waiter):
     """A client that waits for jobs to be over, for workers to be gone, or for the queue to be empty."""
 
     jobs: frozenset[int] = frozenset()  # seqs it still waits for
+    named: tuple[int, ...] = ()  # seqs of all that it asked for, in its order
+    any: bool = False  # one of them is enough
+    seen: int | None = None  # it wants to hear, too, when fewer than so many are left
     workers: frozenset[str] = frozenset()
     empty: bool = False
 
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         left = self if turn.over.isdisjoint(self.jobs) else replace(self, jobs=self.jobs - turn.over)
-        return left._answer(core, done=True) if left._is_over(core) else left
+        if left._is_over(core):
+            return left._answer(core, done=True)
+        return left._answer(core, done=False) if left._has_news() else left
 
     def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return self._answer(core, done=False)
@@ -39,11 +45,17 @@ class Condition(Waiter):
     def _is_over(self, core: State) -> bool:
         if self.empty:
             return not any(core.tally.total(CODES[state]) for state in UNFINISHED)
+        if self.any and len(self.jobs) < len(self.named):
+            return True
         return not self.jobs and not any(_is_there(holder, self.workers) for holder in core.holders.values())
+
+    def _has_news(self) -> bool:
+        return self.seen is not None and len(self.jobs) < self.seen
 
     def _answer(self, core: State, *, done: bool) -> dict[str, Any]:
         counts = None if self.by.role == SUBMIT else core.counts()  # how many jobs others have is their business
-        return {"done": done, "jobs_left": len(self.jobs), "counts": counts}
+        jobs = [views.ending(row) for row in core.store.jobs.endings(self.named)]
+        return {"done": done, "jobs_left": len(self.jobs), "jobs": jobs, "counts": counts}
 
 
 def _is_there(holder: Holder, names: frozenset[str]) -> bool:

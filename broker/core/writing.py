@@ -10,7 +10,7 @@ def flush(core: State, turn: Turn) -> None:
     """Write what has piled up. Whoever reads from the store what a report may have changed calls this first."""
     if turn.new_chunks or turn.longer_chunks or turn.dropped_chunks:
         core.store.history.drop_output(turn.dropped_chunks)
-        core.store.history.add_output(list(turn.new_chunks.items()))
+        core.store.history.add_output(list(turn.new_chunks.items()), turn.now.wall_ms)
         core.store.history.extend_output(list(turn.longer_chunks.items()))
         turn.new_chunks, turn.longer_chunks, turn.dropped_chunks = {}, {}, []
     if turn.completions:

@@ -17,7 +17,9 @@ INSERT_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 DELETE_LOSS = "DELETE FROM attempt WHERE seq = ? AND attempt = ? AND lease = ? AND outcome = 'lost'"
 
 # The attempt that had this lease, if it has ended.
-ENDED = "SELECT lease, worker, outcome, stdout_bytes, stderr_bytes FROM attempt WHERE seq = ? AND attempt = ?"
+ENDED = """
+SELECT lease, worker, outcome, stdout_bytes, stderr_bytes, exit_code, signal, finished_at_ms FROM attempt
+WHERE seq = ? AND attempt = ?"""
 
 # The latest attempts of a job.
 ATTEMPTS = """
@@ -31,7 +33,7 @@ INSERT_DEED = "INSERT INTO deed (seq, at_ms, action, actor, note) VALUES (?, ?, 
 DEEDS = "SELECT at_ms, action, actor, note FROM deed WHERE seq = ? ORDER BY at_ms DESC LIMIT ?"
 DELETE_DEEDS = "DELETE FROM deed WHERE seq = ?"
 
-INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data) VALUES (?, ?, ?, ?, ?)"
+INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data, at_ms) VALUES (?, ?, ?, ?, ?, ?)"
 
 # More bytes for the piece that came last.
 EXTEND_CHUNK = """
@@ -44,7 +46,7 @@ EXTENTS = "SELECT offset, length(data) FROM output WHERE seq = ? AND attempt = ?
 
 # Kept output of an attempt in order of arrival. Only numbers are sorted, the bytes of a slice come after.
 CHUNKS = """
-SELECT chunk, stream, offset, data FROM output
+SELECT chunk, stream, offset, data, at_ms FROM output
 WHERE chunk IN (SELECT chunk FROM output WHERE seq = ? AND attempt = ? AND chunk >= ? ORDER BY chunk LIMIT ?)
 ORDER BY chunk"""
 
@@ -76,6 +78,9 @@ class Ended(NamedTuple):
     outcome: str
     stdout_bytes: int | None
     stderr_bytes: int | None
+    exit_code: int | None
+    signal: int | None
+    finished_at_ms: int
 
 
 class AttemptView(NamedTuple):
@@ -112,6 +117,16 @@ class ChunkKey(NamedTuple):
     attempt: int
     stream: int
     offset: int
+
+
+class Chunk(NamedTuple):
+    """A kept piece of output."""
+
+    chunk: int  # its number
+    stream: int
+    offset: int
+    data: bytes
+    at_ms: int  # when its first byte came; 0: nobody noted it
 
 
 class Evicted(NamedTuple):
@@ -153,9 +168,9 @@ class History:
         """What people did to a job, at most ATTEMPTS_SHOWN of it, the latest last."""
         return [DeedView(*row) for row in reversed(self._db.query(DEEDS, (seq, ATTEMPTS_SHOWN)))]
 
-    def add_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
-        """Keep new pieces."""
-        self._db.run_many(INSERT_CHUNK, [(*key, data) for key, data in pieces])
+    def add_output(self, pieces: Sequence[tuple[ChunkKey, bytes]], now_ms: int) -> None:
+        """Keep new pieces, which have come now."""
+        self._db.run_many(INSERT_CHUNK, [(*key, data, now_ms) for key, data in pieces])
 
     def extend_output(self, pieces: Sequence[tuple[ChunkKey, bytes]]) -> None:
         """Add bytes to the end of pieces that are there."""
@@ -169,9 +184,9 @@ class History:
         """(offset, length) of the kept pieces of a stream."""
         return [(offset, length) for offset, length in self._db.query(EXTENTS, (seq, attempt, stream))]
 
-    def chunks(self, seq: int, attempt: int, from_chunk: int, limit: int) -> list[tuple[int, int, int, bytes]]:
-        """(chunk, stream, offset, data) of an attempt, in order of arrival."""
-        return [(c, s, o, d) for c, s, o, d in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
+    def chunks(self, seq: int, attempt: int, from_chunk: int, limit: int) -> list[Chunk]:
+        """Kept pieces of an attempt, in order of arrival."""
+        return [Chunk(*row) for row in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
 
     def evict(self, after_chunk: int, bytes_wanted: int, limit: int) -> Evicted:
         """Forget the oldest output of jobs that are over, among so many pieces after this one."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from broker.store.connection import Connection
-from broker.store.rows import Candidate, Completion, Known, LeaseRow, Move, NewJob, NewSpec, expect
+from broker.store.rows import Candidate, Completion, EndingRow, Known, LeaseRow, Move, NewJob, NewSpec, expect
 
 # Stores one job; an id in use leaves it out.
 INSERT_JOB = """
@@ -104,6 +104,9 @@ LEASED = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq
 LEASE_OF = f"SELECT {_LEASE_COLUMNS} FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE id = ? AND lease IS NOT NULL"
 
 _KNOWN_COLUMNS = "seq, job.id, bucket, state, attempt, lease, ready"
+
+# How did these end?
+ENDINGS = "SELECT job.id, state, exit_code, signal, reason FROM json_each(?) CROSS JOIN job ON seq = json_each.value"
 
 # What is known of these ids?
 KNOWN = f"SELECT {_KNOWN_COLUMNS} FROM json_each(?) CROSS JOIN job ON job.id = json_each.value"
@@ -208,6 +211,10 @@ class Jobs:
     def known(self, ids: Iterable[str]) -> dict[str, Known]:
         """What is known of these ids."""
         return {row[1]: Known(*row) for row in self._db.query(KNOWN, (json.dumps(list(ids)),))}
+
+    def endings(self, seqs: Iterable[int]) -> list[EndingRow]:
+        """How these jobs have ended, or where they stand, in this order; those that were deleted are left out."""
+        return [EndingRow(*row) for row in self._db.query(ENDINGS, (json.dumps(list(seqs)),))]
 
     def prefixed(self, prefix: str, limit: int) -> list[Known]:
         """Jobs whose id starts so."""

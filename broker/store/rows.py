@@ -202,6 +202,16 @@ class JobRow(NamedTuple):
     last_line: str | None
 
 
+class EndingRow(NamedTuple):
+    """How a job has ended, or where it stands."""
+
+    id: str
+    state: int
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+
+
 class Known(NamedTuple):
     """What is known of an id: enough to refuse or to go on."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queuectl import Client, feed
+from queuectl import Client, patience
 from queuectl.errors import BadRequest, BrokerUnreachable, KeyNotAccepted, ShuttingDown, UnknownJob
 from queuectl.feed import MISSED, Event, Feed
 from tests.harness_client import ScriptedBroker, job_view, scripted_broker
@@ -33,7 +33,7 @@ def client(broker: ScriptedBroker) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "PAUSES_S", (0.01,))
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01,))
 
 
 def types(events: Iterator[Event] | list[Event]) -> list[str]:

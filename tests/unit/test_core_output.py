@@ -402,7 +402,7 @@ def test_output_of_a_job_that_has_not_run(broker: BrokerHarness) -> None:
 
     reply = broker.ask("output", id=job)
 
-    assert (reply["attempt"], reply["segments"], reply["totals"], reply["finished"]) == (0, [], None, True)
+    assert (reply["attempt"], reply["segments"], reply["totals"], reply["finished"]) == (0, [], None, False)
     assert (reply["next"], reply["cursor"]) == (None, [0, 0])
 
 

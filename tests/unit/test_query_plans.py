@@ -51,6 +51,7 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH j USING INDEX sqlite_autoindex_job_1 (id=?)",
         "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
     ),
+    "ENDINGS": ("SCAN json_each", "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"),
     "KNOWN": ("SCAN json_each", "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)"),
     "PREFIXED": ("SEARCH job USING INDEX sqlite_autoindex_job_1 (id>? AND id<?)",),
     "DEAD": ("SEARCH job USING INDEX job_state (state=? AND seq<?)",),

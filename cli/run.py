@@ -1,0 +1,215 @@
+"""`queuectl run`: a command through the queue as if it ran here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.enqueue import EnqueueCommand, command_of, fields_of, job_options, request_id_of
+from cli.escape import visible, visible_lines
+from cli.options import shared, usage
+from cli.output import mark
+from cli.session import Session
+from queuectl.errors import QueuectlError
+from queuectl.ids import new_request_id
+from queuectl.patience import patiently
+from queuectl.times import human_duration
+
+if TYPE_CHECKING:
+    from queuectl.client import Client
+    from queuectl.following import AttemptEnd, Chunk
+
+OWN_FAILURE = 125
+INTERRUPTED = 130
+SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
+ASK, CANCEL, DETACH = "ask", "cancel", "detach"
+
+
+@click.command(cls=EnqueueCommand)
+@click.argument("words", nargs=-1, metavar="-- COMMAND...")
+@job_options
+@click.option("--no-cwd", is_flag=True, help="Not in this directory, but where its worker was started.")
+@click.option("--inherit-env", is_flag=True, help="With all variables of this environment, but for QUEUECTL_*.")
+@click.option("--on-interrupt", type=click.Choice([ASK, CANCEL, DETACH]), help="What Ctrl-C does: ask, cancel, detach.")
+@shared
+def run(
+    session: Session,
+    words: tuple[str, ...],
+    no_cwd: bool,
+    inherit_env: bool,
+    on_interrupt: str | None,
+    **options: Any,
+) -> int:
+    """Run a command through the queue as if it ran here: its output, live, and its exit code.
+
+    It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each attempt is
+    shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never ran to an end.
+    Ctrl-C asks whether to cancel the job or to leave it running.
+
+    \b
+    Examples:
+      queuectl run -- make test
+      queuectl run --max-retries 1 --on-interrupt cancel -- 'sort < big | uniq -c'
+      queuectl run --stdin dump.sql -- mysql shop
+    """
+    request_id = request_id_of(options)
+    fields = {**command_of(words, "run"), **fields_of(options)}
+    if not no_cwd and "cwd" not in fields:
+        fields["cwd"] = str(Path.cwd())
+    if inherit_env:
+        fields["env"] = {**_environment(), **fields.get("env", {})}
+    job_id = _enqueue(session, fields, request_id or new_request_id())
+    try:
+        return _follow(session, session.client(), job_id)
+    except KeyboardInterrupt:
+        return _interrupted(session, job_id, on_interrupt)
+
+
+def _environment() -> dict[str, str]:
+    from queuectl.jobs import is_variable
+
+    return {
+        name: value for name, value in os.environ.items() if is_variable(name) and not name.startswith("QUEUECTL_")
+    }
+
+
+def _enqueue(session: Session, fields: dict[str, Any], request_id: str) -> str:
+    from queuectl.errors import from_wire
+    from queuectl.jobs import parse_job
+
+    parse_job(fields)
+    reply = session.client().request("enqueue", {"jobs": [fields]}, request_id=request_id)
+    if reply["errors"]:
+        raise from_wire(reply["errors"][0])
+    return str(reply["ids"][0])
+
+
+# --- following -----------------------------------------------------------------------------------------
+
+
+def _follow(session: Session, client: Client, job_id: str) -> int:
+    from queuectl.following import ALL, AttemptEnd
+
+    show = Show()
+    end: AttemptEnd | None = None
+    for piece in client.logs(job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error)):
+        if not isinstance(piece, AttemptEnd):
+            show.chunk(piece)
+            continue
+        show.finish()
+        end = piece
+        if not piece.is_last:
+            _say_that_it_goes_on(session, client, job_id, piece)
+    return _code(session, client, job_id, end)
+
+
+def _say_that_it_goes_on(session: Session, client: Client, job_id: str, end: AttemptEnd) -> None:
+    """Between two attempts, a line about them."""
+    job = patiently(lambda: client.get(job_id))
+    ended = f"attempt {end.attempt} of {visible(job_id)}: {ending_words(end.outcome, end.exit_code, end.signal)}"
+    then = "the next one follows"
+    if job["state"] == "failed" and job["reason"] == "backoff":
+        from cli.render import distance
+
+        then = f"the next one starts {distance(job['run_at'])}"
+    session.note(f"queuectl: {ended}; {then}")
+
+
+def ending_words(outcome: str | None, exit_code: int | None, signal: int | None) -> str:
+    """`exit 3`, `signal 9`, `timeout`, `lost`."""
+    if outcome == "exit" and exit_code is not None:
+        return f"exit {exit_code}"
+    if outcome == "signal" and signal is not None:
+        return f"signal {signal}"
+    return visible(outcome or "not started")
+
+
+def away(session: Session, error: QueuectlError) -> None:
+    """The broker does not answer; the command goes on when it does."""
+    session.note(f"queuectl: waiting for the broker: {visible(error.message)}")
+
+
+def _code(session: Session, client: Client, job_id: str, end: AttemptEnd | None) -> int:
+    """The exit code of a job that is over, and why it has none of its own, if so."""
+    [job] = patiently(lambda: client.wait([job_id]))["jobs"]
+    if session.as_json:
+        session.emit(job)
+    return code_of(session, job)
+
+
+def code_of(session: Session, job: dict[str, Any]) -> int:
+    """The exit code that stands for how a job has ended; where it has none of its own, a line says why."""
+    if job["state"] == "completed":
+        return 0
+    if job["signal"] is not None and job["reason"] not in ("lost", "poison"):
+        return SIGNAL_CODE + int(job["signal"])
+    if job["state"] == "dead" and job["exit_code"] is not None and job["reason"] in ("exit", "deadline"):
+        return int(job["exit_code"]) or OWN_FAILURE
+    why = f" ({visible(job['reason'])})" if job["reason"] not in (None, job["state"]) else ""
+    session.warn(f"error: job {visible(job['id'])} is {job['state']}{why}: it has no exit code of its own")
+    return OWN_FAILURE
+
+
+class Show:
+    """What a job prints, on the same streams: as bytes to files and pipes, escaped on a terminal."""
+
+    def __init__(self) -> None:
+        self._streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+        self._is_terminal = {"stdout": sys.stdout.isatty(), "stderr": sys.stderr.isatty()}
+        self._at_line_start = {"stdout": True, "stderr": True}
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Show a piece; where bytes are missing, a line on stderr says how many."""
+        if chunk.gap_bytes:
+            self._write("stderr", ("" if self._at_line_start["stderr"] else "\n").encode() + mark(chunk.gap_bytes).encode())
+        else:
+            self._write(chunk.stream, chunk.data)
+
+    def finish(self) -> None:
+        """The attempt is over: what comes next on a terminal begins a line."""
+        for name, is_terminal in self._is_terminal.items():
+            if is_terminal and not self._at_line_start[name]:
+                self._write(name, b"\n")
+
+    def _write(self, name: str, data: bytes) -> None:
+        if self._is_terminal[name]:
+            data = visible_lines(data.decode(errors="backslashreplace")).encode(errors="backslashreplace")
+        self._streams[name].write(data)
+        self._streams[name].flush()
+        self._at_line_start[name] = data.endswith(b"\n")
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------
+
+
+def _interrupted(session: Session, job_id: str, how: str | None) -> int:
+    """Leave the job running, or end it: as was said, or as whoever sits there says now."""
+    is_asked = sys.stdin.isatty() and sys.stderr.isatty()
+    if how == ASK and not is_asked:
+        usage("--on-interrupt ask needs a terminal", "say cancel or detach")
+    how = how or (ASK if is_asked else DETACH)
+    if how == ASK:
+        how = _asked(job_id)
+    if how == DETACH:
+        session.warn(f"\nqueuectl: {visible(job_id)} goes on; follow it: queuectl logs -f {visible(job_id)}")
+        return INTERRUPTED
+    client = session.client()
+    session.warn(f"\nqueuectl: cancelling {visible(job_id)} …")
+    client.cancel([job_id], reason="interrupted")
+    client.wait([job_id])
+    return INTERRUPTED
+
+
+def _asked(job_id: str) -> str:
+    """What to do; another Ctrl-C, or no answer, leaves the job running."""
+    try:
+        answer = click.prompt(
+            f"\nCancel job {visible(job_id)}, or leave it running? [c/L]", default="l", show_default=False, err=True
+        )
+    except (KeyboardInterrupt, click.Abort):
+        return DETACH
+    return CANCEL if answer.strip().lower() in ("c", "cancel") else DETACH

@@ -1,0 +1,197 @@
+"""Reading what a job prints: what is kept of it, or as it comes, across attempts and over restarts of the broker.
+
+    for piece in client.logs("a17", follow=True):
+        if isinstance(piece, Chunk):
+            sys.stdout.buffer.write(piece.data)
+
+Each attempt is read once, from its beginning. Offsets count every byte that the command wrote, so the size of what was
+not kept is known, and is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from queuectl.patience import Away, patiently
+
+if TYPE_CHECKING:
+    from queuectl.client import Client
+
+STREAMS = {1: "stdout", 2: "stderr"}
+NUMBERS = {name: number for number, name in STREAMS.items()}
+WAIT_S = 10.0  # the broker holds a reply so long; then the client asks again
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes that an attempt wrote to `stdout` or `stderr`; or so many that are not kept: `gap_bytes`."""
+
+    attempt: int
+    stream: str
+    offset: int  # of the first byte, among all that the attempt wrote to the stream
+    data: bytes
+    at: float | None = None  # when it came to the broker, seconds since the epoch, true to a second
+    gap_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """All of an attempt has been told. `is_last`: its job is over."""
+
+    attempt: int
+    outcome: str | None  # None: it never began
+    exit_code: int | None
+    signal: int | None
+    state: str  # of the job
+    is_last: bool
+
+
+class Reader:
+    """The output of one attempt after the other, of one job."""
+
+    def __init__(
+        self,
+        client: Client,
+        job_id: str,
+        *,
+        attempt: int | str | None = None,
+        stream: str | None = None,
+        follow: bool = False,
+        tail_bytes: int | None = None,
+        on_away: Away | None = None,
+    ) -> None:
+        """`attempt`: its number, "all", or None for the latest, and what follows it. `tail_bytes`: of the first one."""
+        self._client = client
+        self._args: dict[str, Any] = {"id": job_id}
+        self._args |= {} if stream is None else {"stream": NUMBERS[stream]}
+        self._attempt = 1 if attempt == ALL else attempt
+        self._is_one = isinstance(attempt, int)
+        self._stream = stream
+        self._follow = follow
+        self._tail = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
+        self._is_tail = tail_bytes is not None
+        self._on_away = on_away
+
+    def __iter__(self) -> Iterator[Chunk | AttemptEnd]:
+        while True:
+            reply = yield from self._one_attempt()
+            is_last = bool(reply.get("over"))
+            number = int(reply["attempt"])
+            if reply["finished"]:
+                yield AttemptEnd(number, reply["outcome"], reply["exit_code"], reply["signal"], reply["state"], is_last)
+            if self._is_one or is_last or not (self._follow or number < reply["latest"]):
+                return
+            self._attempt, self._tail, self._is_tail = number + 1, {}, False
+
+    def _one_attempt(self) -> Generator[Chunk, None, dict[str, Any]]:
+        """Yield the output of the attempt; the reply that ended it."""
+        reached: dict[int, int] = {}
+        place: dict[str, Any] = {}
+        wait_s = 0.0
+        while True:
+            reply = self._ask(place, wait_s)
+            self._attempt = reply["attempt"] or 1
+            times = reply.get("times") or [0] * len(reply["segments"])
+            for (number, offset, data), at_ms in zip(reply["segments"], times, strict=True):
+                if offset > reached.get(number, 0) and not (self._is_tail and number not in reached):
+                    yield self._gap(number, reached.get(number, 0), offset)
+                yield Chunk(self._attempt, STREAMS[number], offset, bytes(data), at_ms / 1000 if at_ms else None)
+                reached[number] = offset + len(data)
+            place = {"cursor": reply["next"] or reply["cursor"]}
+            if reply["next"] is not None:
+                continue
+            if reply["finished"] or not self._follow:
+                break
+            wait_s = WAIT_S
+        if reply["finished"]:
+            for key, total in (reply["totals"] or {}).items():
+                number = int(key)
+                if self._stream in (None, STREAMS[number]) and total > reached.get(number, 0):
+                    yield self._gap(number, reached.get(number, 0), total)
+        return {**reply, "attempt": self._attempt}
+
+    def _gap(self, number: int, start: int, end: int) -> Chunk:
+        assert isinstance(self._attempt, int)
+        return Chunk(self._attempt, STREAMS[number], start, b"", None, end - start)
+
+    def _ask(self, place: dict[str, Any], wait_s: float) -> dict[str, Any]:
+        args = {**self._args, **self._tail, **place, "wait_ms": int(wait_s * 1000)}
+        args |= {} if self._attempt is None else {"attempt": self._attempt}
+
+        def ask() -> dict[str, Any]:
+            return self._client.request("output", args, timeout=wait_s + self._client.timeout)
+
+        return patiently(ask, self._on_away) if self._follow else ask()
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a command that was run through the queue has ended."""
+
+    id: str
+    state: str  # completed, dead or cancelled
+    exit_code: int | None  # of the last attempt
+    signal: int | None
+    stdout: bytes  # of the last attempt, as far as it is kept
+    stderr: bytes
+
+    @property
+    def returncode(self) -> int | None:
+        """As subprocess has it: the exit code, or minus the signal; None if the last attempt had neither."""
+        return self.exit_code if self.signal is None else -self.signal
+
+
+class Follows:
+    """The part of a Client that reads what jobs print, as they print it."""
+
+    def logs(
+        self,
+        job_id: str,
+        *,
+        follow: bool = False,
+        attempt: int | str | None = None,
+        stream: str | None = None,
+        tail_bytes: int | None = None,
+        on_away: Away | None = None,
+    ) -> Iterator[Chunk | AttemptEnd]:
+        """Yield what is kept of a job's output: Chunks, and an AttemptEnd after each attempt that has ended.
+
+        `attempt` is a number, "all", or None for the latest. With `follow` what is printed from now on comes as it is
+        printed, of the attempts that follow, too, until the job is over; it goes on over restarts of the broker.
+        Raises UnknownJob, AmbiguousId.
+        """
+        return iter(
+            Reader(
+                cast("Client", self),
+                job_id,
+                attempt=attempt,
+                stream=stream,
+                follow=follow,
+                tail_bytes=tail_bytes,
+                on_away=on_away,
+            )
+        )
+
+    def run(self, command: str, *, on_output: Callable[[Chunk], object] | None = None, **fields: Any) -> RunResult:
+        """Enqueue a command, wait until it is over, attempts and all, and say how it ended.
+
+        Fields are those of `enqueue`. `on_output` gets what it prints, as it comes. Raises BadJob.
+        """
+        client = cast("Client", self)
+        job_id = client.enqueue(command, **fields)
+        kept = {"stdout": bytearray(), "stderr": bytearray()}
+        attempt = 0
+        for piece in self.logs(job_id, follow=True, attempt=ALL):
+            if isinstance(piece, Chunk):
+                if piece.attempt != attempt:
+                    attempt = piece.attempt
+                    kept = {"stdout": bytearray(), "stderr": bytearray()}
+                kept[piece.stream] += piece.data
+                if on_output is not None:
+                    on_output(piece)
+        [job] = client.wait([job_id])["jobs"]
+        out, err = bytes(kept["stdout"]), bytes(kept["stderr"])
+        return RunResult(job_id, job["state"], job["exit_code"], job["signal"], out, err)
