@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from cli.session import Session
 from cli.strict_json import parse_object
 
 _DASHES = "queuectl.after_dashes"
+_JUST_NOW_MS = 60_000  # a moment in minutes, written within its minute
 
 
 class _EnqueueCommand(click.Command):
@@ -38,6 +41,7 @@ class _EnqueueCommand(click.Command):
 @click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt: 90, 5m, 1h30m.")
 @click.option("--delay", type=DURATION, metavar="D", help="Start it so much later.")
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
+@click.option("--at", metavar="T", help="The same in other words: +2h, 18:00, tomorrow 03:00, fri 22:30.")
 @click.option("--expires", type=DURATION, metavar="D", help="Not to be started after so long: cancelled then.")
 @click.option("--deadline", type=DURATION, metavar="D", help="To be done by then, over all attempts: dead if not.")
 @click.option("--backoff", type=BACKOFF, metavar="B", help="Waits: exp, linear, fixed, or a list: 10s,1m,10m.")
@@ -67,6 +71,7 @@ def enqueue(
     run_token: str | None,
     request_id: str | None,
     token: str | None,
+    at: str | None,
     **options: Any,
 ) -> int:
     """Store a job, or many.
@@ -75,18 +80,24 @@ def enqueue(
     "command"; its other fields are named like the options, with underscores, and durations in seconds.
     `-` and --file take many jobs, one JSON object a line; the options then hold for lines that say nothing else.
     A file that was enqueued before, whole or in part, is not enqueued twice within 24 hours, unless --again.
+    --at is by the clock of this machine, if it names no zone; a time that the clocks skip is as much later as they
+    skip, and of one that they show twice the first counts that is still to come.
 
     \b
     Examples:
       queuectl enqueue '{"command": "echo hello", "priority": 5}'
       queuectl enqueue --timeout 5m --queue mail -- ./send.sh --all
       queuectl enqueue -- 'make && make install'
+      queuectl enqueue --at 'tomorrow 03:00' -- ./backup.sh
       queuectl enqueue --file jobs.jsonl
     """
     context = click.get_current_context()
-    fields = _fields_of(options)
+    fields = _fields_of(options) | ({} if at is None else {"run_at": _run_at(at, options)})
     request_id = _request_id(request_id, token)
-    if file is not None or (words == ("-",) and not context.meta[_DASHES]):
+    is_many = file is not None or (words == ("-",) and not context.meta[_DASHES])
+    if at is not None and (is_many or request_id is not None):
+        _refuse_moving(at, fields["run_at"])
+    if is_many:
         from cli.bulk import Run, enqueue_lines
 
         _refuse_with_many(words, file, fields, request_id)
@@ -96,7 +107,36 @@ def enqueue(
         )
     if from_line or again or run_token:
         usage("--from-line, --again and --run are about many jobs", "they go with --file or -")
-    return _enqueue_one(session, {**_from_words(words, context.meta[_DASHES]), **fields}, request_id)
+    fields = {**_from_words(words, context.meta[_DASHES]), **fields}
+    return _enqueue_one(session, fields, request_id, tell_when=at is not None)
+
+
+def _run_at(at: str, options: dict[str, Any]) -> str:
+    """The moment of --at in RFC 3339. Raises BadRequest."""
+    from queuectl.times import human_duration, parse_when, rfc3339
+
+    if options["delay"] is not None or options["run_at"] is not None:
+        usage("--at, --delay and --run-at exclude each other")
+    now_ms = round(time.time() * 1000)
+    try:
+        at_ms = parse_when(at, now_ms)
+    except ValueError as error:
+        usage(f"--at: {error}")
+    if at_ms < now_ms - _JUST_NOW_MS:
+        usage(
+            f"--at {at!r} is over: it was {human_duration((now_ms - at_ms) / 1000)} ago",
+            "name a moment to come, such as tomorrow 03:00; without --at it runs as soon as it can",
+        )
+    return rfc3339(at_ms)
+
+
+def _refuse_moving(at: str, run_at: str) -> None:
+    """What means another moment when it is read again would make other jobs of a run that is repeated."""
+    if not at.strip()[:4].isdigit():
+        usage(
+            f"--at {at!r} is another moment when it is repeated, as many jobs and a request with an id may be",
+            f"write the moment itself: --at {run_at}",
+        )
 
 
 def _refuse_with_many(
@@ -110,7 +150,7 @@ def _refuse_with_many(
         usage("--request-id is about one job", "a run of many has its own: see --run")
 
 
-def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | None) -> int:
+def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | None, *, tell_when: bool) -> int:
     from queuectl.errors import from_wire
     from queuectl.ids import REQUEST_ID
     from queuectl.jobs import parse_job
@@ -128,8 +168,19 @@ def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | Non
         session.print(job_id)
     else:
         session.print(f"Job {'is there' if existed else 'enqueued'} with ID: {job_id}")
+        if tell_when and not existed:
+            _tell_when(session, fields["run_at"])
         session.hint(f"see how it goes: queuectl show {job_id}")
     return 0
+
+
+def _tell_when(session: Session, run_at: str) -> None:
+    """What was understood, to a person only."""
+    from cli.render import distance
+    from queuectl.times import parse_rfc3339, rfc3339_local
+
+    if sys.stderr.isatty():
+        session.note(f"It runs at {rfc3339_local(parse_rfc3339(run_at))} ({distance(run_at)}).")
 
 
 def _request_id(request_id: str | None, token: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from queuectl.errors import DiskFull, JobExists
+from queuectl.times import parse_rfc3339
 from tests.harness_client import ScriptedBroker, run_cli, scripted_broker
 
 
@@ -142,6 +144,87 @@ def test_full_disk_means_try_later(broker: ScriptedBroker) -> None:
 
     assert (ran.code, ran.out) == (75, "")
     assert "hint: free some space" in ran.err
+
+
+# --- at what time ------------------------------------------------------------------------------------
+
+NOW_MS = parse_rfc3339("2026-11-23T09:00:30Z")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is ten o'clock in Berlin, and half a minute."""
+    monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("at", "run_at"),
+    [
+        ("tomorrow 03:00", "2026-11-24T02:00:00.000Z"),
+        ("+2h", "2026-11-23T11:00:30.000Z"),
+        ("now", "2026-11-23T09:00:30.000Z"),
+        ("today 10:00", "2026-11-23T09:00:00.000Z"),
+        ("2026-11-23T09:00:00Z", "2026-11-23T09:00:00.000Z"),
+    ],
+)
+def test_moment_in_words_becomes_the_time_of_the_job(broker: ScriptedBroker, at: str, run_at: str) -> None:
+    ran = run_cli("enqueue", "--at", at, "--", "x")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert stored(broker) == {"command": "x", "run_at": run_at}
+
+
+@pytest.mark.usefixtures("clock", "broker")
+def test_person_is_told_what_was_understood() -> None:
+    line = ("enqueue", "--at", "tomorrow 03:00")
+
+    assert "It runs at 2026-11-24T03:00:00+01:00 (in 16h59m).\n" in run_cli(*line, "--", "x", tty=True).err
+    assert run_cli(*line, "-q", "--", "x", tty=True).err == ""
+    told = run_cli(*line, "--json", "--", "x", tty=True)
+    assert (told.json, told.err) == ({"id": "a1"}, "")
+
+
+@pytest.mark.usefixtures("clock")
+def test_nothing_is_said_of_the_time_of_a_job_that_was_there_already(broker: ScriptedBroker) -> None:
+    broker.on("enqueue", {"ids": ["a7"], "errors": [], "found": [0]})
+
+    assert "It runs at" not in run_cli("enqueue", "--at", "+2h", "--unique", "k", "--", "x", tty=True).err
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--at", "soon", "--", "x"], "'soon' is not a moment; write +2h, 18:00, tomorrow 03:00"),
+        (["--at", "+2h", "--delay", "1h", "--", "x"], "--at, --delay and --run-at exclude each other"),
+        (["--at", "+2h", "--run-at", "2026-12-22T03:00:00Z", "--", "x"], "exclude each other"),
+        (["--at", "+2h", '{"command":"x","delay":5}'], "delay and run_at exclude each other"),
+        (["--at", "today 08:00", "--", "x"], "--at 'today 08:00' is over: it was 2h00m ago"),
+        (["--at", "+2h", "-"], "hint: write the moment itself: --at 2026-11-23T11:00:30.000Z"),
+        (["--at", "fri", "--request-id", "request-1", "--", "x"], "is another moment when it is repeated"),
+        (["--at", "fri", "--idempotency-token", "t", "--", "x"], "is another moment when it is repeated"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_moment_that_makes_no_sense_is_refused(broker: ScriptedBroker, args: list[str], message: str) -> None:
+    ran = run_cli("enqueue", *args)
+
+    assert (ran.code, broker.asked) == (2, [])
+    assert message in ran.err
+
+
+@pytest.mark.usefixtures("clock")
+def test_moment_with_its_day_holds_for_many_jobs(broker: ScriptedBroker) -> None:
+    ran = run_cli("enqueue", "--at", "2026-12-24 18:00", "-", stdin='{"command":"x"}\n')
+
+    assert ran.code == 0, ran
+    assert stored(broker)["run_at"] == "2026-12-24T17:00:00.000Z"
 
 
 # --- what may be chosen of a job -----------------------------------------------------------------------

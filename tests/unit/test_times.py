@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
-from queuectl.times import human_duration, parse_duration, parse_rfc3339, parse_size, rfc3339
+from queuectl.times import (
+    human_duration,
+    parse_duration,
+    parse_rfc3339,
+    parse_size,
+    parse_when,
+    rfc3339,
+    rfc3339_local,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +111,128 @@ def test_instant_is_read_as_it_was_written(ms: int) -> None:
 )
 def test_duration_for_people(seconds: float, text: str) -> None:
     assert human_duration(seconds) == text
+
+
+# --- moments ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+MONDAY = "2026-11-23T10:00:00+01:00"
+
+
+def when(text: str, now: str = MONDAY) -> str:
+    """The moment as the clock in Berlin shows it."""
+    return rfc3339_local(parse_when(text, parse_rfc3339(now)))
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("now", MONDAY),
+        (" NOW ", MONDAY),
+        ("+2h", "2026-11-23T12:00:00+01:00"),
+        ("+1h30m", "2026-11-23T11:30:00+01:00"),
+        ("+90", "2026-11-23T10:01:30+01:00"),
+        ("2026-11-24T03:00:00Z", "2026-11-24T04:00:00+01:00"),
+        ("2026-11-24t03:00:00z", "2026-11-24T04:00:00+01:00"),
+        ("2026-11-24 03:00:00-05:00", "2026-11-24T09:00:00+01:00"),
+        ("2001-01-01T00:00:00Z", "2001-01-01T01:00:00+01:00"),
+        ("18:00", "2026-11-23T18:00:00+01:00"),
+        ("18:00:30", "2026-11-23T18:00:30+01:00"),
+        ("9:59", "2026-11-24T09:59:00+01:00"),
+        ("10:00", "2026-11-24T10:00:00+01:00"),
+        ("10:00:01", "2026-11-23T10:00:01+01:00"),
+        ("today 18:00", "2026-11-23T18:00:00+01:00"),
+        ("today 03:00", "2026-11-23T03:00:00+01:00"),
+        ("today", "2026-11-23T00:00:00+01:00"),
+        ("tomorrow", "2026-11-24T00:00:00+01:00"),
+        ("Tomorrow  03:00", "2026-11-24T03:00:00+01:00"),
+        ("friday", "2026-11-27T00:00:00+01:00"),
+        ("fri 22:30", "2026-11-27T22:30:00+01:00"),
+        ("thurs 7:05", "2026-11-26T07:05:00+01:00"),
+        ("sun", "2026-11-29T00:00:00+01:00"),
+        ("monday", "2026-11-30T00:00:00+01:00"),
+        ("mon 09:00", "2026-11-30T09:00:00+01:00"),
+        ("mon 11:00", "2026-11-23T11:00:00+01:00"),
+        ("2026-12-24 18:00", "2026-12-24T18:00:00+01:00"),
+        ("2026-12-24T18:00:05", "2026-12-24T18:00:05+01:00"),
+        ("2026-07-01 18:00", "2026-07-01T18:00:00+02:00"),
+        ("2026-12-24", "2026-12-24T00:00:00+01:00"),
+    ],
+)
+def test_moment(text: str, moment: str) -> None:
+    assert when(text) == moment
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "now", "moment"),
+    [
+        ("02:30", "2026-03-28T12:00:00+01:00", "2026-03-29T03:30:00+02:00"),
+        ("2026-03-29 02:00", MONDAY, "2026-03-29T03:00:00+02:00"),
+        ("sun 02:59:59", "2026-03-27T12:00:00+01:00", "2026-03-29T03:59:59+02:00"),
+        ("tomorrow 03:00", "2026-03-28T12:00:00+01:00", "2026-03-29T03:00:00+02:00"),
+        ("+24h", "2026-03-28T12:00:00+01:00", "2026-03-29T13:00:00+02:00"),
+    ],
+)
+def test_moment_that_the_clocks_skip_is_as_much_later(text: str, now: str, moment: str) -> None:
+    assert when(text, now) == moment
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "now", "moment"),
+    [
+        ("02:30", "2026-10-24T12:00:00+02:00", "2026-10-25T02:30:00+02:00"),
+        ("02:30", "2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"),
+        ("today 02:30", "2026-10-25T02:15:00+01:00", "2026-10-25T02:30:00+01:00"),
+        ("02:30", "2026-10-25T02:30:00+01:00", "2026-10-26T02:30:00+01:00"),
+        ("today 02:30", "2026-10-25T09:00:00+01:00", "2026-10-25T02:30:00+02:00"),
+        ("2026-10-25 02:30", "2026-10-01T09:00:00+02:00", "2026-10-25T02:30:00+02:00"),
+    ],
+)
+def test_moment_that_the_clocks_show_twice_is_the_first_to_come(text: str, now: str, moment: str) -> None:
+    assert when(text, now) == moment
+
+
+NO_MOMENTS: tuple[str, ...] = (
+    "",
+    " ",
+    "soon",
+    "2h",
+    "+",
+    "+2x",
+    "-2h",
+    "24:00",
+    "18:60",
+    "18",
+    "18:0",
+    "fr",
+    "friday 18:00 22:00",
+)
+NO_MOMENTS += ("someday 9:00", "2026-02-30", "2026-13-01 10:00", "26-12-24", "20261224", "2026-W50-1x")
+NO_MOMENTS += ("18:00 tomorrow", "\u0661\u0668:\u0660\u0660", "x" * 500)
+
+
+@pytest.mark.parametrize("text", NO_MOMENTS)
+def test_what_is_no_moment(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"is not a moment; write \+2h, 18:00, tomorrow 03:00, fri 22:30, 2026-12-24 18:"
+    ):
+        parse_when(text, parse_rfc3339(MONDAY))
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize("text", ["+99999999d", "+" + "9" * 400, "0001-01-01T00:00:00+14:00", "0001-01-01 00:00"])
+def test_moment_outside_of_history(text: str) -> None:
+    with pytest.raises(ValueError, match="is too far away"):
+        parse_when(text, parse_rfc3339(MONDAY))
