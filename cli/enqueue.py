@@ -11,56 +11,22 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import BACKOFF, CODES, DURATION, SIZE, shared, usage
+from cli.job_options import DASHES, CommandAfterDashes, command_of, fields_of, job_options, request_id_of
+from cli.options import shared, usage
 from cli.session import Session
 from cli.strict_json import parse_object
 
-_DASHES = "queuectl.after_dashes"
 _JUST_NOW_MS = 60_000  # a moment in minutes, written within its minute
 
 
-class _EnqueueCommand(click.Command):
-    """Remembers whether `--` stood before the arguments: what follows it is a command, whatever it looks like."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_DASHES] = "--" in args
-        ctx.meta["queuectl.args"] = list(args)
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_EnqueueCommand)
+@click.command(cls=CommandAfterDashes)
 @click.argument("words", nargs=-1, metavar="'{JSON}' | - | -- COMMAND...")
 @click.option("--file", "file", type=click.Path(path_type=Path), metavar="F", help="Jobs from a file, one JSON a line.")
-@click.option("--id", "id", metavar="ID", help="Its id; one is made up if left out.")
-@click.option("--queue", metavar="NAME", help="The queue it waits in.")
-@click.option("--priority", type=int, metavar="N", help="Higher runs first.")
-@click.option("--max-retries", type=int, metavar="N", help="Attempts it gets, the first one included.")
-@click.option("--backoff-base", type=float, metavar="B", help="The n-th retry waits B ** n seconds.")
-@click.option("--backoff-max", type=DURATION, metavar="D", help="Longest wait before a retry.")
-@click.option("--backoff-jitter", metavar="J", help="Spread of retries: none, full or equal.")
-@click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt: 90, 5m, 1h30m.")
-@click.option("--delay", type=DURATION, metavar="D", help="Start it so much later.")
-@click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
+@job_options
 @click.option("--at", metavar="T", help="The same in other words: +2h, 18:00, tomorrow 03:00, fri 22:30.")
-@click.option("--expires", type=DURATION, metavar="D", help="Not to be started after so long: cancelled then.")
-@click.option("--deadline", type=DURATION, metavar="D", help="To be done by then, over all attempts: dead if not.")
-@click.option("--backoff", type=BACKOFF, metavar="B", help="Waits: exp, linear, fixed, or a list: 10s,1m,10m.")
-@click.option("--retry-on", type=CODES, metavar="CODES", help="Retry after these exit codes only: 75,100-110.")
-@click.option("--no-retry-on", type=CODES, metavar="CODES", help="Dead at once after these exit codes.")
-@click.option("--hold", is_flag=True, help="Let it wait until it is released.")
-@click.option("--tag", "tags", multiple=True, metavar="K=V", help="Something to find it by; repeatable.")
-@click.option("--unique", metavar="KEY", help="Only if no job that waits or runs has this key.")
-@click.option("--on-conflict", metavar="C", help="If one has: return it (the default), error, or replace it.")
-@click.option("--env", "env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
-@click.option("--cwd", metavar="DIR", help="The directory it runs in.")
-@click.option("--on-lost", metavar="[retry|dead]", help="If its worker is lost, or stopped by force, while it runs.")
-@click.option("--keep-children", is_flag=True, help="Leave alone what the command leaves running.")
-@click.option("--output-limit", type=SIZE, metavar="SIZE", help="Bytes kept of each stream: 64KiB, 10MiB.")
 @click.option("--from-line", type=click.IntRange(1), metavar="N", help="Of many: skip the lines before this one.")
 @click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
 @click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
-@click.option("--request-id", metavar="ID", help="Of one job: repeating with this id stores it only once (24 h).")
-@click.option("--idempotency-token", "token", metavar="T", help="The same with a token of any form.")
 @shared
 def enqueue(
     session: Session,
@@ -92,9 +58,9 @@ def enqueue(
       queuectl enqueue --file jobs.jsonl
     """
     context = click.get_current_context()
-    fields = _fields_of(options) | ({} if at is None else {"run_at": _run_at(at, options)})
-    request_id = _request_id(request_id, token)
-    is_many = file is not None or (words == ("-",) and not context.meta[_DASHES])
+    fields = fields_of(options) | ({} if at is None else {"run_at": _run_at(at, options)})
+    request_id = request_id_of(request_id, token)
+    is_many = file is not None or (words == ("-",) and not context.meta[DASHES])
     if at is not None and (is_many or request_id is not None):
         _refuse_moving(at, fields["run_at"])
     if is_many:
@@ -107,7 +73,7 @@ def enqueue(
         )
     if from_line or again or run_token:
         usage("--from-line, --again and --run are about many jobs", "they go with --file or -")
-    fields = {**_from_words(words, context.meta[_DASHES]), **fields}
+    fields = {**_from_words(words, context.meta[DASHES]), **fields}
     return _enqueue_one(session, fields, request_id, tell_when=at is not None)
 
 
@@ -183,44 +149,13 @@ def _tell_when(session: Session, run_at: str) -> None:
         session.note(f"It runs at {rfc3339_local(parse_rfc3339(run_at))} ({distance(run_at)}).")
 
 
-def _request_id(request_id: str | None, token: str | None) -> str | None:
-    """The request id, or one made of the token: the same of the same."""
-    if token is None:
-        return request_id
-    if request_id is not None:
-        usage("--request-id and --idempotency-token exclude each other")
-    from hashlib import sha256
-
-    return f"token:{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"
-
-
 def _from_words(words: tuple[str, ...], after_dashes: bool) -> dict[str, Any]:
     if not words:
         usage("there is no job", "write: queuectl enqueue -- echo hello")
     if after_dashes:
-        return {"command": words[0] if len(words) == 1 else shlex.join(words)}
+        return {"command": command_of(words)}
     if len(words) == 1 and words[0].lstrip().startswith("{"):
         return parse_object(words[0])
     if words[0].lstrip().startswith("{"):
         usage("the JSON came in pieces", 'put quotes around it: \'{"command": "echo hello"}\'')
     return usage("a command stands after --", f"write: queuectl enqueue -- {shlex.join(words)}")
-
-
-def _fields_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a job that the options name."""
-    fields = {key: value for key, value in options.items() if value is not None and value is not False}
-    pairs = fields.pop("env")
-    if pairs:
-        fields["env"] = dict(_pair("--env", text) for text in pairs)
-    if tags := fields.pop("tags"):
-        fields["tags"] = dict(_pair("--tag", text) for text in tags)
-    if "cwd" in fields:
-        fields["cwd"] = str(Path(fields["cwd"]).absolute())
-    return fields
-
-
-def _pair(option: str, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        usage(f"{option} {text!r} is not of the form NAME=VALUE")
-    return name, value

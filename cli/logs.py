@@ -1,55 +1,141 @@
-"""`queuectl logs`: what a job printed."""
+"""`queuectl logs`: what a job printed, or prints."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import click
 
 from cli.escape import visible_lines
 from cli.options import shared, usage
-from cli.output import Piece, mark, pieces
+from cli.output import mark
+from cli.run import away, ending_words
+from cli.selecting import named
 from cli.session import Session
+from queuectl.following import AttemptEnd, Chunk, Reader
+
+INTERRUPTED = 130
+LINE_BYTES = 4096  # of so long a line there is room at the end of the output, for each line that is wanted
+ALL = "all"
 
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--attempt", type=click.IntRange(1), metavar="N", help="Of this attempt rather than the latest.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until it is over.")
+@click.option("--attempt", metavar="N|all", help="Of this attempt rather than the latest, or of all.")
 @click.option("--stdout", "only_stdout", is_flag=True, help="Only what went to its stdout.")
 @click.option("--stderr", "only_stderr", is_flag=True, help="Only what went to its stderr.")
+@click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
+@click.option("--timestamps", is_flag=True, help="Before each line, when it came to the broker.")
 @shared
-def logs(session: Session, job_id: str, attempt: int | None, only_stdout: bool, only_stderr: bool) -> int:
+def logs(
+    session: Session,
+    job_id: str,
+    follow: bool,
+    attempt: str | None,
+    only_stdout: bool,
+    only_stderr: bool,
+    lines: int | None,
+    timestamps: bool,
+) -> int:
     """Print the kept output of a job, byte for byte.
 
-    On a terminal, control characters are shown as escapes. Where bytes were not kept, a line says how many.
-    --json prints one object a line.
+    On a terminal, control characters are shown as escapes. Where bytes were not kept, a line says how many. With -f it
+    goes on while the job runs, over its attempts, and over restarts of the broker. --json prints one object a line.
 
     \b
     Examples:
       queuectl logs job-1
+      queuectl logs -f last
       queuectl logs job-1 --attempt 2 --stderr
     """
     if only_stdout and only_stderr:
         usage("--stdout and --stderr exclude each other", "leave both out for both streams")
+    number = _attempt(attempt)
+    if lines is not None and number == ALL:
+        usage("-n is about one attempt, the latest if none is named")
+    [job_id] = named(session, [job_id])
     stream = "stdout" if only_stdout else "stderr" if only_stderr else None
-    output = pieces(session.client().output_pages(job_id, attempt=attempt, stream=stream), stream=stream)
-    writer = _JsonWriter() if session.as_json else _Writer()
-    for piece in output:
-        writer.write(piece)
+    reader = Reader(
+        session.client(),
+        job_id,
+        follow=follow and lines is None,
+        attempt=number,
+        stream=stream,
+        tail_bytes=None if lines is None else (lines + 1) * LINE_BYTES,
+        on_away=lambda error: away(session, error),
+    )
+    shows_ends = follow or number == ALL
+    writer = _JsonWriter() if session.as_json else _Writer(session.note, timestamps=timestamps, shows_ends=shows_ends)
+    try:
+        if lines is not None:
+            _write(writer, last_lines(reader, lines))
+        _write(writer, reader.go_on() if follow else () if lines is not None else reader)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return INTERRUPTED  # that is how it ends: nothing to say about it
     if not writer.wrote_any and not session.as_json:
         session.note("No output is kept.")
     return 0
 
 
+def _attempt(text: str | None) -> int | str | None:
+    if text is None or text == ALL:
+        return text
+    if not text.isdigit() or not 1 <= int(text) < 2**62:
+        usage(f"--attempt {text!r} is not the number of an attempt", "1, 2 … or all")
+    return int(text)
+
+
+def _write(writer: _JsonWriter | _Writer, pieces: Iterable[Chunk | AttemptEnd]) -> None:
+    for piece in pieces:
+        if isinstance(piece, AttemptEnd):
+            writer.end(piece)
+        else:
+            writer.write(piece)
+
+
+def last_lines(pieces: Iterable[Chunk | AttemptEnd], lines: int) -> list[Chunk]:
+    """The pieces with the last lines of both streams together; of the first of them only its end."""
+    wanted: list[Chunk] = []
+    left = lines
+    for piece in reversed([piece for piece in pieces if isinstance(piece, Chunk)]):
+        is_end = not wanted and piece.data.endswith(b"\n")  # the last line ends there, and none begins
+        cut = _start_of_last(piece.data[: len(piece.data) - is_end], left)
+        if left == 0:
+            break
+        wanted.append(replace(piece, data=piece.data[cut:], offset=piece.offset + cut))
+        left -= piece.data.count(b"\n", 0, len(piece.data) - is_end)
+        if cut or left <= 0:
+            break
+    return wanted[::-1]
+
+
+def _start_of_last(data: bytes, lines: int) -> int:
+    """Where the last so many lines of it begin; 0 if it has no more than these."""
+    end = len(data)
+    for _ in range(lines):
+        end = data.rfind(b"\n", 0, end)
+        if end < 0:
+            return 0
+    return end + 1
+
+
 class _JsonWriter:
-    """One JSON object for each piece."""
+    """One JSON object for each piece, and one for each end of an attempt."""
 
     wrote_any = False
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: Chunk) -> None:
         self.wrote_any = True
-        head = {"stream": piece.stream, "offset": piece.offset}
+        head: dict[str, Any] = {"stream": piece.stream, "offset": piece.offset, "attempt": piece.attempt}
+        head |= {"at": _instant(piece.at)} if piece.at is not None else {}
         rest = (
             {"gap_bytes": piece.gap_bytes}
             if piece.gap_bytes
@@ -57,22 +143,48 @@ class _JsonWriter:
         )
         click.echo(json.dumps(head | rest))
 
+    def end(self, end: AttemptEnd) -> None:
+        """Nothing: what is printed is output."""
+
 
 class _Writer:
-    """Bytes as they are to a pipe, escaped on a terminal."""
+    """Bytes as they are to a pipe, escaped on a terminal; words about attempts go to stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None], *, timestamps: bool = False, shows_ends: bool = False) -> None:
         self.wrote_any = False
+        self._note = note
+        self._timestamps = timestamps
+        self._shows_ends = shows_ends
         self._is_terminal = sys.stdout.isatty()
         self._at_line_start = True
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: Chunk) -> None:
         self.wrote_any = True
         data = piece.data
         if piece.gap_bytes:
             data = (b"" if self._at_line_start else b"\n") + mark(piece.gap_bytes).encode()
+        elif self._timestamps:
+            data = self._stamped(piece)
         if self._is_terminal:
             data = visible_lines(data.decode(errors="backslashreplace")).encode(errors="backslashreplace")
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         self._at_line_start = data.endswith(b"\n")
+
+    def _stamped(self, piece: Chunk) -> bytes:
+        stamp = f"{_instant(piece.at) or '-':<24} ".encode()
+        lines = piece.data.splitlines(keepends=True)
+        starts = [self._at_line_start, *[True] * len(lines)]
+        return b"".join((stamp if start else b"") + line for start, line in zip(starts, lines, strict=False))
+
+    def end(self, end: AttemptEnd) -> None:
+        """A line between two attempts, where more than one is shown."""
+        if self._shows_ends and not end.is_last:
+            ended = ending_words(end.outcome, end.exit_code, end.signal)
+            self._note(f"--- attempt {end.attempt} has ended ({ended}) ---")
+
+
+def _instant(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

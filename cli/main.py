@@ -21,6 +21,8 @@ EXIT_BROKEN_PIPE = 141  # as if SIGPIPE had ended it
 
 COMMANDS = {
     "enqueue": ("cli.enqueue:enqueue", "Store a job, or many."),
+    "run": ("cli.run:run", "Run a command through the queue as if it ran here."),
+    "wait": ("cli.wait:wait", "Wait until jobs are over, and exit as they did."),
     "status": ("cli.status:status", "Show broker and workers, and count the jobs."),
     "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
     "show": ("cli.jobs:show", "Show one job, its attempts and its output."),

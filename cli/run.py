@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.enqueue import EnqueueCommand, command_of, fields_of, job_options, request_id_of
 from cli.escape import visible, visible_lines
+from cli.job_options import CommandAfterDashes, command_of, fields_of, job_options, request_id_of
 from cli.options import shared, usage
 from cli.output import mark
 from cli.session import Session
 from queuectl.errors import QueuectlError
 from queuectl.ids import new_request_id
 from queuectl.patience import patiently
-from queuectl.times import human_duration
 
 if TYPE_CHECKING:
     from queuectl.client import Client
@@ -29,7 +28,7 @@ SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
 ASK, CANCEL, DETACH = "ask", "cancel", "detach"
 
 
-@click.command(cls=EnqueueCommand)
+@click.command(cls=CommandAfterDashes)
 @click.argument("words", nargs=-1, metavar="-- COMMAND...")
 @job_options
 @click.option("--no-cwd", is_flag=True, help="Not in this directory, but where its worker was started.")
@@ -46,9 +45,9 @@ def run(
 ) -> int:
     """Run a command through the queue as if it ran here: its output, live, and its exit code.
 
-    It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each attempt is
-    shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never ran to an end.
-    Ctrl-C asks whether to cancel the job or to leave it running.
+    It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
+    attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
+    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running.
 
     \b
     Examples:
@@ -56,8 +55,10 @@ def run(
       queuectl run --max-retries 1 --on-interrupt cancel -- 'sort < big | uniq -c'
       queuectl run --stdin dump.sql -- mysql shop
     """
-    request_id = request_id_of(options)
-    fields = {**command_of(words, "run"), **fields_of(options)}
+    request_id = request_id_of(options.pop("request_id"), options.pop("token"))
+    if not words:
+        usage("there is no command", "write: queuectl run -- echo hello")
+    fields = {"command": command_of(words), **fields_of(options)}
     if not no_cwd and "cwd" not in fields:
         fields["cwd"] = str(Path.cwd())
     if inherit_env:
@@ -72,9 +73,7 @@ def run(
 def _environment() -> dict[str, str]:
     from queuectl.jobs import is_variable
 
-    return {
-        name: value for name, value in os.environ.items() if is_variable(name) and not name.startswith("QUEUECTL_")
-    }
+    return {name: value for name, value in os.environ.items() if is_variable(name) and not name.startswith("QUEUECTL_")}
 
 
 def _enqueue(session: Session, fields: dict[str, Any], request_id: str) -> str:
@@ -95,16 +94,14 @@ def _follow(session: Session, client: Client, job_id: str) -> int:
     from queuectl.following import ALL, AttemptEnd
 
     show = Show()
-    end: AttemptEnd | None = None
     for piece in client.logs(job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error)):
         if not isinstance(piece, AttemptEnd):
             show.chunk(piece)
             continue
         show.finish()
-        end = piece
         if not piece.is_last:
             _say_that_it_goes_on(session, client, job_id, piece)
-    return _code(session, client, job_id, end)
+    return _code(session, client, job_id)
 
 
 def _say_that_it_goes_on(session: Session, client: Client, job_id: str, end: AttemptEnd) -> None:
@@ -133,7 +130,7 @@ def away(session: Session, error: QueuectlError) -> None:
     session.note(f"queuectl: waiting for the broker: {visible(error.message)}")
 
 
-def _code(session: Session, client: Client, job_id: str, end: AttemptEnd | None) -> int:
+def _code(session: Session, client: Client, job_id: str) -> int:
     """The exit code of a job that is over, and why it has none of its own, if so."""
     [job] = patiently(lambda: client.wait([job_id]))["jobs"]
     if session.as_json:
@@ -165,7 +162,9 @@ class Show:
     def chunk(self, chunk: Chunk) -> None:
         """Show a piece; where bytes are missing, a line on stderr says how many."""
         if chunk.gap_bytes:
-            self._write("stderr", ("" if self._at_line_start["stderr"] else "\n").encode() + mark(chunk.gap_bytes).encode())
+            self._write(
+                "stderr", ("" if self._at_line_start["stderr"] else "\n").encode() + mark(chunk.gap_bytes).encode()
+            )
         else:
             self._write(chunk.stream, chunk.data)
 

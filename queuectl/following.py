@@ -23,6 +23,7 @@ STREAMS = {1: "stdout", 2: "stderr"}
 NUMBERS = {name: number for number, name in STREAMS.items()}
 WAIT_S = 10.0  # the broker holds a reply so long; then the client asks again
 ALL = "all"
+_NOTHING = {"outcome": None, "exit_code": None, "signal": None, "state": ""}  # what older brokers do not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +73,49 @@ class Reader:
         self._stream = stream
         self._follow = follow
         self._tail = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
-        self._is_tail = tail_bytes is not None
         self._on_away = on_away
+        self._is_over = False
+        self._begin(is_tail=tail_bytes is not None)
+
+    def _begin(self, *, is_tail: bool) -> None:
+        """An attempt is read from its beginning, or from where its tail begins."""
+        self._is_tail = is_tail
+        self._reached: dict[int, int] = {}
+        self._place: dict[str, Any] = {}
+
+    def go_on(self) -> Iterator[Chunk | AttemptEnd]:
+        """After what there was: what comes from now on, until the job is over."""
+        self._follow, self._tail = True, {}
+        return iter(self)
 
     def __iter__(self) -> Iterator[Chunk | AttemptEnd]:
-        while True:
+        while not self._is_over:
             reply = yield from self._one_attempt()
-            is_last = bool(reply.get("over"))
             number = int(reply["attempt"])
-            if reply["finished"]:
-                yield AttemptEnd(number, reply["outcome"], reply["exit_code"], reply["signal"], reply["state"], is_last)
-            if self._is_one or is_last or not (self._follow or number < reply["latest"]):
+            if not reply["finished"]:
                 return
-            self._attempt, self._tail, self._is_tail = number + 1, {}, False
+            self._is_over = self._is_one or bool(reply["over"])
+            yield AttemptEnd(
+                number, reply["outcome"], reply["exit_code"], reply["signal"], reply["state"], bool(reply["over"])
+            )
+            self._attempt, self._tail = number + 1, {}
+            self._begin(is_tail=False)
+            if not self._follow and number >= reply["latest"]:
+                return
 
     def _one_attempt(self) -> Generator[Chunk, None, dict[str, Any]]:
-        """Yield the output of the attempt; the reply that ended it."""
-        reached: dict[int, int] = {}
-        place: dict[str, Any] = {}
+        """Yield the output of the attempt, as far as it is there or until it has ended; the last reply."""
         wait_s = 0.0
         while True:
-            reply = self._ask(place, wait_s)
+            reply = self._ask(wait_s)
             self._attempt = reply["attempt"] or 1
             times = reply.get("times") or [0] * len(reply["segments"])
             for (number, offset, data), at_ms in zip(reply["segments"], times, strict=True):
-                if offset > reached.get(number, 0) and not (self._is_tail and number not in reached):
-                    yield self._gap(number, reached.get(number, 0), offset)
+                if offset > self._reached.get(number, 0) and not (self._is_tail and number not in self._reached):
+                    yield self._gap(number, offset)
                 yield Chunk(self._attempt, STREAMS[number], offset, bytes(data), at_ms / 1000 if at_ms else None)
-                reached[number] = offset + len(data)
-            place = {"cursor": reply["next"] or reply["cursor"]}
+                self._reached[number] = offset + len(data)
+            self._place = {"cursor": reply["next"] or reply["cursor"]}
             if reply["next"] is not None:
                 continue
             if reply["finished"] or not self._follow:
@@ -109,16 +124,17 @@ class Reader:
         if reply["finished"]:
             for key, total in (reply["totals"] or {}).items():
                 number = int(key)
-                if self._stream in (None, STREAMS[number]) and total > reached.get(number, 0):
-                    yield self._gap(number, reached.get(number, 0), total)
-        return {**reply, "attempt": self._attempt}
+                if self._stream in (None, STREAMS[number]) and total > self._reached.get(number, 0):
+                    yield self._gap(number, total)
+        return {"over": False, "latest": 0, **_NOTHING, **reply, "attempt": self._attempt}
 
-    def _gap(self, number: int, start: int, end: int) -> Chunk:
+    def _gap(self, number: int, end: int) -> Chunk:
         assert isinstance(self._attempt, int)
+        start = self._reached.get(number, 0)
         return Chunk(self._attempt, STREAMS[number], start, b"", None, end - start)
 
-    def _ask(self, place: dict[str, Any], wait_s: float) -> dict[str, Any]:
-        args = {**self._args, **self._tail, **place, "wait_ms": int(wait_s * 1000)}
+    def _ask(self, wait_s: float) -> dict[str, Any]:
+        args = {**self._args, **self._tail, **self._place, "wait_ms": int(wait_s * 1000)}
         args |= {} if self._attempt is None else {"attempt": self._attempt}
 
         def ask() -> dict[str, Any]:

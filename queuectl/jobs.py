@@ -217,6 +217,11 @@ def _check_run_at(text: str) -> None:
         raise BadJob(f"run_at: {error}") from None
 
 
+def is_variable(name: str) -> bool:
+    """Whether a variable of this name may be set."""
+    return _ENV_NAME.fullmatch(name) is not None
+
+
 def _check_env(env: dict[str, str]) -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from queuectl.errors import QueuectlError
+from queuectl.errors import QueuectlError, WaitTimedOut
 
 T = TypeVar("T")
 Away = Callable[[QueuectlError], None]
@@ -25,7 +25,7 @@ def patiently(ask: Callable[[], T], on_away: Away | None = None) -> T:
         try:
             return ask()
         except QueuectlError as error:
-            if not error.retryable:
+            if not error.retryable or isinstance(error, WaitTimedOut):
                 raise
             if tries == 0 and on_away is not None:
                 on_away(error)

@@ -16,11 +16,11 @@ from unittest.mock import patch
 from cli import logs as cli_logs
 from cli.escape import shortened, visible, visible_lines, width
 from cli.main import main
-from cli.output import Piece
 from cli.render import facts, table
 from cli.session import Session
 from queuectl.config import Config
 from queuectl.errors import BY_CODE, from_wire
+from queuectl.following import Chunk
 from queuectl.jobs import JobState, Outcome
 from queuectl.logs import open_log
 from tests.fuzz import samples
@@ -125,6 +125,10 @@ class Answers:
             return {"job": self.job(), "history": [self.attempt() for _ in range(self.chance.randrange(3))]}
         if op == "events":
             return {"events": [self.event() for _ in range(3)], "cursor": [1, 0], "more": False, "missed": False}
+        if op == "output":
+            page = next(self.output_pages())
+            ended = {"outcome": self.text(), "exit_code": self.maybe(self.number), "signal": None}
+            return {**page, **ended, "attempt": 1, "latest": 1, "over": True, "next": None, "cursor": [1, 1]}
         return {"ids": [self.text()], "next": None}
 
     def list(self, **_: Any) -> Iterator[dict[str, Any]]:
@@ -210,10 +214,10 @@ def _tables(chance: Random) -> None:
 def _output(chance: Random) -> None:
     out = Terminal()
     with patch("sys.stdout", out):
-        writer = cli_logs._Writer()
+        writer = cli_logs._Writer(print, timestamps=chance.random() < 0.5)
         for _ in range(3):
             data = chance.choice((chance.randbytes(20), samples.hostile(chance).encode("utf-8", "surrogatepass")))
-            writer.write(Piece("stdout", 0, data, gap_bytes=chance.choice((0, 0, 5))))
+            writer.write(Chunk(1, "stdout", 0, data, None, chance.choice((0, 0, 5))))
     check_harmless(out.sent())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queuectl import Client, patience
+from queuectl import Client, feed, patience
 from queuectl.errors import BadRequest, BrokerUnreachable, KeyNotAccepted, ShuttingDown, UnknownJob
 from queuectl.feed import MISSED, Event, Feed
 from tests.harness_client import ScriptedBroker, job_view, scripted_broker

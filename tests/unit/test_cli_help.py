@@ -25,7 +25,7 @@ def test_every_command_of_the_contract_is_there() -> None:
 
     assert names == {
         *("enqueue", "status", "list", "show", "logs", "events", "dev"),
-        *("cancel", "hold", "release", "edit", "retry", "purge", "why"),
+        *("cancel", "hold", "release", "edit", "retry", "purge", "why", "run", "wait"),
         *("dlq list", "dlq show", "dlq retry", "dlq purge", "dlq export", "dlq import"),
         *("config show", "config get", "config set", "config unset"),
         *("broker start", "broker stop", "broker status"),

@@ -1,0 +1,128 @@
+"""`queuectl wait`: until jobs are over."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from cli.escape import visible
+from cli.options import DURATION, shared, usage
+from cli.render import counted, state_word, table
+from cli.run import away, code_of, ending_words
+from cli.selecting import filter_of, filtering, named
+from cli.session import Session
+
+FAILED = 1
+UNFINISHED = ("pending", "processing", "failed")
+
+
+@click.command()
+@click.argument("ids", nargs=-1, metavar="[ID|last]...")
+@filtering
+@click.option("--any", "any_job", is_flag=True, help="One of them is enough.")
+@click.option("--timeout", type=DURATION, metavar="D", help="Wait no longer than so; then exit 124.")
+@click.option("--progress", is_flag=True, help="Say on stderr how many are left, as that changes.")
+@shared
+def wait(
+    session: Session, ids: tuple[str, ...], any_job: bool, timeout: float | None, progress: bool, **options: Any
+) -> int:
+    """Wait until jobs are over; of a selection, those that are not over now.
+
+    For one job the exit code is its own, 128+N if signal N ended it, 125 if it never ran to an end. For several it is 0
+    if all are completed, or with --any the first one, else 1.
+
+    \b
+    Examples:
+      queuectl wait a17
+      queuectl wait --queue mail --progress --timeout 1h
+      queuectl wait a17 a18 --any --json
+    """
+    select = filter_of(options)
+    if bool(ids) == bool(select):
+        usage("which jobs?", "name them, or say what they have in common: --queue, --tag, --where …")
+    names = named(session, ids) if ids else _unfinished(session, select)
+    tell = _progress() if progress else None
+    ended = _wait(session, names, any_job=any_job, timeout=timeout, progress=tell)
+    if any_job:
+        ended = [job for job in ended if job["state"] not in UNFINISHED]
+    return _report(session, ended, is_one=len(ids) == 1)
+
+
+def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
+    """The jobs of a selection that are not over yet."""
+    states = [select.pop("state")] if "state" in select else list(UNFINISHED)
+    client = session.client()
+    found: list[str] = []
+    for state in states:
+        args: dict[str, Any] = {"select": {**select, "state": state}, "limit": 500}
+        while True:
+            page = client.request("list", args)
+            found += [job["id"] for job in page["jobs"]]
+            if page["next"] is None:
+                break
+            args["cursor"] = page["next"]
+    return list(dict.fromkeys(found))
+
+
+def _wait(session: Session, ids: list[str], **how: Any) -> list[dict[str, Any]]:
+    """How the jobs have ended; a broker that is away meanwhile comes back."""
+    from queuectl.errors import WaitTimedOut
+    from queuectl.patience import patiently
+
+    if not ids:
+        return []
+    client = session.client()
+    timeout = how.pop("timeout")
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def ask() -> dict[str, Any]:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        return client.wait(ids, timeout=left, **how)
+
+    try:
+        return list(patiently(ask, lambda error: away(session, error))["jobs"])
+    except WaitTimedOut:
+        raise WaitTimedOut(f"not over after {timeout:g} s", hint="wait again, or see: queuectl why ID") from None
+
+
+def _progress() -> Any:
+    """Tell how many are left: on one line of a terminal, on lines of their own elsewhere."""
+    is_terminal = sys.stderr.isatty()
+
+    def tell(left: int) -> None:
+        words = f"{counted(left, 'job')} left"
+        click.echo(f"\r\x1b[K{words}" if is_terminal else words, err=True, nl=not is_terminal or left == 0)
+
+    return tell
+
+
+def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool) -> int:
+    if session.as_json:
+        session.emit(jobs)
+    elif session.quiet:
+        for job in jobs:
+            session.print_id(job["id"])
+    elif not jobs:
+        session.note("There is nothing to wait for.")
+    elif not is_one:
+        rows = [(job["id"], job["state"], _ending(job)) for job in jobs]
+        session.print(table(("ID", "STATE", "ENDED BY"), rows, state_column=1))
+    if is_one and jobs:
+        if not session.quiet and not session.as_json:
+            [job] = jobs
+            session.note(f"Job {visible(job['id'])} is {state_word(job['state'])}.")
+        return code_of(session, jobs[0])
+    return 0 if all(job["state"] == "completed" for job in jobs) else FAILED
+
+
+def _ending(job: dict[str, Any]) -> str:
+    if job["state"] == "completed":
+        return "exit 0"
+    if job["signal"] is not None:
+        return ending_words("signal", None, job["signal"])
+    if job["exit_code"] is not None:
+        return ending_words("exit", job["exit_code"], None)
+    return visible(job["reason"] or "-")
