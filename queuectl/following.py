@@ -115,7 +115,7 @@ class Reader:
                     yield self._gap(number, offset)
                 yield Chunk(self._attempt, STREAMS[number], offset, bytes(data), at_ms / 1000 if at_ms else None)
                 self._reached[number] = offset + len(data)
-            self._place = {"cursor": reply["next"] or reply["cursor"]}
+            self._place = {"cursor": reply["next"] or reply.get("cursor")}
             if reply["next"] is not None:
                 continue
             if reply["finished"] or not self._follow:
@@ -134,7 +134,7 @@ class Reader:
         return Chunk(self._attempt, STREAMS[number], start, b"", None, end - start)
 
     def _ask(self, wait_s: float) -> dict[str, Any]:
-        args = {**self._args, **self._tail, **self._place, "wait_ms": int(wait_s * 1000)}
+        args = {**self._args, **self._tail, **self._place} | ({"wait_ms": int(wait_s * 1000)} if wait_s else {})
         args |= {} if self._attempt is None else {"attempt": self._attempt}
 
         def ask() -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_run_over_a_kill_of_the_broker_a_kill_of_the_worker_and_a_retry(fast: Co
     until(lambda: "attempt 1 line 3" in run.stdout)
     fast.kill_broker()
     fast.broker()
-    until(gate.exists)
+    until(lambda: gate.exists() and "attempt 1 line 8" in run.stdout)
     worker.kill()
     fast.worker()
 

@@ -262,8 +262,8 @@ def test_logs_of_one_stream_and_attempt(failed: ScriptedBroker, flag: str, numbe
 def test_logs_json_is_one_object_a_line(failed: ScriptedBroker) -> None:
     lines = [json.loads(line) for line in run_cli("logs", "a1", "--json").out.splitlines()]
 
-    assert lines[0] == {"stream": "stdout", "offset": 0, "text": "hello\n"}
-    assert lines[1] == {"stream": "stderr", "offset": 0, "gap_bytes": 4}
+    assert lines[0] == {"stream": "stdout", "offset": 0, "attempt": 1, "text": "hello\n"}
+    assert lines[1] == {"stream": "stderr", "offset": 0, "attempt": 1, "gap_bytes": 4}
 
 
 def test_logs_of_nothing_say_so(broker: ScriptedBroker) -> None:
