@@ -200,6 +200,7 @@ class Children:
         if hard:
             self._kill(running, now.mono_ms)
         elif number is not None:
+            self.tree.look(now.mono_ms)  # for those whose parents have died, and of whom nobody has heard yet
             running.asked_by = number if number in _SIGNALS else signal.SIGTERM
             self.tree.signal_tree(running.child.pid, running.asked_by)
             self.tree.signal_tree(running.child.pid, signal.SIGCONT)

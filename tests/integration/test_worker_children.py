@@ -474,6 +474,17 @@ def test_first_signal_reaches_the_whole_tree_and_no_other_does(room: Room, tmp_p
     assert [file.read_text() for file in files] == ["SIGUSR1"] * 3
 
 
+def test_first_signal_reaches_orphans_that_were_never_seen_before(room: Room, tmp_path: Path) -> None:
+    orphan = tmp_path / "orphan"
+    room.start(f"trap '' USR1; (trap - USR1; setsid {hears(orphan)} &); exec sleep 1000")
+    wait_for(orphan.with_name("orphan.up").exists)
+
+    room.kill(number=signal.SIGUSR1)
+
+    assert wait_for(lambda: orphan.exists() and orphan.read_text()) == "SIGUSR1"
+    assert room.ear.ended == {}
+
+
 def test_what_comes_up_after_the_first_signal_hears_the_same_when_its_leader_has_ended(
     room: Room, tmp_path: Path
 ) -> None:
