@@ -16,6 +16,7 @@ class Way(StrEnum):
 
     FINISH = "finish"
     TIMEOUT = "timeout"
+    CANCEL = "cancel by INT"
     STOP = "stop twice"
     KILL_WORKER = "kill worker"
     KILL_GUARDIAN = "kill guardian"
@@ -69,6 +70,7 @@ ANIMALS = (
     _never("ignores TERM", "trap '' TERM INT HUP QUIT; READY; while :; do NAP; done"),
     _never("answers TERM with 0", "trap 'exit 0' TERM; NAP & READY; wait"),
     _never("answers TERM with more", "trap 'setsid NAP & NAP &' TERM; NAP & READY; while :; do wait; done"),
+    _never("answers INT with 0", "trap 'exit 0' INT; NAP & READY; wait"),
     _never("stops itself", "READY; kill -STOP $$; NAP"),
     _never("spins", "READY; while :; do :; done # {token}"),
     # those that leave others behind

@@ -24,6 +24,7 @@ from tests.zoo.animals import Animal, Way
 
 LIMIT_S = 60.0  # generous: it is the machine that is slow; what is wrong stays wrong
 TIMEOUT_S = 2.0
+GRACE_MS = 2000
 FLOOD_BYTES_KEPT = 1 << 20  # the default output_limit
 FLOOD_GROWTH_BYTES_MAX = 8 << 20
 # Of the jobs too: it makes room for 128 KiB of arguments and environment, which is soon too little.
@@ -126,6 +127,19 @@ class Zoo:
             job, history = self._look(guest)
             guest.expect("the job", (job["state"], job["reason"], job["losses"]), ("dead", "timeout", 0))
             guest.expect("its history", [entry["outcome"] for entry in history], ["timeout"])
+        self._check_empty(worker, guests)
+
+    def _cancel(self, guests: list[Guest], way: Way) -> None:
+        worker = self._worker(len(guests))
+        self._enqueue(guests, way)
+        _await_ready(guests)
+        ids = [guest.job for guest in guests]
+        self.q.client.request("cancel", {"select": {"ids": ids}, "signal": signal.SIGINT.value, "grace_ms": GRACE_MS})
+        self._await(guests, _is_over)
+        for guest in guests:
+            job, history = self._look(guest)
+            guest.expect("the job", (job["state"], job["losses"]), ("cancelled", 0))
+            guest.expect("its history", [entry["outcome"] for entry in history], ["cancelled"])
         self._check_empty(worker, guests)
 
     def _stop(self, guests: list[Guest], way: Way) -> None:
@@ -255,6 +269,7 @@ class Zoo:
 _VISITS: dict[Way, Callable[[Zoo, list[Guest], Way], None]] = {
     Way.FINISH: Zoo._finish,
     Way.TIMEOUT: Zoo._time_out,
+    Way.CANCEL: Zoo._cancel,
     Way.STOP: Zoo._stop,
     **dict.fromkeys(_VICTIMS, Zoo._kill),
 }
@@ -272,7 +287,7 @@ def open_zoo(home: Path, seed: int) -> Iterator[Zoo]:
 
 
 def _is_over(job: Mapping[str, Any]) -> bool:
-    return job["state"] in ("completed", "dead")
+    return job["state"] in ("completed", "dead", "cancelled")
 
 
 def _flood_command(size: int) -> str:
