@@ -7,10 +7,13 @@ import click
 from cli.causes import Cause, causes
 from cli.dlq_changes import purge, retry
 from cli.dlq_files import export_jobs, import_jobs
+from cli.formats import TABLE, Form, listing, print_listing
 from cli.jobs import print_jobs, show_job
 from cli.options import Group, shared
 from cli.render import distance, table
 from cli.session import Session
+
+CAUSE_FIELDS = ("group", "jobs", "ending", "command", "last_line", "newest_at", "sample")
 
 
 @click.group(cls=Group)
@@ -28,8 +31,9 @@ def dlq() -> None:
 @click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
 @click.option("--by-cause", is_flag=True, help="Put together what has died of the same.")
+@listing
 @shared
-def list_dead(session: Session, queue: str | None, limit: int | None, by_cause: bool) -> int:
+def list_dead(session: Session, form: Form, queue: str | None, limit: int | None, by_cause: bool) -> int:
     """List dead jobs, newest first; or what they have died of, the commonest first.
 
     Jobs of one cause have the same command, the same end and the same last line, whatever numbers stand in them.
@@ -38,26 +42,30 @@ def list_dead(session: Session, queue: str | None, limit: int | None, by_cause: 
     Examples:
       queuectl dlq list
       queuectl dlq list --by-cause
-      queuectl dlq list --json
+      queuectl dlq list --format csv --fields id,exit_code,last_line
     """
     if by_cause:
-        return _print_causes(session, queue, limit)
-    return print_jobs(session, state="dead", queue=queue, limit=limit, nothing="The dead letter queue is empty.")
+        return _print_causes(session, form, queue, limit)
+    nothing = "The dead letter queue is empty."
+    return print_jobs(session, form, state="dead", queue=queue, limit=limit, nothing=nothing)
 
 
-def _print_causes(session: Session, queue: str | None, limit: int | None) -> int:
+def _print_causes(session: Session, form: Form, queue: str | None, limit: int | None) -> int:
+    form.chosen(CAUSE_FIELDS)  # before a broker is started for it
     found = causes(session.client().list(state="dead", queue=queue))[:limit]
-    if session.as_json:
-        session.emit([cause.to_wire() for cause in found])
-    elif session.quiet:
-        for cause in found:
-            session.print_id(cause.fingerprint)
-    elif found:
-        headers = ("GROUP", "JOBS", "ENDED BY", "NEWEST", "COMMAND: LAST OUTPUT")
-        session.print(table(headers, [_row(cause) for cause in found], dispensable=(3,)))
+    print_listing(
+        session,
+        form,
+        [cause.to_wire() for cause in found],
+        known=CAUSE_FIELDS,
+        key="group",
+        draw=lambda _: table(
+            ("GROUP", "JOBS", "ENDED BY", "NEWEST", "COMMAND: LAST OUTPUT"), map(_row, found), dispensable=(3,)
+        ),
+        nothing="The dead letter queue is empty.",
+    )
+    if found and form.name == TABLE:
         session.hint(f"run those of one cause again: queuectl dlq retry --group {found[0].fingerprint}")
-    else:
-        session.note("The dead letter queue is empty.")
     return 0
 
 

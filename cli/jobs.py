@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from cli.causes import ending
+from cli.formats import TABLE, Form, Row, listing, print_listing
 from cli.options import shared
 from cli.output import attempt_text
 from cli.render import distance, table
@@ -20,60 +17,63 @@ from cli.show import job_text
 
 TABLE_ROWS = 50
 STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
-SPOOL_BYTES = 8 * 2**20  # a longer answer waits on disk, so that a failure half way leaves no half JSON on stdout
+
+JOB_FIELDS: tuple[str, ...] = (
+    "id",
+    "state",
+    "reason",
+    "queue",
+    "priority",
+    "command",
+    "attempt",
+    "attempts",
+    "losses",
+    "max_retries",
+)
+JOB_FIELDS += ("exit_code", "signal", "worker", "last_line", "run_at", "created_at", "updated_at", "finished_at")
+JOB_FIELDS += ("expires_at", "deadline_at", "timeout", "backoff", "backoff_base", "backoff_max", "backoff_jitter")
+JOB_FIELDS += ("retry_on", "no_retry_on", "retry_of", "tags", "unique", "held", "cancelling", "cwd", "env")
+JOB_FIELDS += ("stdin_bytes", "on_lost", "keep_children", "output_limit", "enqueued_by")
 
 
 @click.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
 @click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
+@listing
 @shared
-def list_jobs(session: Session, state: str | None, queue: str | None, limit: int | None) -> int:
+def list_jobs(session: Session, form: Form, state: str | None, queue: str | None, limit: int | None) -> int:
     """List jobs, newest first.
 
-    --json prints one array of all of them, -q all ids, unless there is a --limit.
+    --json prints one array of all of them, --format jsonl an object a line, --format csv a line of each with the names
+    of its fields above, -q all ids, unless there is a --limit. In a cell of csv, letters that are not to be seen stand
+    as escapes, and before what a spreadsheet would compute stands a quote.
 
     \b
     Examples:
       queuectl list --state failed
+      queuectl list --fields id,state,finished_at,command
       queuectl list --queue mail --limit 10 --json
     """
-    return print_jobs(session, state=state, queue=queue, limit=limit, nothing="No jobs.")
+    return print_jobs(session, form, state=state, queue=queue, limit=limit, nothing="No jobs.")
 
 
-def print_jobs(session: Session, *, state: str | None, queue: str | None, limit: int | None, nothing: str) -> int:
+def print_jobs(
+    session: Session, form: Form, *, state: str | None, queue: str | None, limit: int | None, nothing: str
+) -> int:
     """Print jobs in the form that was asked for; `nothing` is said where a table would be empty."""
+    form.chosen(JOB_FIELDS)  # before a broker is started for it
     client = session.client()
-    if session.as_json:
-        print_array(client.list(state=state, queue=queue, limit=limit))
-    elif session.quiet:
-        for job in client.list(state=state, queue=queue, limit=limit):
-            session.print_id(job["id"])
-    else:
-        shown = limit or TABLE_ROWS
-        jobs, more = [], None
-        for page in client.list_pages(state=state, queue=queue, limit=shown):
-            jobs += page["jobs"]
-            more = page["next"]
-        if jobs:
-            session.print(_dead_table(jobs) if state == "dead" else _job_table(jobs))
-        else:
-            session.note(nothing)
-        if more is not None:
-            session.note(f"The newest {len(jobs)} are shown; see more with --limit N, or all with --json.")
+    jobs: Iterable[Row] = client.list(state=state, queue=queue, limit=limit)
+    more = None
+    if form.name == TABLE and not session.quiet:
+        pages = list(client.list_pages(state=state, queue=queue, limit=limit or TABLE_ROWS))
+        jobs, more = [job for page in pages for job in page["jobs"]], pages[-1]["next"]
+    draw = _dead_table if state == "dead" else _job_table
+    print_listing(session, form, jobs, known=JOB_FIELDS, key="id", draw=draw, nothing=nothing)
+    if more is not None:
+        session.note(f"The newest {limit or TABLE_ROWS} are shown; see more with --limit N, or all with --json.")
     return 0
-
-
-def print_array(values: Iterator[Any]) -> None:
-    """Print a JSON array of any length, one element a line."""
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES, mode="w+") as spool:
-        opening = "["
-        for value in values:
-            spool.write(f"{opening}\n{json.dumps(value)}")
-            opening = ","
-        spool.write("[]\n" if opening == "[" else "\n]\n")
-        spool.seek(0)
-        shutil.copyfileobj(spool, sys.stdout)
 
 
 def _job_table(jobs: list[dict[str, Any]]) -> str:

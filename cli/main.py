@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -76,20 +77,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         root.main(args, prog_name="queuectl")  # click's completion; it exits
     _make_encodable()
     flags = args[: args.index("--")] if "--" in args else args
+    as_json = _wants_json(flags)
     try:
         code = _run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         code = _leave_broken_pipe()
     except KeyboardInterrupt:
-        code = _report({"code": "interrupted", "message": "interrupted"}, EXIT_INTERRUPTED, as_json="--json" in flags)
+        code = _report({"code": "interrupted", "message": "interrupted"}, EXIT_INTERRUPTED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the one door: nothing reaches a person as a traceback unasked
         if "--debug" in flags:
             import traceback
 
             traceback.print_exc()
-        code = _report(*_explain(error), as_json="--json" in flags)
+        code = _report(*_explain(error), as_json=as_json)
     return code
+
+
+def _wants_json(flags: list[str]) -> bool:
+    """Whether an error is to be JSON. It may come before the arguments are parsed."""
+    return not {"--json", "--format=json"}.isdisjoint(flags) or ("--format", "json") in pairwise(flags)
 
 
 def _run(args: list[str]) -> int:

@@ -55,8 +55,9 @@ def table(
     *,
     state_column: int | None = None,
     dispensable: Sequence[int] = (),
+    cuttable: Sequence[int] = (),
 ) -> str:
-    """A table whose last column takes what width is left and is cut to it; the others are never cut.
+    """A table whose last column takes what width is left and is cut to it; of the others, the cuttable ones are.
 
     Where too little is left, the dispensable columns go, in the order given.
     """
@@ -65,10 +66,12 @@ def table(
     widths = [max(width(row[number]) for row in cells) for number in range(last)]
     kept = _kept_columns(widths, dispensable)
     limit = columns_wanted()
+    if limit is not None:
+        _narrow(widths, [number for number in kept if number in cuttable], limit - 2 * len(kept) - LAST_COLUMN_WANTED)
     room = None if limit is None else max(LAST_COLUMN_MIN, limit - sum(widths[number] + 2 for number in kept))
     lines = []
     for row in cells:
-        texts = [_pad(row[number], widths[number]) for number in kept]
+        texts = [_pad(shortened(row[number], widths[number]), widths[number]) for number in kept]
         if state_column in kept and row is not cells[0]:
             place = kept.index(state_column)
             texts[place] = state_word(row[state_column], texts[place])
@@ -86,6 +89,19 @@ def _kept_columns(widths: Sequence[int], dispensable: Sequence[int]) -> list[int
             break
         kept.remove(number)
     return kept
+
+
+def _narrow(widths: list[int], cuttable: Sequence[int], room: int) -> None:
+    """Take width from the widest of the columns that may be cut until all fit into the room, or none can give more."""
+    over = sum(widths) - room
+    while over > 0 and cuttable:
+        widest = max(cuttable, key=lambda number: widths[number])
+        others = [widths[number] for number in cuttable if number != widest]
+        give = min(over, widths[widest] - max([LAST_COLUMN_MIN, *[each - 1 for each in others]]))
+        if give <= 0:
+            return
+        widths[widest] -= give
+        over -= give
 
 
 def facts(pairs: Iterable[tuple[str, str | None]]) -> str:

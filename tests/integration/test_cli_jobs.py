@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from cli.dlq import CAUSE_FIELDS
 from cli.escape import width
+from cli.jobs import JOB_FIELDS
 from queuectl.errors import UnknownJob, WrongState
+from tests.harness import BrokerHarness
 from tests.harness_client import (
     ScriptedBroker,
     attempt_view,
@@ -131,6 +136,155 @@ def test_list_off_a_terminal_keeps_commands_whole(broker: ScriptedBroker) -> Non
     broker.on("list", {"jobs": [job_view(command="x" * 500)], "next": None})
 
     assert "x" * 500 in run_cli("list").out
+
+
+# --- forms -----------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_job_can_be_asked_for() -> None:
+    broker = BrokerHarness()
+    [job_id] = broker.enqueue("echo hello")
+
+    [job] = [job for job in broker.ask("list")["jobs"] if job["id"] == job_id]
+    broker.close()
+
+    assert sorted(job) == sorted(JOB_FIELDS)
+
+
+def test_format_json_is_what_json_is(broker: ScriptedBroker) -> None:
+    answer_list(broker, 3)
+
+    assert run_cli("list", "--format", "json").out == run_cli("list", "--json").out
+    assert run_cli("list", "--json", "--format=json").out == run_cli("list", "--json").out
+
+
+def test_jsonl_is_an_object_a_line_of_all(broker: ScriptedBroker) -> None:
+    answer_list(broker, 1200)
+
+    lines = run_cli("list", "--format", "jsonl").out.splitlines()
+
+    assert [json.loads(line)["id"] for line in lines] == [f"j{number}" for number in range(1200, 0, -1)]
+
+
+def test_jsonl_is_printed_as_it_comes(broker: ScriptedBroker) -> None:
+    pages = iter([{"jobs": [job_view(id="j1")], "next": 1}, UnknownJob("gone")])
+    broker.on("list", lambda _: next(pages))
+
+    ran = run_cli("list", "--format", "jsonl", "--fields", "id")
+
+    assert (ran.code, ran.out) == (3, '{"id": "j1"}\n')
+    assert ran.err.startswith("error: gone")
+
+
+def test_fields_are_printed_in_their_order(broker: ScriptedBroker) -> None:
+    broker.on("list", {"jobs": [job_view(tags={"kind": "x"})], "next": None})
+
+    assert run_cli("list", "--json", "--fields", "state,id").out == '[\n{"state": "pending", "id": "a1"}\n]\n'
+    assert run_cli("list", "--format", "csv", "--fields", "id, max-retries,ID").out == "id,max_retries\na1,3\n"
+    assert run_cli("list", "--fields", "tags,created_at,worker").out.splitlines() == [
+        "TAGS           CREATED_AT                WORKER",
+        '{"kind": "x"}  2026-11-22T10:00:00.000Z  -',
+    ]
+
+
+def test_csv_has_all_fields_under_their_names(broker: ScriptedBroker) -> None:
+    answer_list(broker, 700)
+
+    rows = list(csv.DictReader(io.StringIO(run_cli("list", "--format", "csv").out)))
+
+    assert [row["id"] for row in rows] == [f"j{number}" for number in range(700, 0, -1)]
+    assert tuple(rows[0]) == JOB_FIELDS
+    assert (rows[0]["keep_children"], rows[0]["worker"], rows[0]["backoff_base"]) == ("false", "", "2.0")
+
+
+def test_csv_of_nothing_has_its_header(broker: ScriptedBroker) -> None:
+    answer_list(broker, 0)
+
+    assert run_cli("list", "--format", "csv", "--fields", "id,state").out == "id,state\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ('say "a, b"', '"say ""a, b"""'),
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        (" =1", "' =1"),
+        ("\uff1d1", "'\uff1d1"),
+        (EVIL, BUT_ESCAPED),
+        ("a\r\nb", "a\\r\\nb"),
+        ("\t=1", "\\t=1"),
+        (-3, "-3"),
+        (-0.5, "-0.5"),
+        (None, ""),
+        (True, "true"),
+        ([75, 100], '"[75, 100]"'),
+        ({"k": "=v"}, '"{""k"": ""=v""}"'),
+    ],
+)
+def test_cell_of_csv_is_text_to_everybody(broker: ScriptedBroker, value: Any, cell: str) -> None:
+    broker.on("list", {"jobs": [job_view(last_line=value)], "next": None})
+
+    assert run_cli("list", "--format", "csv", "--fields", "id,last_line").out == f"id,last_line\na1,{cell}\n"
+
+
+def test_table_of_fields_fits_a_terminal_and_keeps_ids_whole(broker: ScriptedBroker) -> None:
+    jobs = [job_view(id="i" * 30, command="x" * 500, cwd="/srv/" + "d" * 90, last_line=EVIL)]
+    broker.on("list", {"jobs": jobs, "next": None})
+
+    ran = run_cli("list", "--fields", "command,id,cwd,last_line", tty=True, columns=100)
+
+    assert max(width(line) for line in ran.out.splitlines()) <= 100
+    assert "i" * 30 in ran.out
+    assert "\x1b" not in ran.out
+    assert "x" * 500 in run_cli("list", "--fields", "command,id").out
+
+
+def test_quiet_prints_ids_whatever_the_format(broker: ScriptedBroker) -> None:
+    answer_list(broker, 2)
+
+    assert run_cli("list", "-q", "--format", "csv").out == "j2\nj1\n"
+
+
+def test_known_fields_are_told_without_a_broker(broker: ScriptedBroker) -> None:
+    assert run_cli("list", "--fields", "help").out.splitlines() == list(JOB_FIELDS)
+    assert run_cli("dlq", "list", "--json", "--fields", "help").json == list(JOB_FIELDS)
+    assert run_cli("dlq", "list", "--by-cause", "--fields", "help").out.splitlines() == list(CAUSE_FIELDS)
+    assert broker.asked == []
+
+
+@pytest.mark.parametrize("args", [("list",), ("dlq", "list"), ("dlq", "list", "--by-cause")], ids=" ".join)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--json", "--format", "csv"], "--json and --format csv exclude each other"),
+        (["--format", "xml"], "'xml' is not one of 'table', 'json', 'jsonl', 'csv'"),
+        (["--fields", "comand"], "hint: did you mean 'command'? known: "),
+        (["--fields", "command,,id"], "there is no field ''"),
+        (["--fields", "\x1b[2J"], "there is no field '\\x1b[2j'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_form_that_is_none_is_refused_before_a_broker_is_asked(
+    broker: ScriptedBroker, args: tuple[str, ...], wrong: list[str], message: str
+) -> None:
+    broker.on("list", {"jobs": [], "next": None})
+
+    ran = run_cli(*args, *wrong)
+
+    assert ran.code == 2
+    assert message in ran.err + ran.out
+    assert broker.asked == []
+
+
+@pytest.mark.parametrize("args", [["--format", "json"], ["--format=json"]], ids=" ".join)
+def test_error_is_json_where_the_format_is(broker: ScriptedBroker, args: list[str]) -> None:
+    broker.on("list", UnknownJob("gone"))
+
+    assert run_cli("list", *args).json["error"]["message"] == "gone"
+    assert run_cli("list", "--nonsense", *args).json["error"]["code"] == "usage"
 
 
 # --- show ------------------------------------------------------------------------------------------
