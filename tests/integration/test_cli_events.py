@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from queuectl import feed
+from queuectl import feed, patience
 from queuectl.errors import BadRequest, ShuttingDown, UnknownJob
 from queuectl.feed import Event
 from tests.harness_client import ScriptedBroker, job_view, run_cli, scripted_broker
@@ -69,7 +69,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def broker(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
-    monkeypatch.setattr(feed, "PAUSES_S", (0.01,))
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01,))
     with scripted_broker(home) as broker:
         yield broker
 
