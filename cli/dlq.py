@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli.causes import Cause, causes
@@ -11,8 +13,10 @@ from cli.formats import TABLE, Form, listing, print_listing
 from cli.jobs import print_jobs, show_job
 from cli.options import Group, shared
 from cli.render import distance, table
+from cli.selecting import filter_of, filtering_dead
 from cli.session import Session
 
+NOTHING = "The dead letter queue is empty."
 CAUSE_FIELDS = ("group", "jobs", "ending", "command", "last_line", "newest_at", "sample")
 
 
@@ -28,12 +32,12 @@ def dlq() -> None:
 
 
 @dlq.command("list")
-@click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
+@filtering_dead
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
 @click.option("--by-cause", is_flag=True, help="Put together what has died of the same.")
 @listing
 @shared
-def list_dead(session: Session, form: Form, queue: str | None, limit: int | None, by_cause: bool) -> int:
+def list_dead(session: Session, form: Form, limit: int | None, by_cause: bool, **options: Any) -> int:
     """List dead jobs, newest first; or what they have died of, the commonest first.
 
     Jobs of one cause have the same command, the same end and the same last line, whatever numbers stand in them.
@@ -41,18 +45,19 @@ def list_dead(session: Session, form: Form, queue: str | None, limit: int | None
     \b
     Examples:
       queuectl dlq list
-      queuectl dlq list --by-cause
+      queuectl dlq list --by-cause --since 1d
       queuectl dlq list --format csv --fields id,exit_code,last_line
     """
+    select = filter_of({"state": "dead", **options})
     if by_cause:
-        return _print_causes(session, form, queue, limit)
-    nothing = "The dead letter queue is empty."
-    return print_jobs(session, form, state="dead", queue=queue, limit=limit, nothing=nothing)
+        return _print_causes(session, form, select, limit)
+    return print_jobs(session, form, select, limit=limit, nothing=NOTHING)
 
 
-def _print_causes(session: Session, form: Form, queue: str | None, limit: int | None) -> int:
+def _print_causes(session: Session, form: Form, select: dict[str, Any], limit: int | None) -> int:
     form.chosen(CAUSE_FIELDS)  # before a broker is started for it
-    found = causes(session.client().list(state="dead", queue=queue))[:limit]
+    pages = session.client().list_pages(select)
+    found = causes(job for page in pages for job in page["jobs"])[:limit]
     print_listing(
         session,
         form,
@@ -62,7 +67,7 @@ def _print_causes(session: Session, form: Form, queue: str | None, limit: int | 
         draw=lambda _: table(
             ("GROUP", "JOBS", "ENDED BY", "NEWEST", "COMMAND: LAST OUTPUT"), map(_row, found), dispensable=(3,)
         ),
-        nothing="The dead letter queue is empty.",
+        nothing=NOTHING,
     )
     if found and form.name == TABLE:
         session.hint(f"run those of one cause again: queuectl dlq retry --group {found[0].fingerprint}")

@@ -10,7 +10,7 @@ import click
 
 from cli.escape import visible
 from cli.options import DURATION, Converted, shared, usage
-from cli.selecting import Choice, confirm_or_plan, filter_of, filtering_dead, named, report
+from cli.selecting import Choice, confirm_or_plan, filter_of, named, report, selecting_dead
 from cli.session import Session
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RATE = Converted("rate", _interval)
 
 
 @click.command()
-@filtering_dead
+@selecting_dead
 @click.option("--rate", "interval", type=RATE, metavar="N/s", help="One after the other: 10/s, 30/m, 100/h.")
 @click.option("--delay", type=DURATION, default=0.0, metavar="D", help="Start the first so much later.")
 @click.option("--edit", "edited", is_flag=True, help="Change the job in your editor before it runs.")
@@ -84,7 +84,7 @@ def _one_after_the_other(session: Session, ids: list[str], delay: float, interva
 
 
 @click.command()
-@filtering_dead
+@selecting_dead
 @shared
 def purge(session: Session, **options: Any) -> int:
     """Delete dead jobs with their history and output.

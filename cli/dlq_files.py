@@ -13,7 +13,7 @@ import click
 
 from cli.options import shared
 from cli.render import counted
-from cli.selecting import filter_of, filtering
+from cli.selecting import filter_of, filtering_dead
 from cli.session import Session
 
 BASE64 = "stdin_base64"  # input that is no text
@@ -21,7 +21,7 @@ BASE64 = "stdin_base64"  # input that is no text
 
 @click.command("export")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@filtering
+@filtering_dead
 @shared
 def export_jobs(session: Session, file: Path | None, **options: Any) -> int:
     """Write dead jobs as lines of JSON, to FILE or stdout: all that was asked for, values of variables included.

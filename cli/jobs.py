@@ -12,11 +12,11 @@ from cli.formats import TABLE, Form, Row, listing, print_listing
 from cli.options import shared
 from cli.output import attempt_text
 from cli.render import distance, table
+from cli.selecting import filter_of, filtering
 from cli.session import Session
 from cli.show import job_text
 
 TABLE_ROWS = 50
-STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
 
 JOB_FIELDS: tuple[str, ...] = (
     "id",
@@ -37,12 +37,11 @@ JOB_FIELDS += ("stdin_bytes", "on_lost", "keep_children", "output_limit", "enque
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
-@click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
+@filtering
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
 @listing
 @shared
-def list_jobs(session: Session, form: Form, state: str | None, queue: str | None, limit: int | None) -> int:
+def list_jobs(session: Session, form: Form, limit: int | None, **options: Any) -> int:
     """List jobs, newest first.
 
     --json prints one array of all of them, --format jsonl an object a line, --format csv a line of each with the names
@@ -53,23 +52,25 @@ def list_jobs(session: Session, form: Form, state: str | None, queue: str | None
     Examples:
       queuectl list --state failed
       queuectl list --fields id,state,finished_at,command
-      queuectl list --queue mail --limit 10 --json
+      queuectl list --queue mail --tag customer=42 --since 2h
+      queuectl list --where 'exit_code=75' --where 'attempts>=2' --limit 10 --json
     """
-    return print_jobs(session, form, state=state, queue=queue, limit=limit, nothing="No jobs.")
+    return print_jobs(session, form, filter_of(options), limit=limit, nothing="No jobs.")
 
 
-def print_jobs(
-    session: Session, form: Form, *, state: str | None, queue: str | None, limit: int | None, nothing: str
-) -> int:
+def print_jobs(session: Session, form: Form, select: dict[str, Any], *, limit: int | None, nothing: str) -> int:
     """Print jobs in the form that was asked for; `nothing` is said where a table would be empty."""
     form.chosen(JOB_FIELDS)  # before a broker is started for it
-    client = session.client()
-    jobs: Iterable[Row] = client.list(state=state, queue=queue, limit=limit)
+    is_table = form.name == TABLE and not session.quiet
+    pages: Iterable[dict[str, Any]] = session.client().list_pages(
+        select, limit=limit or TABLE_ROWS if is_table else limit
+    )
     more = None
-    if form.name == TABLE and not session.quiet:
-        pages = list(client.list_pages(state=state, queue=queue, limit=limit or TABLE_ROWS))
-        jobs, more = [job for page in pages for job in page["jobs"]], pages[-1]["next"]
-    draw = _dead_table if state == "dead" else _job_table
+    if is_table:
+        pages = shown = list(pages)
+        more = shown[-1]["next"]
+    jobs: Iterable[Row] = (job for page in pages for job in page["jobs"])
+    draw = _dead_table if select.get("state") == "dead" else _job_table
     print_listing(session, form, jobs, known=JOB_FIELDS, key="id", draw=draw, nothing=nothing)
     if more is not None:
         session.note(f"The newest {limit or TABLE_ROWS} are shown; see more with --limit N, or all with --json.")

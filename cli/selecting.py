@@ -54,7 +54,14 @@ def selecting(function: F) -> F:
 
 
 def filtering_dead(function: F) -> F:
-    """The same for dead jobs, which may also be named by what they have died of."""
+    """The options of `filtering` for dead jobs."""
+    for option in reversed(_FILTERS[1:]):
+        function = option(function)
+    return function
+
+
+def selecting_dead(function: F) -> F:
+    """Those of `selecting` for dead jobs, which may also be named by what they have died of."""
     group = click.option("--group", metavar="G", help="Those of one cause, as `dlq list --by-cause` shows it.")
     for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS[1:], group, *_CHANGES)):
         function = option(function)

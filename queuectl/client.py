@@ -25,7 +25,7 @@ from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
 from queuectl.link import Begun, Link, Reply
 from queuectl.packed import pack
-from queuectl.verbs import Verbs
+from queuectl.verbs import Verbs, selection
 from queuectl.ways import IPC, Ways, ways_of
 
 if TYPE_CHECKING:
@@ -354,19 +354,18 @@ class Client(Follows, Verbs):
         """Stop the broker; returns its `pid` and how many jobs workers still hold (`held`)."""
         return self.request("shutdown")
 
-    def list(
-        self, *, state: str | None = None, queue: str | None = None, limit: int | None = None
-    ) -> Iterator[JobView]:
-        """Yield jobs, newest first, page by page; all of them unless `limit` is given."""
-        for page in self.list_pages(state=state, queue=queue, limit=limit):
+    def list(self, *, limit: int | None = None, **select: Any) -> Iterator[JobView]:
+        """Yield jobs, newest first, page by page; all of them unless `limit` is given.
+
+        `state`, `queue`, `tags`, `where` and `since` select as in `queuectl/verbs.py`. Raises BadRequest.
+        """
+        for page in self.list_pages(selection(**select), limit=limit):
             yield from page["jobs"]
 
-    def list_pages(
-        self, *, state: str | None = None, queue: str | None = None, limit: int | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the replies themselves: `jobs`, and `next` (not None if there are more)."""
-        args: dict[str, Any] = {"state": state, "queue": queue}
-        args = {key: value for key, value in args.items() if value is not None}
+    def list_pages(self, select: Mapping[str, Any], *, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the replies to a selection of the wire: `jobs`, and `next` (not None if there may be more)."""
+        is_old = select.keys() <= {"state", "queue"}  # what brokers before 0.5 understand, too
+        args: dict[str, Any] = dict(select) if is_old else {"select": dict(select)}
         left = limit
         while left is None or left > 0:
             page = self.request("list", {**args, "limit": min(ROWS_PER_REPLY, left or ROWS_PER_REPLY)})

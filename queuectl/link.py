@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from queuectl.zmtp import LocalLine
 
 CONNECT_TIMEOUT_S = 3.0  # on this machine; elsewhere see `remote`
+ROUND_S, ROUND_PAUSE_S = 1.0, 0.3  # a first round that failed sooner is made again; a port may be cut for 100 ms
 PAUSES_S = (0.3, 1.0, 3.0)  # before the second, third and fourth try; each is stretched by chance
 
 
@@ -175,7 +176,22 @@ class Link:
         return True
 
     def _connect_elsewhere(self) -> None:
-        """By each way once, until one works. Raises what tells most of why none of them does."""
+        """By each way, until one works. Raises what tells most of why none of them does.
+
+        A broker that cuts its connections is not there, or goes in the middle of a handshake, for a moment: who is told
+        so at once, and not that the key is unknown, tries again.
+        """
+        begun = time.monotonic()
+        try:
+            self._connect_by_one()
+        except (BrokerUnreachable, ServerKeyMismatch):
+            if time.monotonic() - begun > ROUND_S:
+                raise
+            time.sleep(ROUND_PAUSE_S)
+            self._connect_by_one()
+
+    def _connect_by_one(self) -> None:
+        """By each way once."""
         failures: list[QueuectlError] = []
         tried: set[Way] = set()
         while (way := self._ways.present) not in tried:

@@ -74,6 +74,29 @@ def test_list_passes_its_filters_on(broker: ScriptedBroker) -> None:
     assert (ran.out, ran.err) == ("", "No jobs.\n")
 
 
+def test_list_takes_the_selection_of_every_verb(broker: ScriptedBroker) -> None:
+    broker.on("list", {"jobs": [], "next": None})
+
+    run_cli(
+        "list", "--tag", "customer=42", "--tag", "night", "--where", "exit_code=75", "--since", "2026-11-22T03:00:00Z"
+    )
+    run_cli("dlq", "list", "--where", "command~tar", "--limit", "7")
+
+    assert broker.asked[0].args == {
+        "select": {"tags": ["customer=42", "night"], "where": ["exit_code=75"], "since": 1_795_316_400_000},
+        "limit": 50,
+    }
+    assert broker.asked[1].args == {"select": {"state": "dead", "where": ["command~tar"]}, "limit": 7}
+
+
+def test_condition_that_is_none_is_told_before_a_broker_is_asked(broker: ScriptedBroker) -> None:
+    ran = run_cli("list", "--where", "colour=red")
+
+    assert ran.code == 2
+    assert "colour" in ran.err
+    assert broker.asked == []
+
+
 def test_list_json_is_a_bare_array_of_all(broker: ScriptedBroker) -> None:
     answer_list(broker, 1200)
 

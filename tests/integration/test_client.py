@@ -290,6 +290,16 @@ def test_list_goes_over_all_pages(broker: ScriptedBroker, client: Client) -> Non
     ]
 
 
+def test_list_selects(broker: ScriptedBroker, client: Client) -> None:
+    broker.on("list", {"jobs": [], "next": None})
+
+    assert list(client.list(queue="mail", tags=["night"], since=2.5)) == []
+    assert broker.only("list").args == {
+        "select": {"queue": "mail", "tags": ["night"], "since": 2500},
+        "limit": 500,
+    }
+
+
 def test_list_stops_at_its_limit(broker: ScriptedBroker, client: Client) -> None:
     broker.on("list", lambda args: {"jobs": [job_view()] * args["limit"], "next": 1})
 

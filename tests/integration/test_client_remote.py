@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
+from types import SimpleNamespace
 
 import pytest
 
-from queuectl import probe
+from queuectl import link, probe
 from queuectl.client import Client
 from queuectl.config import client_endpoint_of
 from queuectl.credentials import Credentials, text_of, write_secret
@@ -139,6 +141,22 @@ def test_nobody_is_there(domain: Domain) -> None:
     assert error.exit_code == 69
     for endpoint in (nowhere, beside):
         assert client_endpoint_of(endpoint) in error.message
+
+
+def test_ports_that_are_cut_are_tried_again(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = domain.add("laptop", "admin")
+    domain.broker.stop()
+    pauses: list[float] = []
+
+    def come_back(pause_s: float) -> None:
+        pauses.append(pause_s)
+        domain.broker.start()
+
+    monkeypatch.setattr(link, "time", SimpleNamespace(monotonic=time.monotonic, sleep=come_back))
+
+    with client(domain, who) as laptop:
+        assert laptop.request("whoami")["name"] == "laptop"
+    assert pauses == [link.ROUND_PAUSE_S]
 
 
 def test_revoked_key_is_not_taken_for_another_server(domain: Domain) -> None:
