@@ -7,21 +7,30 @@ needs; the rest (messages, errors, jobs, settings) is shared by the command line
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.4.0"
-__all__ = ["Client", "QueuectlError", "__version__"]
+__all__ = ["AttemptEnd", "Chunk", "Client", "Event", "JobSpec", "QueuectlError", "RunResult", "__version__"]
 
 if TYPE_CHECKING:
     from queuectl.client import Client
     from queuectl.errors import QueuectlError
+    from queuectl.feed import Event
+    from queuectl.following import AttemptEnd, Chunk, RunResult
+    from queuectl.jobs import JobSpec
+
+_MODULES = {
+    "AttemptEnd": "queuectl.following",
+    "Chunk": "queuectl.following",
+    "Client": "queuectl.client",
+    "Event": "queuectl.feed",
+    "JobSpec": "queuectl.jobs",
+    "QueuectlError": "queuectl.errors",
+    "RunResult": "queuectl.following",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the client on first use: the daemons never need it, and zmq costs 50 ms to import."""
-    if name == "Client":
-        from queuectl.client import Client
+    """Load what a program asks for on first use: the daemons and most commands need none of it."""
+    if name in _MODULES:
+        from importlib import import_module
 
-        return Client
-    if name == "QueuectlError":
-        from queuectl.errors import QueuectlError
-
-        return QueuectlError
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'queuectl' has no attribute {name!r}")

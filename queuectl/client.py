@@ -395,7 +395,7 @@ def _fields(job: JobInput) -> dict[str, Any]:
         return dict(job)
     import msgspec
 
-    plain: dict[str, Any] = msgspec.to_builtins(job)
+    plain: dict[str, Any] = msgspec.to_builtins(job, builtin_types=(bytes,))
     return plain
 
 

@@ -33,7 +33,7 @@ def pack(data: Any) -> bytes:
 def _plain(value: Any) -> Any:
     import msgspec  # rarely
 
-    return msgspec.to_builtins(value)
+    return msgspec.to_builtins(value, builtin_types=(bytes,))
 
 
 def unpack(body: bytes, *, bytes_max: int) -> Any:

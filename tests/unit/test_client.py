@@ -42,10 +42,10 @@ def test_endpoint_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_jobs_of_every_form_go_out_in_chunks_of_a_thousand() -> None:
-    chunks = list(_chunks(["a"] * 1000 + [{"command": "b"}, JobSpec(command="c", priority=1)]))
+    chunks = list(_chunks(["a"] * 1000 + [{"command": "b"}, JobSpec(command="c", priority=1, stdin=b"in")]))
 
     assert [len(chunk) for chunk in chunks] == [1000, 2]
-    assert chunks[1] == [{"command": "b"}, {"command": "c", "priority": 1}]
+    assert chunks[1] == [{"command": "b"}, {"command": "c", "priority": 1, "stdin": b"in"}]
 
 
 def test_chunk_stays_below_a_mebibyte() -> None:
