@@ -18,6 +18,7 @@ import zmq
 from msgspec import inspect as types
 
 from broker.core.access import EVERYBODY, READ, SUBMIT
+from broker.core.feed import KINDS
 from broker.core.operations import OPERATIONS
 from broker.core.sessions import WINDOW_BYTES
 from broker.core.waits import WAITERS_MAX
@@ -51,12 +52,39 @@ REASONS = {
     "BACKLOG": "a thousand workers may come back at once",
 }
 
+HAPPENINGS = {
+    "enqueued": "it was stored",
+    "leased": "a worker was given it",
+    "finished": "an attempt has ended; `state` of the job now, `run_at` if it is tried again",
+    "requeued": "given back by a worker before it was started: no attempt",
+    "lost": "its worker is gone, or away for longer than a lease",
+    "adopted": "a worker that came back after a loss was said still has it: the attempt goes on",
+    "cancelled": "it is over, by somebody's wish",
+    "cancel_asked": "the worker was told to end it",
+    "expired": "not started by its time, and so cancelled",
+    "dead": "it went to the dead letter queue, and why",
+    "held": "it waits until it is released",
+    "released": "it may run again",
+    "edited": "some of it was changed while it waited",
+    "retried": "it runs again, or `copy` does in its place",
+    "purged": "it was deleted",
+    "replaced": "cancelled in favour of a job with the same unique key",
+    "worker_joined": "a worker has said hello",
+    "worker_left": "it said goodbye, or is away",
+    "setting_changed": "to `value`; `before` and `value` are null where it is not set",
+    "key_added": "somebody may come in, or has a second key",
+    "key_revoked": "somebody may not any more",
+    "broker_started": "`epoch` counts starts",
+    "broker_stopped": "an orderly stop",
+}
+
 
 def sections() -> dict[str, str]:
     """The generated parts of the page by name."""
     return {
         "operations": operations(),
         "job": _table(("Field", "Type", "Meaning"), _fields(JobSpec)),
+        "events": happenings(),
         "errors": errors(),
         "to broker": _messages(messages.ToBroker),
         "to worker": _messages(messages.ToWorker),
@@ -97,6 +125,17 @@ def _roles(roles: frozenset[str]) -> str:
     return ", ".join(
         f"{role} (its own jobs)" if role == SUBMIT and READ in roles else role for role in ROLES if role in roles
     )
+
+
+def happenings() -> str:
+    """Every type of event, with the fields that not all events have."""
+    common = {"job_id", "attempt", "worker", "by"}
+    kinds = {kind.name: kind.fields for kind in reversed(KINDS.values())}  # of two forms of one the plain one
+    rows = []
+    for name, fields in reversed(kinds.items()):
+        adds = ", ".join(f"`{field}`" for field in fields if field not in common)
+        rows.append((f"`{name}`", adds, HAPPENINGS[name]))
+    return _table(("Type", "Adds", "What has happened"), rows)
 
 
 def errors() -> str:
