@@ -130,6 +130,6 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "key_name": visible,
     "value": lambda value: f"is {visible(value)}",
     "copy": lambda value: f"as {visible(value)}",
-    "run_at": lambda value: f"again at {visible(value)}",
+    "run_at": lambda value: f"again at {_local(value)}",
     "before": lambda value: f"was {visible(value)}",
 }

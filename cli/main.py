@@ -137,7 +137,7 @@ def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:
         if as_json:
             import json
 
-            click.echo(json.dumps({"error": wire}, indent=2))
+            click.echo(json.dumps({"error": wire}))  # one line: it may come after lines of a stream
         else:
             click.echo(f"error: {visible_lines(str(wire['message']))}", err=True)
             if wire.get("hint"):

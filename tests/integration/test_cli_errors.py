@@ -42,7 +42,7 @@ def test_error_of_the_broker_keeps_code_message_and_hint(broker: ScriptedBroker,
     [
         (["lst"], "Did you mean 'list'"),
         (["dlq", "rety"], "Did you mean 'retry'"),
-        (["list", "--sate", "dead"], "Did you mean '--state'"),
+        (["list", "--queu", "dead"], "Did you mean one of: '--debug', '--queue'"),
         (["show"], "Missing argument 'ID'"),
         (["list", "--limit", "0"], "0 is not in the range x>=1"),
         (["worker", "start", "--count", "0"], "0 is not in the range"),

@@ -47,7 +47,7 @@ broker_started   epoch 1, version 0.5.0
 worker_joined    host-1, slots 2, by uid:0
 enqueued         a1  queue mail, by ann
 leased           a1  attempt 1 on host-1
-finished         a1  attempt 1 on host-1, exit 3 after 0.25s, now failed, again at 2026-11-22T10:00:02.000Z
+finished         a1  attempt 1 on host-1, exit 3 after 0.25s, now failed, again at 2026-11-22 12:30:02
 finished         a1  attempt 2 on host-1, signal 9, now dead
 finished         a2  attempt 1 on host-1, completed
 dead             a1  signal

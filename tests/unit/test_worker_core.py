@@ -1222,6 +1222,8 @@ def test_cancel_by_kill_waits_for_nothing(desk: Desk) -> None:
     cancel(desk, 1, signal=9)
 
     assert desk.take(effects.Kill) == effects.Kill(1, True, desk.now.mono_ms, 9)
+    [told] = [told for told in desk.logged if told.event == "job_killed"]
+    assert (told.keys["reason"], told.keys["signal"]) == ("cancelled", 9)
     end_cancelled(desk)
 
 

@@ -248,7 +248,9 @@ class Slots:
         if lease.ending is not ending:
             lease.ending = ending
             event = "job_timed_out" if ending is Ending.TIMEOUT else "job_killed"
-            self._outbox.tell("info", event, **lease.keys(), reason=ending.value)
+            sent = SIGKILL if hard else signal
+            with_signal = {} if sent is None else {"signal": int(sent)}
+            self._outbox.tell("info", event, **lease.keys(), reason=ending.value, **with_signal)
         lease.kill_at_ms = min(lease.kill_at_ms, kill_at_ms)
         lease.asked_by = lease.asked_by if signal is None else signal
         self._outbox.do(Kill(lease.grant.lease, hard, kill_at_ms, signal))
