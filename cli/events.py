@@ -14,7 +14,7 @@ from cli.escape import visible
 from cli.options import shared, usage
 from cli.render import state_word
 from cli.session import Session
-from queuectl.errors import QueuectlError
+from cli.waiting import away
 from queuectl.feed import MISSED, Event, Feed
 from queuectl.times import human_duration, parse_rfc3339
 
@@ -45,7 +45,7 @@ def events(
     """
     if since is not None and last is not None:
         usage("--since and -n exclude each other", "with --since all after that event is shown")
-    feed = Feed(session.client(), job_id=job_id, since=since, types=types, on_away=lambda error: _away(session, error))
+    feed = Feed(session.client(), job_id=job_id, since=since, types=types, on_away=lambda error: away(session, error))
     write = _writer(session)
     try:
         for event in chain(_past(feed, job_id, since, last, follow=follow), feed.follow() if follow else ()):
@@ -64,10 +64,6 @@ def _past(feed: Feed, job_id: str | None, since: str | None, last: int | None, *
     if last is None and job_id is not None:
         return feed.begin()
     return feed.last(last if last is not None else 0 if follow else SHOWN)
-
-
-def _away(session: Session, error: QueuectlError) -> None:
-    session.note(f"waiting for the broker: {visible(error.message)}")
 
 
 def _writer(session: Session) -> Callable[[Event], None]:

@@ -14,9 +14,10 @@ import click
 from cli.escape import visible_lines
 from cli.options import shared, usage
 from cli.output import mark
-from cli.run import away, ending_words
+from cli.run import ending_words
 from cli.selecting import named
 from cli.session import Session
+from cli.waiting import Reasons, away
 from queuectl.following import AttemptEnd, Chunk, Reader
 
 INTERRUPTED = 130
@@ -69,6 +70,7 @@ def logs(
         stream=stream,
         tail_bytes=None if lines is None else (lines + 1) * LINE_BYTES,
         on_away=lambda error: away(session, error),
+        on_wait=Reasons(session, job_id).tell,
     )
     shows_ends = follow or number == ALL
     writer = _JsonWriter() if session.as_json else _Writer(session.note, timestamps=timestamps, shows_ends=shows_ends)

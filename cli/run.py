@@ -14,7 +14,7 @@ from cli.job_options import CommandAfterDashes, command_of, fields_of, job_optio
 from cli.options import shared, usage
 from cli.output import mark
 from cli.session import Session
-from queuectl.errors import QueuectlError
+from cli.waiting import Reasons, away
 from queuectl.ids import new_request_id
 from queuectl.patience import patiently
 
@@ -58,6 +58,8 @@ def run(
     request_id = request_id_of(options.pop("request_id"), options.pop("token"))
     if not words:
         usage("there is no command", "write: queuectl run -- echo hello")
+    if on_interrupt == ASK and not _can_be_asked():
+        usage("--on-interrupt ask needs a terminal", "say cancel or detach")
     fields = {"command": command_of(words), **fields_of(options)}
     if not no_cwd and "cwd" not in fields:
         fields["cwd"] = str(Path.cwd())
@@ -93,8 +95,10 @@ def _enqueue(session: Session, fields: dict[str, Any], request_id: str) -> str:
 def _follow(session: Session, client: Client, job_id: str) -> int:
     from queuectl.following import ALL, AttemptEnd
 
-    show = Show()
-    for piece in client.logs(job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error)):
+    show, reasons = Show(), Reasons(session, job_id)
+    for piece in client.logs(
+        job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error), on_wait=reasons.tell
+    ):
         if not isinstance(piece, AttemptEnd):
             show.chunk(piece)
             continue
@@ -123,11 +127,6 @@ def ending_words(outcome: str | None, exit_code: int | None, signal: int | None)
     if outcome == "signal" and signal is not None:
         return f"signal {signal}"
     return visible(outcome or "not started")
-
-
-def away(session: Session, error: QueuectlError) -> None:
-    """The broker does not answer; the command goes on when it does."""
-    session.note(f"queuectl: waiting for the broker: {visible(error.message)}")
 
 
 def _code(session: Session, client: Client, job_id: str) -> int:
@@ -187,10 +186,7 @@ class Show:
 
 def _interrupted(session: Session, job_id: str, how: str | None) -> int:
     """Leave the job running, or end it: as was said, or as whoever sits there says now."""
-    is_asked = sys.stdin.isatty() and sys.stderr.isatty()
-    if how == ASK and not is_asked:
-        usage("--on-interrupt ask needs a terminal", "say cancel or detach")
-    how = how or (ASK if is_asked else DETACH)
+    how = how or (ASK if _can_be_asked() else DETACH)
     if how == ASK:
         how = _asked(job_id)
     if how == DETACH:
@@ -201,6 +197,10 @@ def _interrupted(session: Session, job_id: str, how: str | None) -> int:
     client.cancel([job_id], reason="interrupted")
     client.wait([job_id])
     return INTERRUPTED
+
+
+def _can_be_asked() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _asked(job_id: str) -> str:

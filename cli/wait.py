@@ -11,9 +11,10 @@ import click
 from cli.escape import visible
 from cli.options import DURATION, shared, usage
 from cli.render import counted, state_word, table
-from cli.run import away, code_of, ending_words
+from cli.run import code_of, ending_words
 from cli.selecting import filter_of, filtering, named
 from cli.session import Session
+from cli.waiting import away
 
 FAILED = 1
 UNFINISHED = ("pending", "processing", "failed")

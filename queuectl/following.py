@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STREAMS = {1: "stdout", 2: "stderr"}
 NUMBERS = {name: number for number, name in STREAMS.items()}
 WAIT_S = 10.0  # the broker holds a reply so long; then the client asks again
+FIRST_WAIT_S = 2.0  # the first of an attempt
 ALL = "all"
 _NOTHING = {"outcome": None, "exit_code": None, "signal": None, "state": ""}  # what older brokers do not say
 
@@ -63,8 +64,13 @@ class Reader:
         follow: bool = False,
         tail_bytes: int | None = None,
         on_away: Away | None = None,
+        on_wait: Callable[[], object] | None = None,
     ) -> None:
-        """`attempt`: its number, "all", or None for the latest, and what follows it. `tail_bytes`: of the first one."""
+        """`attempt`: its number, "all", or None for the latest, and what follows it. `tail_bytes`: of the first one.
+
+        `on_wait` is called some seconds after the attempt that is followed has not begun, and now and then while it
+        does not.
+        """
         self._client = client
         self._args: dict[str, Any] = {"id": job_id}
         self._args |= {} if stream is None else {"stream": NUMBERS[stream]}
@@ -74,6 +80,7 @@ class Reader:
         self._follow = follow
         self._tail = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
         self._on_away = on_away
+        self._on_wait = on_wait
         self._is_over = False
         self._begin(is_tail=tail_bytes is not None)
 
@@ -120,7 +127,9 @@ class Reader:
                 continue
             if reply["finished"] or not self._follow:
                 break
-            wait_s = WAIT_S
+            if wait_s and self._on_wait is not None and reply.get("latest", self._attempt) < self._attempt:
+                self._on_wait()
+            wait_s = WAIT_S if wait_s else FIRST_WAIT_S
         if reply["finished"]:
             for key, total in (reply["totals"] or {}).items():
                 number = int(key)
@@ -172,11 +181,13 @@ class Follows:
         stream: str | None = None,
         tail_bytes: int | None = None,
         on_away: Away | None = None,
+        on_wait: Callable[[], object] | None = None,
     ) -> Iterator[Chunk | AttemptEnd]:
         """Yield what is kept of a job's output: Chunks, and an AttemptEnd after each attempt that has ended.
 
         `attempt` is a number, "all", or None for the latest. With `follow` what is printed from now on comes as it is
         printed, of the attempts that follow, too, until the job is over; it goes on over restarts of the broker.
+        `on_away` hears of the error when the broker is away, `on_wait` now and then while the job waits.
         Raises UnknownJob, AmbiguousId.
         """
         return iter(
@@ -188,6 +199,7 @@ class Follows:
                 follow=follow,
                 tail_bytes=tail_bytes,
                 on_away=on_away,
+                on_wait=on_wait,
             )
         )
 

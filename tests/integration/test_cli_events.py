@@ -175,7 +175,7 @@ def test_it_says_that_it_waits_for_the_broker(broker: ScriptedBroker) -> None:
     ran = run_cli("events", "a1", "-f")
 
     assert ran.code == 0
-    assert ran.err == "waiting for the broker: stopping\n"
+    assert ran.err == "queuectl: waiting for the broker: stopping\n"
     assert len(ran.out.splitlines()) == 2
 
 
