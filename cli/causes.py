@@ -67,7 +67,7 @@ def causes(jobs: Iterable[dict[str, Any]]) -> list[Cause]:
     found: dict[str, Cause] = {}
     for job in jobs:
         parts = ending(job), shape(job["command"]), shape(job.get("last_line") or "")
-        fingerprint = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+        fingerprint = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
         cause = found.setdefault(fingerprint, Cause(fingerprint, *parts))
         cause.ids.append(str(job["id"]))
         cause.newest_at = max(cause.newest_at, str(job["updated_at"]))

@@ -12,7 +12,7 @@ import click
 from cli.escape import visible, visible_lines
 from cli.job_options import CommandAfterDashes, command_of, fields_of, job_options, request_id_of
 from cli.options import shared, usage
-from cli.output import mark
+from cli.output import attempt_text, mark
 from cli.session import Session
 from cli.waiting import Reasons, away
 from queuectl.ids import new_request_id
@@ -47,7 +47,8 @@ def run(
 
     It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
     attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
-    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running.
+    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running. --json prints how the job has ended,
+    with the end of what its last attempt has printed.
 
     \b
     Examples:
@@ -95,7 +96,8 @@ def _enqueue(session: Session, fields: dict[str, Any], request_id: str) -> str:
 def _follow(session: Session, client: Client, job_id: str) -> int:
     from queuectl.following import ALL, AttemptEnd
 
-    show, reasons = Show(), Reasons(session, job_id)
+    show, reasons = Silent() if session.as_json else Show(), Reasons(session, job_id)
+    attempt = 0
     for piece in client.logs(
         job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error), on_wait=reasons.tell
     ):
@@ -103,9 +105,13 @@ def _follow(session: Session, client: Client, job_id: str) -> int:
             show.chunk(piece)
             continue
         show.finish()
+        attempt = piece.attempt if piece.outcome is not None else attempt
         if not piece.is_last:
             _say_that_it_goes_on(session, client, job_id, piece)
-    return _code(session, client, job_id)
+    [job] = patiently(lambda: client.wait([job_id]))["jobs"]
+    if session.as_json:
+        session.emit({**job, "attempt": attempt, **attempt_text(client, job_id, attempt)} if attempt else job)
+    return code_of(session, job)
 
 
 def _say_that_it_goes_on(session: Session, client: Client, job_id: str, end: AttemptEnd) -> None:
@@ -129,14 +135,6 @@ def ending_words(outcome: str | None, exit_code: int | None, signal: int | None)
     return visible(outcome or "not started")
 
 
-def _code(session: Session, client: Client, job_id: str) -> int:
-    """The exit code of a job that is over, and why it has none of its own, if so."""
-    [job] = patiently(lambda: client.wait([job_id]))["jobs"]
-    if session.as_json:
-        session.emit(job)
-    return code_of(session, job)
-
-
 def code_of(session: Session, job: dict[str, Any]) -> int:
     """The exit code that stands for how a job has ended; where it has none of its own, a line says why."""
     if job["state"] == "completed":
@@ -146,11 +144,21 @@ def code_of(session: Session, job: dict[str, Any]) -> int:
     if job["state"] == "dead" and job["exit_code"] is not None and job["reason"] in ("exit", "deadline"):
         return int(job["exit_code"]) or OWN_FAILURE
     why = f" ({visible(job['reason'])})" if job["reason"] not in (None, job["state"]) else ""
-    session.warn(f"error: job {visible(job['id'])} is {job['state']}{why}: it has no exit code of its own")
+    session.warn(f"error: job {visible(job['id'])} is {visible(job['state'])}{why}: it has no exit code of its own")
     return OWN_FAILURE
 
 
-class Show:
+class Silent:
+    """Nothing of what a job prints: all of it is told in the end."""
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Not shown."""
+
+    def finish(self) -> None:
+        """Nothing was begun."""
+
+
+class Show(Silent):
     """What a job prints, on the same streams: as bytes to files and pipes, escaped on a terminal."""
 
     def __init__(self) -> None:

@@ -86,6 +86,8 @@ def _wait(session: Session, ids: list[str], **how: Any) -> list[dict[str, Any]]:
     try:
         return list(patiently(ask, lambda error: away(session, error))["jobs"])
     except WaitTimedOut:
+        if timeout is None:
+            raise  # the broker's own word for it
         raise WaitTimedOut(f"not over after {timeout:g} s", hint="wait again, or see: queuectl why ID") from None
 
 

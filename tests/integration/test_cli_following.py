@@ -111,6 +111,36 @@ def test_exit_code_is_that_of_the_job(broker: ScriptedBroker, end: dict[str, Any
     assert bool(ran.err) is bool(words)
 
 
+def test_json_is_one_value_with_the_output_of_the_last_attempt(broker: ScriptedBroker) -> None:
+    first = reply([1, 0, b"one\n"], over=False, finished=True, outcome="exit", exit_code=1, state="failed")
+    last = reply([1, 0, b"two\n"], [2, 0, b"err\xff\n"], attempt=2, latest=2)
+    broker.on("output", one_after_the_other(first, last, last))
+    broker.on("job", {"job": job_view(id="a1", state="failed", reason=None), "history": []})
+    ended(broker)
+
+    ran = run_cli("run", "--json", "--", "echo hi")
+
+    assert ran.json == {
+        "id": "a1",
+        "state": "completed",
+        "exit_code": 0,
+        "signal": None,
+        "reason": None,
+        "attempt": 2,
+        "stdout": "two\n",
+        "stderr": "err\\xff\n",
+    }
+
+
+def test_json_of_a_job_that_never_began(broker: ScriptedBroker) -> None:
+    broker.on("output", reply(outcome=None, attempt=0, latest=0, state="cancelled"))
+    ended(broker, state="cancelled", exit_code=None, reason="expired")
+
+    ran = run_cli("run", "--json", "--", "echo hi")
+
+    assert (ran.code, ran.json["state"], "stdout" in ran.json) == (125, "cancelled", False)
+
+
 def test_bytes_that_are_not_kept_are_told_with_their_number(broker: ScriptedBroker) -> None:
     broker.on("output", reply([1, 0, b"start\n"], [1, 1006, b"end\n"], totals={"1": 1010, "2": 5}))
     ended(broker)

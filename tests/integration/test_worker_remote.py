@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
             except OSError:
                 return
             taken.append(line)
-            answer(line)
+            with suppress(OSError):  # it may have hung up in the middle
+                answer(line)
 
     thread = threading.Thread(target=serve)
     thread.start()
