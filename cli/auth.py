@@ -9,7 +9,7 @@ import click
 
 from cli.escape import visible
 from cli.keyfiles import Face, broker_of, face_of, handed_out, refreshed
-from cli.options import Group, shared, usage
+from cli.options import Group, completed, shared, usage
 from cli.render import counted, distance, facts, moment, table
 from cli.session import Session
 from queuectl.credentials import ROLES, Credentials, fingerprint, new_key_pair
@@ -85,7 +85,7 @@ def list_keys(session: Session) -> int:
 
 
 @auth.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completed("keys"))
 @shared
 def show(session: Session, name: str) -> int:
     """Show the keys of one name: their fingerprints, and who added and revoked them.
@@ -113,7 +113,7 @@ def show(session: Session, name: str) -> int:
 
 
 @auth.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completed("keys"))
 @click.option("--old", is_flag=True, help="Only the keys before the newest: after `auth rotate`.")
 @click.option("--cut", is_flag=True, help="End all connections over TCP; who may come in is back at once.")
 @shared
@@ -142,7 +142,7 @@ def revoke(session: Session, name: str, old: bool, cut: bool) -> int:
 
 
 @auth.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completed("keys"))
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it here [NAME.toml].")
 @click.option("--server", is_flag=True, help="Make the broker's next key, on the broker's machine.")
 @click.option("--finish", is_flag=True, help="With --server: put the next key in the place of the present one.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli.autostart import home_flag
-from cli.options import Group, shared, usage
+from cli.options import Group, completed, shared, usage
 from cli.session import Session
 
 
@@ -41,7 +41,7 @@ def show(session: Session) -> int:
 
 
 @config.command("get")
-@click.argument("key")
+@click.argument("key", shell_complete=completed("settings"))
 @shared
 def get(session: Session, key: str) -> int:
     """Print the value of one setting.
@@ -60,7 +60,7 @@ def get(session: Session, key: str) -> int:
 
 
 @config.command("set", context_settings={"ignore_unknown_options": True})  # a value may be -1
-@click.argument("key")
+@click.argument("key", shell_complete=completed("settings"))
 @click.argument("value")
 @shared
 def set_value(session: Session, key: str, value: str) -> int:
@@ -84,7 +84,7 @@ def set_value(session: Session, key: str, value: str) -> int:
 
 
 @config.command("unset")
-@click.argument("key")
+@click.argument("key", shell_complete=completed("settings"))
 @shared
 def unset(session: Session, key: str) -> int:
     """Put one setting back to its default.

@@ -14,7 +14,7 @@ import click
 
 from cli.autostart import home_flag
 from cli.escape import visible
-from cli.options import Group, shared, usage
+from cli.options import Group, completed, shared, usage
 from cli.render import table
 from cli.session import Session
 from queuectl.config import LOCAL
@@ -84,7 +84,7 @@ def add(session: Session, name: str, file: Path) -> int:
 
 
 @context.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completed("contexts"))
 @shared
 def use(session: Session, name: str) -> int:
     """Have all commands of this home use a context from now on; `local` for the broker of this machine.
@@ -124,7 +124,7 @@ def list_contexts(session: Session) -> int:
     Example:
       queuectl context list
     """
-    names = [LOCAL, *_names(session.home)]
+    names = [LOCAL, *names_of(session.home)]
     chosen = in_force(session.home, session.flags)
     views = [_view(session.home, name, chosen) for name in names]
     if session.as_json:
@@ -142,7 +142,7 @@ def list_contexts(session: Session) -> int:
 
 
 @context.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completed("contexts"))
 @shared
 def rm(session: Session, name: str) -> int:
     """Delete a context, with the key in it. The broker knows the key still, until it is revoked there.
@@ -190,7 +190,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def _names(home: Home) -> list[str]:
+def names_of(home: Home) -> list[str]:
     return sorted(path.stem for path in home.context_file("any").parent.glob("*.toml") if KEY_NAME.fullmatch(path.stem))
 
 
@@ -200,7 +200,7 @@ def _known(home: Home, name: str) -> Path:
     if not file.exists():
         from queuectl.suggest import did_you_mean
 
-        known = [LOCAL, *_names(home)]
+        known = [LOCAL, *names_of(home)]
         raise UnknownContext(
             f"there is no context '{name}'", hint=did_you_mean(name, known) or f"there are: {', '.join(known)}"
         )

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.options import BACKOFF, CODES, DURATION, SIZE, usage
+from cli.options import BACKOFF, CODES, DURATION, SIZE, completed, usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 DASHES = "queuectl.after_dashes"
 
 _OPTIONS = (
     click.option("--id", "id", metavar="ID", help="Its id; one is made up if left out."),
-    click.option("--queue", metavar="NAME", help="The queue it waits in."),
+    click.option("--queue", metavar="NAME", help="The queue it waits in.", shell_complete=completed("queues")),
     click.option("--priority", type=int, metavar="N", help="Higher runs first."),
     click.option("--max-retries", type=int, metavar="N", help="Attempts it gets, the first one included."),
     click.option("--backoff-base", type=float, metavar="B", help="The n-th retry waits B ** n seconds."),

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli.escape import visible_lines
-from cli.options import shared, usage
+from cli.options import completed, shared, usage
 from cli.output import mark
 from cli.run import ending_words
 from cli.selecting import named
@@ -26,7 +26,7 @@ ALL = "all"
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completed("jobs"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until it is over.")
 @click.option("--attempt", metavar="N|all", help="Of this attempt rather than the latest, or of all.")
 @click.option("--stdout", "only_stdout", is_flag=True, help="Only what went to its stdout.")

@@ -42,6 +42,7 @@ COMMANDS = {
     "auth": ("cli.auth:auth", "Let people and workers in from other machines, and keep them out."),
     "context": ("cli.context:context", "Keep credentials under names, and say which are in force."),
     "config": ("cli.config:config", "Show and change settings."),
+    "completion": ("cli.completion:completion", "Have your shell complete commands, ids and tags."),
     "dev": ("cli.dev:dev", "Run a broker and workers here, in one command, to try things out."),
 }
 
@@ -74,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if "_QUEUECTL_COMPLETE" in os.environ:
-        root.main(args, prog_name="queuectl")  # click's completion; it exits
+        from cli.completing import answer
+
+        return answer(root)
     _make_encodable()
     flags = args[: args.index("--")] if "--" in args else args
     as_json = _wants_json(flags)

@@ -11,12 +11,29 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def completed(source: str) -> Callable[[click.Context, click.Parameter, str], Any]:
+    """How a shell completes a value: from a source of `cli.completing`, which is loaded only when a shell asks."""
+
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> Any:
+        from cli.completing import candidates
+
+        return candidates(source, ctx, incomplete)
+
+    return complete
+
+
 _SHARED = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included."),
     click.option("-q", "--quiet", is_flag=True, help="Print ids only."),
     click.option("--endpoint", metavar="ENDPOINT", help="The broker: local, or tcp://HOST:PORT."),
     click.option("--credentials", metavar="FILE", help="Who you are to a broker elsewhere, and where it is."),
-    click.option("--context", metavar="NAME", help="The same, as `queuectl context` keeps it; or local."),
+    click.option(
+        "--context",
+        metavar="NAME",
+        help="The same, as `queuectl context` keeps it; or local.",
+        shell_complete=completed("contexts"),
+    ),
     click.option("--home", "home_path", metavar="DIR", help="Use this home instead of ~/.queuectl."),
     click.option("--no-autostart", is_flag=True, help="Do not start a broker in the background."),
     click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),

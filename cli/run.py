@@ -11,7 +11,7 @@ import click
 
 from cli.escape import visible, visible_lines
 from cli.job_options import CommandAfterDashes, command_of, fields_of, job_options, request_id_of
-from cli.options import shared, usage
+from cli.options import completed, shared, usage
 from cli.output import attempt_text, mark
 from cli.session import Session
 from cli.waiting import Reasons, away
@@ -29,7 +29,7 @@ ASK, CANCEL, DETACH = "ask", "cancel", "detach"
 
 
 @click.command(cls=CommandAfterDashes)
-@click.argument("words", nargs=-1, metavar="-- COMMAND...")
+@click.argument("words", nargs=-1, metavar="-- COMMAND...", shell_complete=completed("files"))
 @job_options
 @click.option("--no-cwd", is_flag=True, help="Not in this directory, but where its worker was started.")
 @click.option("--inherit-env", is_flag=True, help="With all variables of this environment, but for QUEUECTL_*.")

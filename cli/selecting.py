@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.escape import visible
-from cli.options import usage
+from cli.options import completed, usage
 from cli.render import counted
 
 if TYPE_CHECKING:
@@ -24,11 +24,25 @@ LAST = "last"
 SAMPLE = 3
 COUNTED = 10_000
 
+_IDS = click.argument("ids", nargs=-1, metavar="[ID|last]...", shell_complete=completed("jobs"))
 _FILTERS = (
     click.option("--state", type=click.Choice(STATES), help="Only jobs in this state."),
-    click.option("--queue", metavar="NAME", help="Only jobs of this queue."),
-    click.option("--tag", "tags", multiple=True, metavar="K[=V]", help="Only jobs with this tag; repeatable."),
-    click.option("--where", multiple=True, metavar="COND", help="Only where it holds: 'exit_code=3', 'command~tar'."),
+    click.option("--queue", metavar="NAME", help="Only jobs of this queue.", shell_complete=completed("queues")),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="K[=V]",
+        help="Only jobs with this tag; repeatable.",
+        shell_complete=completed("tags"),
+    ),
+    click.option(
+        "--where",
+        multiple=True,
+        metavar="COND",
+        help="Only where it holds: 'exit_code=3', 'command~tar'.",
+        shell_complete=completed("conditions"),
+    ),
     click.option("--since", metavar="T", help="Only jobs of the last 2h, or since 2026-11-22T03:00:00Z."),
 )
 _CHANGES = (
@@ -48,7 +62,7 @@ def filtering(function: F) -> F:
 
 def selecting(function: F) -> F:
     """Arguments and options that say which jobs are to be changed; `chosen` makes a Choice of them."""
-    for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS, *_CHANGES)):
+    for option in reversed((_IDS, *_FILTERS, *_CHANGES)):
         function = option(function)
     return function
 
@@ -63,7 +77,7 @@ def filtering_dead(function: F) -> F:
 def selecting_dead(function: F) -> F:
     """Those of `selecting` for dead jobs, which may also be named by what they have died of."""
     group = click.option("--group", metavar="G", help="Those of one cause, as `dlq list --by-cause` shows it.")
-    for option in reversed((click.argument("ids", nargs=-1, metavar="[ID|last]..."), *_FILTERS[1:], group, *_CHANGES)):
+    for option in reversed((_IDS, *_FILTERS[1:], group, *_CHANGES)):
         function = option(function)
     return function
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import DURATION, Converted, shared, usage
+from cli.options import DURATION, Converted, completed, shared, usage
 from cli.selecting import Choice, change, chosen, report, selecting
 from cli.session import Session
 
@@ -111,7 +111,13 @@ def release(session: Session, **options: Any) -> int:
 @click.command()
 @selecting
 @click.option("--command", metavar="TEXT", help="What it runs, as shell text.")
-@click.option("--to-queue", "to_queue", metavar="NAME", help="The queue that it waits in from now on.")
+@click.option(
+    "--to-queue",
+    "to_queue",
+    metavar="NAME",
+    help="The queue that it waits in from now on.",
+    shell_complete=completed("queues"),
+)
 @click.option("--priority", type=int, metavar="N", help="Higher runs first.")
 @click.option("--delay", type=DURATION, metavar="D", help="Start it so much later than now.")
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.autostart import given_again
-from cli.options import DURATION, Group, shared, usage
+from cli.options import DURATION, Group, completed, shared, usage
 from cli.render import counted, table
 from cli.session import Session
 from queuectl.errors import QueuectlError
@@ -29,7 +29,14 @@ def worker() -> None:
 
 @worker.command()
 @click.option("--count", type=click.IntRange(1, 4096), default=1, show_default=True, help="Jobs to run at a time.")
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Take jobs of this queue only; repeatable.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="Take jobs of this queue only; repeatable.",
+    shell_complete=completed("queues"),
+)
 @click.option("--detach", is_flag=True, help="Run in the background; returns when it is ready.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
@@ -125,7 +132,7 @@ def _free_log(logs: Path) -> Path:
 
 
 @worker.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=completed("workers"))
 @click.option("--all", "everyone", is_flag=True, help="Stop all workers; the default where no ID is given.")
 @click.option(
     "--now", is_flag=True, help="Kill running jobs and give them back (--on-lost dead: let them die), not finish them."
