@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -10,31 +11,52 @@ from cli.escape import visible
 from cli.options import shared
 from cli.render import counted, facts, state_word
 from cli.session import Session
+from cli.watching import INTERVAL, watch
 from queuectl.times import human_duration
 
 STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
 
 
 @click.command()
+@click.option(
+    "--watch", "every", is_flag=False, flag_value="2", type=INTERVAL, metavar="[=SEC]", help="Again every SEC [2]."
+)
 @shared
-def status(session: Session) -> int:
+def status(session: Session, every: float | None) -> int:
     """Show the broker, its workers, and the number of jobs in each state.
 
+    With --watch it is shown again and again, in its place on a terminal, else one after the other; --json prints one
+    object a line then. While the broker is away it says so and goes on. Ctrl-C ends it.
+
     \b
-    Example:
+    Examples:
       queuectl status
+      queuectl status --watch
+      queuectl status --watch=10 --json
     """
-    told = session.client().status()
+    client = session.client()
+    if every is not None:
+        return watch(session, every, client.status, lambda told: _watched(session, told))
+    told = client.status()
     if session.as_json:
         session.emit(told)
-    elif session.quiet:
-        session.print_id(told["broker"]["id"])
     else:
-        session.print(facts([*broker_facts(told["broker"]), ("Workers", _workers_line(told["workers"]))]))
-        session.print()
-        session.print(_job_counts(told["jobs"]))
-        _hint(session, told)
+        session.print(_text(session, told))
+        if (hint := _hint(told)) is not None:
+            session.hint(hint)
     return 0
+
+
+def _watched(session: Session, told: dict[str, Any]) -> str:
+    hint = None if session.quiet or not sys.stdout.isatty() else _hint(told)
+    return _text(session, told) + (f"\n\nhint: {hint}" if hint is not None else "")
+
+
+def _text(session: Session, told: dict[str, Any]) -> str:
+    if session.quiet:
+        return visible(told["broker"]["id"])
+    about = facts([*broker_facts(told["broker"]), ("Workers", _workers_line(told["workers"]))])
+    return f"{about}\n\n{_job_counts(told['jobs'])}"
 
 
 def broker_facts(broker: dict[str, Any]) -> list[tuple[str, str | None]]:
@@ -64,9 +86,9 @@ def _job_counts(jobs: dict[str, int]) -> str:
     return "\n".join(["Jobs", *[f"  {line}" for line in lines], f"  {'total':<12}{jobs['total']:>{column}}"])
 
 
-def _hint(session: Session, told: dict[str, Any]) -> None:
+def _hint(told: dict[str, Any]) -> str | None:
+    """The next step, if there is one."""
     jobs = told["jobs"]
     if not told["workers"] and jobs.get("pending", 0) + jobs.get("failed", 0):
-        session.hint("no worker runs; start one: queuectl worker start --count 2")
-    elif jobs.get("dead"):
-        session.hint("see why jobs are dead: queuectl dlq list")
+        return "no worker runs; start one: queuectl worker start --count 2"
+    return "see why jobs are dead: queuectl dlq list" if jobs.get("dead") else None
