@@ -25,6 +25,7 @@ COMMANDS = {
     "run": ("cli.run:run", "Run a command through the queue as if it ran here."),
     "wait": ("cli.wait:wait", "Wait until jobs are over, and exit as they did."),
     "status": ("cli.status:status", "Show broker and workers, and count the jobs."),
+    "top": ("cli.top.command:top", "Watch jobs and workers on the whole screen, and act on them."),
     "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
     "show": ("cli.jobs:show", "Show one job, its attempts and its output."),
     "logs": ("cli.logs:logs", "Print the kept output of a job, byte for byte."),

@@ -18,7 +18,7 @@ from queuectl.times import human_duration, parse_rfc3339
 
 COLUMNS_MIN = 40
 LAST_COLUMN_MIN, LAST_COLUMN_WANTED = 10, 20
-_COLOURS = {
+STATE_COLOURS = {
     "pending": "yellow",
     "processing": "cyan",
     "completed": "green",
@@ -36,7 +36,7 @@ def colours_wanted() -> bool:
 def state_word(state: str, padded: str | None = None) -> str:
     """A state, coloured where that is wanted; `padded` is the text to show for it."""
     text = visible(state) if padded is None else padded
-    colour = _COLOURS.get(state)
+    colour = STATE_COLOURS.get(state)
     return click.style(text, fg=colour) if colour and colours_wanted() else text
 
 

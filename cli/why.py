@@ -32,11 +32,11 @@ def why(session: Session, job_id: str) -> int:
         for reason in told["reasons"]:
             session.print_id(reason["code"])
     else:
-        session.print(_text(told))
+        session.print(why_text(told))
     return 0
 
 
-def _text(told: dict[str, Any]) -> str:
+def why_text(told: dict[str, Any]) -> str:
     lines = [f"Job {visible(told['id'])} is {visible(told['state'])}:"]
     lines += [f"  {visible(reason['text'])}" for reason in told["reasons"]]
     if told["estimate_s"]:

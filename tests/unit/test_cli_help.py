@@ -17,14 +17,14 @@ from tests.harness_client import run_cli
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [context.command_path.split()[1:] for context, _ in commands()]
 GROUPS = [["dlq"], ["worker"], ["broker"], ["auth"], ["context"], ["config"]]
-SLOW = ("asyncio", "prometheus_client", "sqlite3", "structlog", "logging")
+SLOW = ("asyncio", "prometheus_client", "rich", "sqlite3", "structlog", "logging")
 
 
 def test_every_command_of_the_contract_is_there() -> None:
     names = {" ".join(path) for path in PATHS}
 
     assert names == {
-        *("enqueue", "status", "list", "show", "logs", "events", "completion", "dev"),
+        *("enqueue", "status", "list", "show", "logs", "events", "top", "completion", "dev"),
         *("cancel", "hold", "release", "edit", "retry", "purge", "why", "run", "wait"),
         *("dlq list", "dlq show", "dlq retry", "dlq purge", "dlq export", "dlq import"),
         *("config show", "config get", "config set", "config unset"),
