@@ -32,6 +32,7 @@ class OnTerminal:
         self, line: Sequence[str], *, cwd: Path, env: Mapping[str, str], columns: int = 80, lines: int = 24
     ) -> None:
         self._master, self._slave = pty.openpty()
+        self._open: tuple[int, ...] = (self._master, self._slave)
         os.set_blocking(self._master, False)
         self.resize(columns, lines)
         self.modes_before = self.modes
@@ -82,6 +83,12 @@ class OnTerminal:
         """Whoever has the terminal in front hears of it."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
+    def hang_up(self) -> None:
+        """The terminal goes away, as when its window is closed."""
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open = ()
+
     def wait(self) -> int:
         """Wait for its end, and take what it writes meanwhile; the exit code."""
         until(lambda: self.takes_all() and self.process.poll() is not None, "the end")
@@ -98,5 +105,4 @@ class OnTerminal:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        for descriptor in (self._master, self._slave):
-            os.close(descriptor)
+        self.hang_up()

@@ -21,9 +21,10 @@ ROWS, ROWS_FILTERED = 100, 500  # of each state; more than stand on a screen, an
 
 
 class Look(NamedTuple):
-    """A wish for a snapshot."""
+    """A wish for a snapshot. `is_urgent`: something was done, so it is shown even while the refresh is paused."""
 
     is_filtered: bool
+    is_urgent: bool = False
 
 
 class Answer(NamedTuple):

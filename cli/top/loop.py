@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli.escape import visible
 from cli.top.asking import Answer, Asker, Look
-from cli.top.state import Do, Effect, Follow, Page, Quit, Refresh, Snapshot, State
+from cli.top.state import Do, Effect, Follow, Page, Quit, Refresh, State
 from cli.top.terminal import Terminal
 from cli.top.view import frame
 from cli.why import why_text
@@ -62,11 +62,11 @@ class Top:
         if not self._is_looking and not self._state.paused and time.monotonic() >= self._look_at_s:
             self._look()
 
-    def _look(self) -> None:
+    def _look(self, *, is_urgent: bool = False) -> None:
         """Ask for a snapshot; what is on its way already may be of before the last change."""
         self._is_looking = True
         self._look_at_s = time.monotonic() + self._interval_s
-        self._asker.ask(Look(is_filtered=bool(self._state.filter)))
+        self._asker.ask(Look(bool(self._state.filter), is_urgent))
 
     def _idle_s(self) -> float:
         return _IDLE_S if self._is_looking or self._state.paused else self._look_at_s - time.monotonic()
@@ -77,13 +77,15 @@ class Top:
             self._is_looking = False
         if isinstance(result, Exception):
             self._failed(wish, result)
-        elif isinstance(result, Snapshot):
-            self._state.take(result)
-        elif isinstance(wish, Do) and wish.op == "why":
+        elif isinstance(wish, Look):
+            if wish.is_urgent or not self._state.paused:
+                self._state.take(result)
+        elif wish.op == "why":
+            self._state.told("")
             self._state.open(Page(f"Why {wish.job_id}", why_text(result)))
         else:
             self._state.told(result)
-            self._look()
+            self._look(is_urgent=True)
 
     def _failed(self, wish: Look | Do, error: Exception) -> None:
         if not isinstance(error, QueuectlError):
@@ -106,6 +108,7 @@ class Top:
             elif isinstance(effect, Follow):
                 self._follow(effect.job_id)
             else:
+                self._state.told(f"{effect.op} {effect.job_id}: asking the broker")
                 self._asker.ask(effect)
 
     def _signal(self, number: int) -> None:

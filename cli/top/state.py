@@ -132,8 +132,8 @@ class State:
         self.message = message
 
     def open(self, page: Page) -> None:
-        """Show a page, unless a question is open."""
-        if self.question is None:
+        """Show a page, unless somebody types just now."""
+        if self.question is None and not self.is_typing:
             self.page = page
 
     def _measure(self, after: Snapshot) -> None:

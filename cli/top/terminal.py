@@ -43,7 +43,7 @@ class Terminal:
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=False)
         self._keys = Keys()
         self._noted: list[int] = []
-        self._ear, self._mouth = os.pipe()
+        self._ear, self._mouth = os.pipe()  # never closed: a thread may write to it until the process ends
         for end in (self._ear, self._mouth):
             os.set_blocking(end, False)
         self._live: Live | None = None

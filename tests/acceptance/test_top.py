@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness_cli import PROGRAM, CommandLine, until
+from tests.harness_cli import LIMIT_S, PROGRAM, CommandLine, until
 from tests.harness_terminal import CTRL_C, CTRL_Z, CURSOR_SHOWN, SCREEN_LEFT, SCREEN_TAKEN, OnTerminal
 
 pytestmark = pytest.mark.acceptance
@@ -105,6 +105,16 @@ def test_the_terminal_is_given_back_whatever_ends_it(
 
         assert terminal.wait() == code
         assert_given_back(terminal)
+
+
+def test_it_ends_with_its_terminal(q: CommandLine) -> None:
+    q.broker()
+
+    with top(q) as terminal:
+        terminal.await_line("No job waits or runs.")
+        terminal.hang_up()
+
+        assert terminal.process.wait(LIMIT_S) != 0  # by which code depends on what it wrote last
 
 
 def test_without_a_broker_the_screen_is_not_taken(q: CommandLine) -> None:

@@ -102,3 +102,20 @@ def test_what_the_broker_refuses_is_told_below(broker: ScriptedBroker, tmp_path:
         terminal.await_line("processing-0")
         terminal.press("q")
         assert terminal.wait() == 0
+
+
+def test_while_paused_only_what_one_does_is_shown(broker: ScriptedBroker, tmp_path: Path) -> None:
+    with top(tmp_path) as terminal:
+        terminal.await_line("> processing-0")
+        terminal.press("p")
+        terminal.await_line("paused, as of")
+        broker.on("list", {"jobs": [job_view(id="later")], "next": None})
+        broker.on("hold", {"ids": ["processing-0"], "skipped": [], "next": None})
+        terminal.press("j")
+        terminal.await_line("> processing-1")
+        terminal.press("kh")
+        terminal.await_line("Job processing-0 held.")
+        terminal.await_line("> later")
+        terminal.await_line("paused, as of")
+        terminal.press("pq")
+        assert terminal.wait() == 0
