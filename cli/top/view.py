@@ -20,7 +20,7 @@ from cli.top.state import DEAD, JOBS, PANES, WORKERS, Row, State
 from queuectl.times import human_duration, parse_rfc3339
 
 WIDTH_MIN, HEIGHT_MIN = 40, 10
-OTHERS_ROWS = 3  # of a pane that has not the selection
+OTHERS_SHARE = 6  # a pane that has not the selection shows rows on so small a part of the room
 OTHERS_FROM = 18  # lines for all panes, from which on the others show rows at all
 STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
 TITLES = {JOBS: "Jobs", WORKERS: "Workers", DEAD: "Dead"}
@@ -117,7 +117,7 @@ def _foot(state: State, width: int) -> Text:
 
 def _panes(state: State, width: int, room: int) -> list[Text]:
     rows = {pane: state.rows(pane) for pane in PANES}
-    others = OTHERS_ROWS if room >= OTHERS_FROM else 0
+    others = room // OTHERS_SHARE if room >= OTHERS_FROM else 0
     lines_of = {pane: 1 + min(others, max(1, len(rows[pane]))) for pane in PANES if pane != state.pane}
     lines_of[state.pane] = room - sum(lines_of.values())
     state.rows_shown = max(1, lines_of[state.pane] - 2)  # without title and head
