@@ -43,6 +43,7 @@ COMMANDS = {
     "auth": ("cli.auth:auth", "Let people and workers in from other machines, and keep them out."),
     "context": ("cli.context:context", "Keep credentials under names, and say which are in force."),
     "config": ("cli.config:config", "Show and change settings."),
+    "doctor": ("cli.doctor:doctor", "Look for what is wrong, and say how to mend it."),
     "completion": ("cli.completion:completion", "Have your shell complete commands, ids and tags."),
     "dev": ("cli.dev:dev", "Run a broker and workers here, in one command, to try things out."),
 }

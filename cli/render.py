@@ -37,7 +37,12 @@ def state_word(state: str, padded: str | None = None) -> str:
     """A state, coloured where that is wanted; `padded` is the text to show for it."""
     text = visible(state) if padded is None else padded
     colour = STATE_COLOURS.get(state)
-    return click.style(text, fg=colour) if colour and colours_wanted() else text
+    return coloured(text, colour) if colour else text
+
+
+def coloured(text: str, colour: str) -> str:
+    """The text in this colour, where colours are wanted."""
+    return click.style(text, fg=colour) if colours_wanted() else text
 
 
 def columns_wanted() -> int | None:

@@ -174,7 +174,7 @@ class Client(Follows, Verbs):
         return self._link.finish(begun, timeout_s=self.timeout if timeout is None else timeout)
 
     def ping(self) -> dict[str, Any]:
-        """Who answers: `broker` (its id), `version`, `pid`, `epoch`, `data_dir`."""
+        """Who answers: `broker` (its id), `version`, `pid`, `epoch`, `time` (RFC 3339), `data_dir`."""
         return self.request("ping")
 
     # --- jobs ------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Ping(_Args, frozen=True):
-    """Is the broker there? → `{broker, version, pid, epoch, data_dir}`."""
+    """Is the broker there? → `{broker, version, pid, epoch, time, data_dir}`."""
 
 
 class Enqueue(_Args, frozen=True):

@@ -15,6 +15,7 @@ from queuectl.errors import BadRequest, NotAllowed, QueuectlError, WrongState
 from queuectl.jobs import TERMINAL
 from queuectl.requests import ConfigShow, Job, List, Ping, Select, Status, Wait, Whoami
 from queuectl.settings import DEFAULTS
+from queuectl.times import rfc3339
 
 JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 RETRIED, CANCELLED = "retried", "cancelled"  # what people do to jobs, as the store has it
@@ -29,6 +30,7 @@ def ping(core: State, turn: Turn, by: Actor, args: Ping) -> dict[str, Any]:
         "version": who.version,
         "pid": who.pid if by.role in _SEERS else None,
         "epoch": core.epoch,
+        "time": rfc3339(turn.now.wall_ms),
         "data_dir": who.data_dir if by.role in _SEERS else None,
     }
 

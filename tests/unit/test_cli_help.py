@@ -24,7 +24,7 @@ def test_every_command_of_the_contract_is_there() -> None:
     names = {" ".join(path) for path in PATHS}
 
     assert names == {
-        *("enqueue", "status", "list", "show", "logs", "events", "top", "completion", "dev"),
+        *("enqueue", "status", "list", "show", "logs", "events", "top", "doctor", "completion", "dev"),
         *("cancel", "hold", "release", "edit", "retry", "purge", "why", "run", "wait"),
         *("dlq list", "dlq show", "dlq retry", "dlq purge", "dlq export", "dlq import"),
         *("config show", "config get", "config set", "config unset"),
