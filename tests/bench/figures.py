@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import curve, idle, latency, lockstep, million, others, startup, throughput
+from tests.bench import curve, following, idle, latency, listing, lockstep, million, others, startup, throughput
 from tests.bench.measuring import OURS, Readings
 
 
@@ -193,6 +193,42 @@ FIGURES = (
     ),
     Figure("delayed", million.delayed, 1_000_000, 20_000, _at_scale("delayed"), runs=1),
     Figure("finished", million.finished, 1_000_000, 20_000, _at_scale("finished"), runs=1),
+    Figure(
+        "listing",
+        listing.listing,
+        1_000_000,
+        10_000,
+        tuple(
+            Row(f"{name}, beside a million jobs that wait, p99", "ms", (), name, 50, False)
+            for name in (*listing.QUESTIONS, "why, the last", "why, the first")
+        ),
+        runs=1,
+    ),
+    Figure(
+        "followers",
+        following.followers,
+        200,
+        10,
+        (
+            _slower(
+                "heartbeat to echo while 200 jobs print 10 MB each, 8 at a time, each with 5 followers, p99",
+                "echo p99",
+                Bar("echo p99, no followers"),
+                Bar("echo p99, idle"),
+            ),
+            _slower(
+                "enqueue to lease in another queue meanwhile, p99",
+                "lease p99",
+                Bar("lease p99, no followers"),
+                Bar("lease p99, idle"),
+            ),
+            Row("memory of the broker at its highest", "MB", (Bar("memory, no followers"),), "memory", 200, False),
+            Row("such jobs", "jobs/s", (Bar("rate, no followers"),), "rate"),
+            Row("bytes that reach followers", "MB/s", (), "delivered"),
+            Row("bytes that a follower missed, or got twice or elsewhere", "bytes", (), "wrong", 0, False),
+        ),
+        runs=1,
+    ),
     Figure(
         "idle",
         idle.idle,

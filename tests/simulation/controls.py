@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import msgspec
 
-from broker.core import Core, Turn, reports, sessions
+from broker.backoff import Policy
+from broker.core import Core, Turn, deletion, edits, endings, grants, reports, sessions, stops, unique
 from broker.core.memory import Session
+from broker.core.rooms import Group
 from broker.core.state import State
+from broker.lifecycle import Decision, Event
 from broker.loop import Loop
+from broker.store import changes, jobs
+from broker.store.changes import Changes
+from broker.store.connection import Connection, _prepare
 from broker.store.ledger import Ledger
+from broker.store.rows import Candidate, Known
 from queuectl.clock import Now
+from queuectl.jobs import JobState
 from queuectl.messages import Beat, Result
+from tests.simulation import disk
 from worker.core.slots import Slots
 
 
@@ -66,6 +76,53 @@ def _on_beat_at_once(core: State, turn: Turn, session: Session, beat: Beat) -> N
     _on_beat(core, turn, session, beat)
 
 
+@contextmanager
+def _without_keys() -> Iterator[None]:
+    """Neither the core nor the database minds unique keys."""
+
+    def prepare(connection: Connection, *, create: bool) -> None:
+        _prepare(connection, create=create)
+        connection.run("DROP INDEX job_unique")
+
+    with patch.object(disk, "_prepare", prepare), patch.object(Changes, "holding", lambda self, keys: {}):
+        yield
+
+
+_settle_keys = unique.settle
+
+
+def _settle_and_forget(*about: Any) -> tuple[Any, Any, Any]:
+    new, found, refused = _settle_keys(*about)
+    return [(place, spec) for place, spec in new if spec.on_conflict != "replace"], found, refused
+
+
+_grant_group = grants._grant_group
+
+
+def _grant_whatever_time_it_is(core: State, turn: Turn, group: Group, candidates: list[Candidate]) -> int:
+    return _grant_group(core, turn, group, [candidate._replace(until_ms=None) for candidate in candidates])
+
+
+def _sweep_nothing(core: State, turn: Turn) -> None:
+    core.next_until_ms = None
+
+
+@contextmanager
+def _without_time() -> Iterator[None]:
+    with (
+        patch.object(endings, "sweep", _sweep_nothing),
+        patch.object(grants, "_grant_group", _grant_whatever_time_it_is),
+    ):
+        yield
+
+
+_ended = Changes.ended
+
+
+def _ended_long_ago(self: Changes, state: int, after_seq: int, limit: int) -> list[tuple[Known, int]]:
+    return [(job, 0) for job, _ in _ended(self, state, after_seq, limit)]
+
+
 def _keep_new_replies(self: Ledger, replies: Sequence[tuple[str, str, int, bytes]]) -> None:
     self._db.run_many("INSERT OR IGNORE INTO reply (id, op, at_ms, body) VALUES (?, ?, ?, ?)", replies)
 
@@ -93,4 +150,54 @@ CONTROLS: dict[str, Control] = {
     "a turn that failed stays in memory": Control(
         range(1, 50), lambda: patch.object(Loop, "_undo", lambda self, now: self._store.rollback())
     ),
+    "a cancellation is told and not carried out": Control(
+        range(1, 50), lambda: patch.object(stops, "end_waiting", lambda *about: None)
+    ),
+    "that a job is to end is not stored": Control(
+        range(1, 50), lambda: patch.object(Changes, "ask_to_end", lambda self, *about: None)
+    ),
+    "that a job was to end is never forgotten": Control(
+        range(1, 50), lambda: patch.object(Changes, "has_ended", lambda self, seqs: None)
+    ),
+    "a worker is told once only that a job is to end": Control(
+        range(1, 50), lambda: patch.object(sessions, "stops", SimpleNamespace(remind=lambda *about: None))
+    ),
+    "a job that was told to end goes on where its attempt fails": Control(
+        range(1, 50), lambda: patch.object(reports, "_unless_cancelled", lambda lease, decision: decision)
+    ),
+    "a job that was told to end is cancelled though it succeeded": Control(
+        range(1, 50),
+        lambda: patch.object(
+            reports, "decide_cancelled", lambda decision, attempts: Decision(Event.CANCEL, attempts, decision.losses)
+        ),
+    ),
+    "a held job is leased when its time has come": Control(
+        range(1, 50), lambda: patch.object(jobs, "PROMOTE", jobs.PROMOTE.replace("ready = 2", "ready IN (2, 4)"))
+    ),
+    "a lost run of a held job goes on": Control(
+        range(1, 50), lambda: patch.object(changes, "SET_READY", changes.SET_READY.replace("lease = NULL, ", ""))
+    ),
+    "a lost run of a job goes on after an edit": Control(
+        range(1, 50), lambda: patch.object(changes, "PLACE", changes.PLACE.replace("lease = NULL, ", ""))
+    ),
+    "an edit is told and not carried out": Control(
+        range(1, 50),
+        lambda: patch.object(
+            changes, "RESPECIFY", changes.RESPECIFY.replace("command = ?", "command = coalesce(command, ?)")
+        ),
+    ),
+    "a budget is cut below what was used of it": Control(
+        range(1, 150), lambda: patch.object(edits, "_spent", lambda core, chosen, max_retries: {})
+    ),
+    "two jobs have one key": Control(range(1, 50), _without_keys),
+    "a job is replaced by nothing": Control(range(1, 50), lambda: patch.object(unique, "settle", _settle_and_forget)),
+    "what is overdue is leased": Control(range(1, 50), _without_time),
+    "failures that must not be retried are": Control(
+        range(1, 50), lambda: patch.object(Policy, "retries", lambda self, code: True)
+    ),
+    "running jobs are purged": Control(range(1, 50), lambda: patch.object(deletion, "TERMINAL", frozenset(JobState))),
+    "jobs are deleted before their time": Control(
+        range(1, 50), lambda: patch.object(Changes, "ended", _ended_long_ago)
+    ),
+    "tags outlive their jobs": Control(range(1, 50), lambda: patch.object(Changes, "untag", lambda self, jobs: None)),
 }

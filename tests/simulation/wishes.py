@@ -163,6 +163,8 @@ class Wishes:
 
     def on_result(self, row: Row, outcome: str, exit_code: int | None, signal: int | None, *, is_revived: bool) -> None:
         """A worker has told how an attempt ended: what must not be retried is not, unless a person wants it."""
+        if outcome == Outcome.COMPLETED and STATES[row.state] is not JobState.COMPLETED:
+            self._fail(f"{row.id} was a success, and is {row}")
         [(packed,)] = self._ask(RULES, (row.seq,))
         _, retry_on, no_retry_on = rules_of(packed)
         code = code_of(Outcome(outcome), exit_code, signal)
