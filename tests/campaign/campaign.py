@@ -17,6 +17,7 @@ from tests.campaign.checker import Verdict, judge
 from tests.campaign.daemons import Broker, Machine, python
 from tests.campaign.evidence import Evidence, read_asked, read_database, read_told
 from tests.campaign.faults import SORTS, FaultLog, Sort
+from tests.campaign.followers import Follower
 from tests.campaign.jobs import Jobs, read_journal
 from tests.campaign.nemesis import BrokerNemesis, MachineNemesis, Nemesis, Pace
 from tests.campaign.orphans import Orphans, StallWatch
@@ -38,6 +39,7 @@ class Plan:
     slots: int = 12
     backlog: int = 1500
     bulk: Sequence[int] = (1, 1, 60)
+    followers: int = 3
     broker: Sequence[str] = PROGRAM  # the command line; another one plants a fault
 
 
@@ -51,6 +53,7 @@ class Campaign:
         self._jobs = Jobs(place / "jobs")
         self._orphans = Orphans(place)
         self._stalls = StallWatch(place, self._log, max(0.2, plan.pace.lease_s / 4))
+        self._followers: list[Follower] = []
         self._left: dict[int, str] = {}  # processes that outlived all of it
         self.seconds: dict[str, float] = {}
 
@@ -61,7 +64,11 @@ class Campaign:
             stack.callback(self._await_end)  # where it is broken off, guards of dead workers are busy to the last
             broker, machines = self._start(stack)
             began_s = time.monotonic()
-            with self._clients(broker) as clients, self._nemeses(broker, machines) as nemeses:
+            with (
+                self._clients(broker) as clients,
+                self._following(broker),
+                self._nemeses(broker, machines) as nemeses,
+            ):
                 self._watch_over(clients, nemeses)
             self.seconds["under attack"] = time.monotonic() - began_s
             began_s = time.monotonic()
@@ -124,6 +131,31 @@ class Campaign:
             for client in clients:
                 client.kill()
                 client.wait()
+
+    @contextmanager
+    def _following(self, broker: Broker) -> Iterator[None]:
+        """Followers at work; what they follow has ended when the block has."""
+        for number in range(self._plan.followers):
+            name = f"f{number}"
+            follower = Follower(
+                broker.home.client_endpoint,
+                name=name,
+                seed=f"{self._plan.seed} follower {number}",
+                jobs=self._jobs.place,
+                journal=self._place / f"client-{name}.jsonl",
+            )
+            follower.start()
+            self._followers.append(follower)
+        try:
+            yield
+        finally:
+            for follower in self._followers:
+                follower.tell_end()
+        for follower in self._followers:
+            follower.join(PROGRESS_LIMIT_S)
+            assert not follower.is_alive(), f"{follower.name} follows without an end"
+            if follower.error is not None:
+                raise follower.error
 
     @contextmanager
     def _nemeses(self, broker: Broker, machines: Sequence[Machine]) -> Iterator[list[Nemesis]]:
@@ -199,6 +231,9 @@ class Campaign:
         )
         verdict = judge(evidence)
         verdict.done = self._done()
+        verdict.broken["followed wrongly"] = [wrong for follower in self._followers for wrong in follower.wrong]
+        for follower in self._followers:
+            verdict.done += follower.counts
         return verdict
 
     def _done(self) -> Counter[str]:

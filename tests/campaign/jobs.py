@@ -55,6 +55,25 @@ KINDS = {
     "once": Kind(0.01, f"say s; {_TICKS}; say e", d_max=10, fields={"on_lost": "dead"}),
 }
 
+# Prints D lines of a known text, at once or in bursts; many are more than is kept. It fails once if D is even.
+TALKER = "talker"
+LINE_PAD = "." * 40
+TALK_LIMIT = 1024  # bytes kept
+_TALK = f"""I=0
+while [ $I -lt $D ]; do
+  echo "$QUEUECTL_JOB_ATTEMPT $I {LINE_PAD}"
+  [ $((D % 3)) = 0 ] || [ $((I % 10)) != 9 ] || sleep 0.1
+  I=$((I+1))
+done
+[ $((D % 2)) = 1 ] || [ $QUEUECTL_JOB_ATTEMPT -gt 1 ] || {{ say f; exit {FAILED_CODE}; }}"""
+KINDS[TALKER] = Kind(0.0, f"say s; {_TALK}; say e", fields={**RETRY, "output_limit": TALK_LIMIT})
+
+
+def printed(attempt: int, length: int) -> bytes:
+    """What an attempt of a talker prints to stdout."""
+    return "".join(f"{attempt} {line} {LINE_PAD}\n" for line in range(length)).encode()
+
+
 _SAY = """say() {
   read -r T _ </proc/uptime
   echo "$1 $N $QUEUECTL_JOB_ATTEMPT $QUEUECTL_JOB_LEASE $QUEUECTL_JOB_WORKER $T" >>%s
@@ -79,7 +98,13 @@ class Jobs:
     def make(self, name: str, chance: random.Random) -> dict[str, Any]:
         """A job of this name, of a kind that chance chooses."""
         [kind] = chance.choices(list(KINDS), [kind.share for kind in KINDS.values()])
-        length = chance.randint(1, KINDS[kind].d_max)
+        return self._job(name, kind, chance.randint(1, KINDS[kind].d_max))
+
+    def talker(self, name: str, length: int) -> dict[str, Any]:
+        """A job that prints so many lines."""
+        return self._job(name, TALKER, length)
+
+    def _job(self, name: str, kind: str, length: int) -> dict[str, Any]:
         return {"command": f"N={name}; D={length}; . {self.place / kind}", **KINDS[kind].fields}
 
 

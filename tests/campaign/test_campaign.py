@@ -25,6 +25,8 @@ def test_kills_pauses_and_cuts_lose_nothing_and_repeat_nothing_without_a_cause(h
     assert verdict.counts["acknowledged"] > 0
     assert verdict.done["all kills of brokers"] > 0
     assert verdict.done["all kills of workers"] > 0
+    assert verdict.done["attempts followed"] > 0
+    assert verdict.done["gaps followed"] > 0
     assert verdict.counts["runs given up"] > 0, "no fault hit a job: the campaign proves nothing"
 
 
