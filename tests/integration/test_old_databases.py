@@ -25,7 +25,9 @@ SINCE: dict[str, dict[str, str]] = {
     "0.2.0": _ONCE,
     "0.3.0": _ONCE,
     "0.4.0": {**_ONCE, "theirs": "pending", "again": "pending"},
+    "0.5.0": {**_ONCE, "theirs": "pending", "again": "pending", "held": "pending", "cancelled": "cancelled"},
 }
+NEVER_LEASED = {"held", "cancelled"}
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
 
 
@@ -50,7 +52,7 @@ def test_database_of_an_earlier_version_goes_on(path: Path, tmp_path: Path) -> N
     assert {job["id"] for job in broker.ask("list")["jobs"] if job["on_lost"] == "dead"} == SINCE[version].keys() & {
         "once"
     }
-    _works_on(broker, *SINCE[version])
+    _works_on(broker, *(SINCE[version].keys() - NEVER_LEASED))
     broker.close()
 
 
@@ -64,6 +66,27 @@ def _works_on(broker: BrokerHarness, *more: str) -> None:
     for job in ("pending", *more):
         worker.finish(grants[job])
     broker.check_invariants()
+
+
+def test_wishes_are_kept(tmp_path: Path) -> None:
+    copy = tmp_path / "queue.db"
+    shutil.copyfile(next(path for path in FIXTURES if path.stem == "queue-0.5.0"), copy)
+    broker = BrokerHarness(copy)
+
+    held, cancelled = broker.job("held"), broker.job("cancelled")
+
+    assert (held["held"], held["tags"], held["unique"], held["stdin_bytes"], held["backoff"]) == (
+        True,
+        {"kind": "backup"},
+        "nightly",
+        2,
+        [1, 2],
+    )
+    assert (cancelled["cancelled_by"], cancelled["cancel_reason"]) == ("uid:1000", "no longer wanted")
+    assert cancelled["retry_on"] == [75]
+    assert [job["id"] for job in broker.ask("list", select={"tags": ["kind=backup"]})["jobs"]] == ["held"]
+    assert {event["type"] for event in broker.ask("events", cursor=[0])["events"]} >= {"enqueued", "cancelled"}
+    broker.close()
 
 
 def test_keys_and_who_did_what_are_kept(tmp_path: Path) -> None:
