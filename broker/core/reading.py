@@ -19,7 +19,7 @@ from queuectl.messages import STDERR, STDOUT
 from queuectl.requests import Output
 
 LATE_OUTPUT_MS = 60_000  # from the end of an attempt; what comes later is found by those who ask again
-OUTPUT_BYTES_PER_REPLY = 512 * 1024
+OUTPUT_BYTES_PER_REPLY = 128 * 1024  # half a millisecond: many followers leave room for others
 _CHUNKS_PER_REPLY = 64
 _FAR = 2**62
 
