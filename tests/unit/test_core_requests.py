@@ -11,6 +11,7 @@ import pytest
 from broker.core.operations import OPERATIONS
 from broker.store import StoreFull
 from queuectl.errors import BadRequest, Internal, RequestIdReused, ShuttingDown, StorageFailed, VersionMismatch
+from queuectl.times import rfc3339
 from tests.harness import BrokerHarness, request
 
 ID = "request-1"
@@ -29,11 +30,8 @@ def raw(broker: BrokerHarness, body: Any) -> dict[str, Any]:
 def test_reply_carries_version_id_and_data(broker: BrokerHarness) -> None:
     reply = raw(broker, {"v": 1, "id": ID, "op": "ping", "args": {}})
 
-    assert reply == {
-        "v": 1,
-        "id": ID,
-        "ok": {"broker": "broker-1", "version": "0.0.0", "pid": 4711, "epoch": 1, "data_dir": "/data"},
-    }
+    here = {"broker": "broker-1", "version": "0.0.0", "pid": 4711, "epoch": 1, "data_dir": "/data"}
+    assert reply == {"v": 1, "id": ID, "ok": {**here, "time": rfc3339(broker.clock.now.wall_ms)}}
 
 
 def test_args_may_be_left_out(broker: BrokerHarness) -> None:
