@@ -213,7 +213,9 @@ complete -o nosort -F _queuectl_completion %(prog_name)s
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """The words before the one under the cursor, and what there is of that."""
-        line = os.environ["COMP_LINE"]
+        line = os.environ.get("COMP_LINE")
+        if line is None:  # asked by a script of before 0.5
+            return super().get_completion_args()
         words = split_arg_string(line)
         incomplete = "" if not words or line[-1:].isspace() else words.pop()
         return words[1:], incomplete
