@@ -16,6 +16,7 @@ from broker.lifecycle import TRANSITIONS, Event
 from broker.store.rows import STATES
 from queuectl.jobs import TERMINAL, JobState
 from tests.invariants import find_broken
+from tests.simulation.diary import Diary
 from tests.simulation.network import WORKERS, Line
 from tests.simulation.tape import Violation
 from tests.simulation.wishes import Reply, Wishes
@@ -109,6 +110,7 @@ class Checks:
         self._cluster = cluster
         self._connection = cluster.broker.connection
         self.wishes = Wishes(cluster, self.fail)
+        self.diary = Diary(cluster, self.fail)
         self._changes = -1
         self._looks = 0
         self.rows: dict[int, Row] = {}
@@ -246,6 +248,7 @@ class Checks:
             self._expect_unique(rows)
         self._gone |= self.rows.keys() - rows.keys()
         self.wishes.on_looked(rows)
+        self.diary.read(rows)
         self.rows = rows
         self.standing = Counter(STATES[row.state].value for row in rows.values())
 
@@ -345,6 +348,11 @@ class Checks:
             if history.get(key) != ended and ended[1] != "lost" and key[0] not in self._gone:
                 self.fail(f"the history of {key} was {ended}, and is {history.get(key)}")
         self._history = history
+        for (seq, attempt), about in history.items():
+            if seq in self.rows:
+                heard = self.diary.finished(self.rows[seq].id, attempt)
+                if heard != (None if about[1] in UNHEARD else about[1:]):
+                    self.fail(f"{self.rows[seq].id}/{attempt} ended as {about}, and by the feed with {heard}")
         for lease in sorted(self._recorded):
             self._expect_recorded(lease)
         for request_id in self._acknowledged:

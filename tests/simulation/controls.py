@@ -26,6 +26,7 @@ from queuectl.clock import Now
 from queuectl.jobs import JobState
 from queuectl.messages import Beat, Result
 from tests.simulation import disk
+from tests.simulation.report import run_seed
 from worker.core.slots import Slots
 
 
@@ -34,6 +35,11 @@ class Control(NamedTuple):
 
     seeds: range
     broken: Callable[[], AbstractContextManager[object]]
+
+    def find(self) -> int | None:
+        """The first seed that sees that the rule is broken."""
+        with self.broken():
+            return next((seed for seed in self.seeds if run_seed(seed).violation), None)
 
 
 _settle = reports._settle

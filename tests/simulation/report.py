@@ -31,6 +31,7 @@ class Outcome:
     faults: Counter[str]
     cells: Counter[tuple[str, str]]
     overlaps: Counter[str]
+    told: Counter[str]  # events of the feed about jobs
     trace: list[str] = field(default_factory=list)
 
 
@@ -71,6 +72,7 @@ def run_seed(seed: int, *, is_readable: bool = False, place: str | None = None) 
         faults=cluster.faults.counts,
         cells=cluster.faults.cells,
         overlaps=cluster.overlaps,
+        told=cluster.checks.diary.told,
         trace=list(cluster.tape.lines or ()),
     )
 
@@ -85,6 +87,7 @@ class Sum:
     faults: Counter[str] = field(default_factory=Counter)
     cells: Counter[tuple[str, str]] = field(default_factory=Counter)
     overlaps: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
     violations: list[Outcome] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
@@ -96,6 +99,7 @@ class Sum:
             (self.faults, outcome.faults),
             (self.cells, outcome.cells),
             (self.overlaps, outcome.overlaps),
+            (self.told, outcome.told),
         ):
             mine.update(its)  # type: ignore[arg-type]  # keys of each pair are of one kind
         if outcome.violation is not None:
@@ -143,6 +147,9 @@ class Sum:
         return [
             *(f"{name:<22} {count:>12,}" for name, count in head.items()),
             *(overlaps if self.overlaps else ()),
+            "",
+            f"{'what became of jobs':<30} {'count':>9}",
+            *(f"{kind:<30} {count:>9,}" for kind, count in self.told.most_common()),
             "",
             "faults, and how many jobs stood in each state when they came",
             f"{'':<28} {'faults':>9} " + " ".join(f"{state:>10}" for state in STATES),

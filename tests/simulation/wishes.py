@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 TIMES = "SELECT expires_ms, deadline_ms FROM spec WHERE seq = ?"
+GRANTED = "SELECT updated_at_ms, deadline_ms FROM job JOIN spec USING (seq) WHERE seq = ?"
 RULES = "SELECT rules FROM spec WHERE seq = ?"
 STOPPING = "SELECT seq FROM cancellation"
 DELETED = "SELECT rowid, id, state, finished_at_ms FROM deleted WHERE rowid > ? ORDER BY rowid"
@@ -77,7 +78,8 @@ class Wishes:
                 ending = [rows[seq_of[name]] for name in reply.data.get("stopping", ()) if seq_of.get(name) in rows]
                 self._on_asked_to_end([row for row in ending if row.seq not in unsure])
                 for old, copy in reply.data.get("copies", {}).items():
-                    self._grants[seq_of[copy]] = dict(self._grants[seq_of[old]])
+                    if copy in seq_of:  # either may have been purged in the same turn
+                        self._grants[seq_of[copy]] = dict(self._grants[seq_of[old]]) if old in seq_of else {}
         for seq in unsure:
             self._grants[seq] = {}
 
@@ -100,6 +102,10 @@ class Wishes:
         self._held -= {row.seq for row in jobs}
 
     def _on_edited(self, reply: Reply, jobs: list[Row]) -> None:
+        was = self._cluster.checks.rows
+        for row in jobs:
+            if row.state == _RUNNING and row.seq in was and was[row.seq].lease == row.lease:
+                self._fail(f"{row.id} was edited by {reply.asked.id} while it ran: {row}")
         changes = {key: value for key, value in reply.asked.args["changes"].items() if key in _GRANTED}
         for row in jobs:
             self._grants[row.seq] |= changes
@@ -174,7 +180,15 @@ class Wishes:
 
     def on_push(self, seq: int, fields: list[Any]) -> None:
         """A lease is on its way to a worker."""
-        self._expect_as_edited(seq, msgspec.convert(fields, Grant))
+        grant = msgspec.convert(fields, Grant)
+        self._expect_as_edited(seq, grant)
+        [(granted_ms, deadline_ms)] = self._ask(GRANTED, (seq,))
+        if deadline_ms is not None and (
+            grant.timeout_ms is None or grant.timeout_ms > max(1, deadline_ms - granted_ms)
+        ):
+            self._fail(
+                f"{grant.job}/{grant.attempt} has until {deadline_ms}, and at {granted_ms} got {grant.timeout_ms}"
+            )
 
     def _expect_as_edited(self, seq: int, grant: Grant) -> None:
         for key, value in self._grants.get(seq, {}).items():
