@@ -217,13 +217,14 @@ def _compare(
     """What the worker may keep and what it must drop; what it has lost goes back to the queue.
 
     On the same line as its last session, WELCOME and pushes of that may still be on their way, and be obeyed when
-    they arrive: only a heartbeat of the new session tells what has been lost.
+    they arrive: only a heartbeat of the new session tells what has been lost. In a session that goes on, HELLO may be
+    older than what has ended a lease since.
     """
     keep: list[int] = []
     drop: list[int] = []
     for held in named:
         lease = core.leases.get(held.lease)
-        if lease is None:  # done or not: nobody else need run it again
+        if lease is None and is_new:  # done or not: nobody else need run it again
             lease = adopt_lost(core, turn, held.lease, held.job, held.attempt, session)
         is_ours = lease is not None and lease.holder is session.holder
         (keep if is_ours or held.done else drop).append(held.lease)  # a result always gets its verdict

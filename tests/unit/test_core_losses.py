@@ -546,6 +546,19 @@ def test_late_result_of_a_lost_lease_is_that_of_the_worker_that_had_it(broker: B
     assert (attempt["outcome"], attempt["worker"]) == ("completed", "host-w-770000")
 
 
+def test_lease_given_back_as_lost_is_not_adopted_for_a_hello_said_before(broker: BrokerHarness) -> None:
+    worker, grant = working(broker)
+    worker.hello(held=[held(grant)], draining=True)
+    worker.release(grant, reason="lost")
+
+    welcome = worker.hello(held=[held(grant)], draining=True)
+
+    assert (welcome.keep, welcome.drop) == ([], [grant.lease])
+    view = broker.job(grant.job)
+    assert (view["state"], view["attempt"], view["losses"]) == ("pending", 1, 1)
+    assert [entry["outcome"] for entry in broker.history(grant.job)] == ["lost"]
+
+
 def test_lease_that_another_has_taken_is_not_adopted(broker: BrokerHarness) -> None:
     worker, grant = working(broker)
     broker.after(LEASE_MS)
