@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MESSAGE_FAULTS = ("message_dropped", "message_doubled", "message_reordered", "message_delayed")
@@ -21,6 +22,7 @@ BEATS = 90  # heartbeats of trouble in a run
 _HEARTBEATS_S = (0.2, 0.5, 1, 2, 5, 10, 30, 60, 60)
 _SHARE_OF_KINDS = (0.15, 0.35, 0.6)  # few kinds of trouble with much of each, or many
 _STRIKES = (1, 3, 6)
+_MANY_STRIKES, _MANY_LONG_JOBS = 30, 0.9
 _OWN = (KEY_EXCHANGED, JOBS_CHANGED)  # kinds that only some clusters can have
 KEPT = ("keep_completed", "keep_dead", "keep_cancelled")
 _CHANCES = (0.002, 0.01, 0.04)
@@ -102,6 +104,19 @@ def make_plan(seed: int, scheduled: tuple[str, ...]) -> Plan:
         | own,
         chances={kind: chance.choice(_CHANCES) for kind in MESSAGE_FAULTS if chance.random() < share}
         | {kind: chance.choice(_COMMAND_CHANCES) for kind in COMMAND_FAULTS if chance.random() < max(share, 0.3)},
+    )
+
+
+def plan_amid(plan: Plan, kinds: Collection[str]) -> Plan:
+    """The same with one machine and long jobs that people change, amid much of these kinds of faults and no others."""
+    chances = dict.fromkeys(MESSAGE_FAULTS, _CHANCES[-1]) | dict.fromkeys(COMMAND_FAULTS, _COMMAND_CHANCES[1])
+    return replace(
+        plan,
+        is_meddled=True,
+        long_jobs=_MANY_LONG_JOBS,
+        machines=1,
+        strikes={kind: _MANY_STRIKES / len(kinds) for kind in kinds if kind not in chances},
+        chances={kind: chance for kind, chance in chances.items() if kind in kinds},
     )
 
 

@@ -52,4 +52,7 @@ def test_seed_means_the_same_in_every_process_whoever_reads_along() -> None:
 def test_broken_rule_is_found(name: str) -> None:
     control = CONTROLS[name]
 
-    assert control.find() is not None, f"{name}, and {len(control.seeds)} seeds did not notice"
+    found = control.find()
+
+    assert found is not None, f"{name}, and {len(control.seeds)} seeds did not notice"
+    assert control.look(found) is None  # it was that rule

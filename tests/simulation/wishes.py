@@ -78,8 +78,9 @@ class Wishes:
                 ending = [rows[seq_of[name]] for name in reply.data.get("stopping", ()) if seq_of.get(name) in rows]
                 self._on_asked_to_end([row for row in ending if row.seq not in unsure])
                 for old, copy in reply.data.get("copies", {}).items():
-                    if copy in seq_of:  # either may have been purged in the same turn
-                        self._grants[seq_of[copy]] = dict(self._grants[seq_of[old]]) if old in seq_of else {}
+                    if copy in seq_of:  # either may have been purged in the same turn, and its name be another's
+                        is_known = old in seq_of and seq_of[old] not in unsure
+                        self._grants[seq_of[copy]] = dict(self._grants[seq_of[old]]) if is_known else {}
         for seq in unsure:
             self._grants[seq] = {}
 
