@@ -108,7 +108,7 @@ def _follow(session: Session, client: Client, job_id: str) -> int:
         attempt = piece.attempt if piece.outcome is not None else attempt
         if not piece.is_last:
             _say_that_it_goes_on(session, client, job_id, piece)
-    [job] = patiently(lambda: client.wait([job_id]))["jobs"]
+    [job] = client.wait([job_id])["jobs"]
     if session.as_json:
         session.emit({**job, "attempt": attempt, **attempt_text(client, job_id, attempt)} if attempt else job)
     return code_of(session, job)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import click
@@ -71,24 +70,13 @@ def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
 def _wait(session: Session, ids: list[str], **how: Any) -> list[dict[str, Any]]:
     """How the jobs have ended; a broker that is away meanwhile comes back."""
     from queuectl.errors import WaitTimedOut
-    from queuectl.patience import patiently
 
     if not ids:
         return []
-    client = session.client()
-    timeout = how.pop("timeout")
-    end = None if timeout is None else time.monotonic() + timeout
-
-    def ask() -> dict[str, Any]:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        return client.wait(ids, timeout=left, **how)
-
     try:
-        return list(patiently(ask, lambda error: away(session, error))["jobs"])
+        return list(session.client().wait(ids, on_away=lambda error: away(session, error), **how)["jobs"])
     except WaitTimedOut:
-        if timeout is None:
-            raise  # the broker's own word for it
-        raise WaitTimedOut(f"not over after {timeout:g} s", hint="wait again, or see: queuectl why ID") from None
+        raise WaitTimedOut(f"not over after {how['timeout']:g} s", hint="wait again, or see: queuectl why ID") from None
 
 
 def _progress() -> Any:

@@ -11,21 +11,21 @@ plain dicts with the keys of `queuectl list --json`: times are RFC 3339 in UTC, 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from queuectl.config import Config, load_config
-from queuectl.errors import BadRequest, QueuectlError, WaitTimedOut, from_wire
+from queuectl.errors import BadRequest, QueuectlError, from_wire
 from queuectl.following import Follows
 from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
 from queuectl.link import Begun, Link, Reply
 from queuectl.packed import pack
 from queuectl.verbs import Verbs, selection
+from queuectl.waiting import Waits
 from queuectl.ways import IPC, Ways, ways_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ REPLY_TIMEOUT_S = 5.0  # for each of four tries
 JOBS_PER_REQUEST = 1000
 REQUEST_BYTES = 2**20  # of jobs in one request: one transaction of the broker stays short
 ROWS_PER_REPLY = 500
-WAIT_SLICE_S = 10.0  # the broker holds a reply so long; then the client asks again
 
 JobView = dict[str, Any]
 JobInput: TypeAlias = "str | Mapping[str, Any] | JobSpec"
@@ -69,7 +68,7 @@ class EnqueueResult:
         return len(self.ids) - self.ids.count(None)
 
 
-class Client(Follows, Verbs):
+class Client(Follows, Verbs, Waits):
     """A connection to one broker. Connects on the first request; close it, or use it in a with statement.
 
     `endpoint` is `local`, `tcp://HOST:PORT` (of the workers' port, as in the configuration) or the `ipc://PATH` of
@@ -248,39 +247,6 @@ class Client(Follows, Verbs):
                 return
             args = {**args, "attempt": reply["attempt"], "cursor": reply["next"]}
 
-    def wait(
-        self,
-        jobs: Sequence[str] | None = None,
-        *,
-        empty: bool = False,
-        workers: Sequence[str] | None = None,
-        any_job: bool = False,
-        timeout: float | None = None,
-        progress: Callable[[int], object] | None = None,
-    ) -> dict[str, Any]:
-        """Wait until all these jobs have ended, or no job is left to run, or none of these workers is connected.
-
-        Give exactly one of the three. With `any_job` one of at most 1000 jobs is enough. `timeout` in seconds; None
-        waits for ever. `progress` hears how many jobs are left whenever that changes. The reply has `jobs`: `id`,
-        `state`, `exit_code`, `signal` and `reason` of each. Raises WaitTimedOut, UnknownJob.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        chosen: dict[str, Any] = {"empty": True} if empty else {}
-        chosen |= {"workers": list(workers)} if workers is not None else {}
-        chosen |= {"any": True} if any_job else {}
-        if jobs is None:
-            return self._wait(chosen, timeout, deadline)
-        if any_job and len(jobs) > JOBS_PER_REQUEST:
-            raise BadRequest(f"at most {JOBS_PER_REQUEST} jobs can be waited for at once")
-        ended: list[dict[str, Any]] = []
-        reply: dict[str, Any] = {}
-        for start in range(0, max(len(jobs), 1), JOBS_PER_REQUEST):
-            some = {**chosen, "jobs": [*jobs[start : start + JOBS_PER_REQUEST]]}
-            behind = len(jobs) - start - len(some["jobs"])
-            reply = self._wait(some, timeout, deadline, progress, behind)
-            ended += reply.get("jobs", [])
-        return {**reply, "jobs": ended} if "jobs" in reply else reply
-
     def events(
         self,
         job_id: str | None = None,
@@ -297,27 +263,6 @@ class Client(Follows, Verbs):
         from queuectl.feed import events
 
         return events(self, job_id, since=since, types=types, follow=follow)
-
-    def _wait(
-        self,
-        args: dict[str, Any],
-        timeout: float | None,
-        deadline: float | None,
-        progress: Callable[[int], object] | None = None,
-        behind: int = 0,
-    ) -> dict[str, Any]:
-        seen: dict[str, int] = {}
-        while True:
-            left_s = WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
-            asked = {**args, **seen, "timeout_ms": int(left_s * 1000)}
-            reply = self.request("wait", asked, timeout=left_s + self.timeout)
-            if progress is not None:
-                progress(reply["jobs_left"] + behind)
-                seen = {"seen": reply["jobs_left"]}
-            if reply["done"]:
-                return reply
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimedOut(f"the wait timed out after {timeout:g} s", details={"waited_s": timeout})
 
     # --- the queue and its broker -----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,21 +14,23 @@ Away = Callable[[QueuectlError], None]
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # while the broker is away; the last one again and again
 
 
-def patiently(ask: Callable[[], T], on_away: Away | None = None) -> T:
-    """Ask until there is an answer, for ever. Raises what asking again does not mend.
+def patiently(ask: Callable[[], T], on_away: Away | None = None, *, deadline: float | None = None) -> T:
+    """Ask until there is an answer, for ever or until then (monotonic). Raises what asking again does not mend.
 
     `on_away` hears of the first error.
     """
     from random import uniform  # loaded by those who wait only
 
+    end = math.inf if deadline is None else deadline
     tries = 0
     while True:
         try:
             return ask()
         except QueuectlError as error:
-            if not error.retryable or isinstance(error, WaitTimedOut):
+            if not error.retryable or isinstance(error, WaitTimedOut) or time.monotonic() >= end:
                 raise
             if tries == 0 and on_away is not None:
                 on_away(error)
-        time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)] * uniform(0.5, 1.0))
+        pause_s = PAUSES_S[min(tries, len(PAUSES_S) - 1)] * uniform(0.5, 1.0)
+        time.sleep(max(0.0, min(pause_s, end - time.monotonic())))
         tries += 1

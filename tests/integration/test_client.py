@@ -18,6 +18,7 @@ from queuectl.errors import (
     NotAllowed,
     OutcomeUnknown,
     QueuectlError,
+    StorageFailed,
     TooLarge,
     UnknownJob,
     VersionMismatch,
@@ -351,6 +352,31 @@ def test_wait_times_out(broker: ScriptedBroker, client: Client) -> None:
         client.wait(empty=True, timeout=0.0)
 
     assert caught.value.exit_code == 124
+
+
+def test_wait_goes_on_when_the_broker_comes_back(broker: ScriptedBroker, client: Client) -> None:
+    answers = iter([StorageFailed("the disk does not answer"), {"done": True, "jobs": []}])
+    broker.on("wait", lambda _: next(answers))
+    told: list[QueuectlError] = []
+
+    assert client.wait(["a1"], on_away=told.append)["done"]
+    assert [error.code for error in told] == ["storage_failed"]
+
+
+def test_wait_is_over_in_time_though_the_broker_is_away(tmp_path: Path) -> None:
+    with Client(f"ipc://{tmp_path}/nobody.sock") as client, pytest.raises(WaitTimedOut):
+        client.wait(["a1"], timeout=0.1)
+
+
+def test_wait_for_workers_is_not_patient(tmp_path: Path) -> None:
+    with Client(f"ipc://{tmp_path}/nobody.sock") as client, pytest.raises(BrokerUnreachable):
+        client.wait(workers=["w1"], timeout=0.1)
+
+
+@pytest.mark.parametrize("what", [{}, {"jobs": ["a1"], "empty": True}, {"jobs": [], "workers": ["w1"]}])
+def test_wait_is_for_one_thing(client: Client, what: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        client.wait(**what)
 
 
 def test_job_and_history(broker: ScriptedBroker, client: Client) -> None:
