@@ -79,7 +79,9 @@ class Decision(NamedTuple):
 ALONE_FROM_LOSSES = 2
 
 
-OVERDUE = "deadline"  # reason of a job that is dead because its deadline has come
+OVERDUE = "deadline"  # reasons of a job that is dead: its deadline has come,
+LOST = "lost"  # it lost its worker and must not run twice,
+POISON = "poison"  # it lost its worker too often
 TIMEOUT_CODE = 124  # as timeout(1) has it
 SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
 
@@ -126,10 +128,10 @@ def decide_loss(policy: Policy, *, held_slot: bool, attempts: int, losses: int, 
         return Decision(Event.RETURN, attempts, losses, alone=losses >= ALONE_FROM_LOSSES)
     losses += 1
     if policy.on_lost == "dead":
-        return Decision(Event.BURY, attempts, losses, reason="lost")
+        return Decision(Event.BURY, attempts, losses, reason=LOST)
     if losses >= max_losses:
-        return Decision(Event.BURY, attempts, losses, reason="poison")
-    return Decision(Event.RETURN, attempts, losses, reason="lost", alone=losses >= ALONE_FROM_LOSSES)
+        return Decision(Event.BURY, attempts, losses, reason=POISON)
+    return Decision(Event.RETURN, attempts, losses, reason=LOST, alone=losses >= ALONE_FROM_LOSSES)
 
 
 def decide_cancelled(decision: Decision, *, attempts: int) -> Decision:

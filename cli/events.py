@@ -13,6 +13,7 @@ import click
 from cli.escape import visible
 from cli.options import completed, shared, usage
 from cli.render import state_word
+from cli.selecting import named
 from cli.session import Session
 from cli.waiting import away
 from queuectl.feed import MISSED, Event, Feed
@@ -45,6 +46,8 @@ def events(
     """
     if since is not None and last is not None:
         usage("--since and -n exclude each other", "with --since all after that event is shown")
+    if job_id is not None:
+        [job_id] = named(session, [job_id])
     feed = Feed(session.client(), job_id=job_id, since=since, types=types, on_away=lambda error: away(session, error))
     write = _writer(session)
     try:

@@ -12,7 +12,7 @@ from cli.formats import TABLE, Form, Row, listing, print_listing
 from cli.options import completed, shared
 from cli.output import attempt_text
 from cli.render import distance, table
-from cli.selecting import filter_of, filtering
+from cli.selecting import filter_of, filtering, named
 from cli.session import Session
 from cli.show import job_text
 
@@ -105,17 +105,19 @@ def _command_and_words(job: dict[str, Any]) -> str:
 def show(session: Session, job_id: str, env: bool) -> int:
     """Show one job: its policy, why it stands where it does, each attempt, and the end of its output.
 
-    The beginning of an id will do if no other id starts like it.
+    The beginning of an id will do if no other id starts like it; last is the newest job.
 
     \b
-    Example:
+    Examples:
       queuectl show job-1
+      queuectl show last --json
     """
     return show_job(session, job_id, state=None, env=env)
 
 
 def show_job(session: Session, job_id: str, *, state: str | None, env: bool = False) -> int:
     """Print one job with its history; with `state`, only if it is in that state."""
+    [job_id] = named(session, [job_id])
     client = session.client()
     told = client.request("job", {"id": job_id} | ({"state": state} if state else {}) | ({"env": True} if env else {}))
     job, history = told["job"], told["history"]

@@ -8,6 +8,7 @@ import click
 
 from cli.escape import visible
 from cli.options import completed, shared
+from cli.render import distance
 from cli.selecting import named
 from cli.session import Session
 from queuectl.times import human_duration
@@ -36,9 +37,18 @@ def why(session: Session, job_id: str) -> int:
     return 0
 
 
+def _as_of_now(reason: dict[str, Any]) -> str:
+    """A reason, with how far from now its moment is."""
+    text = visible(reason["text"])
+    at = visible(reason.get("at") or reason.get("until") or "")
+    return text.replace(at, f"{at} ({distance(at)})") if at else text
+
+
 def why_text(told: dict[str, Any]) -> str:
     lines = [f"Job {visible(told['id'])} is {visible(told['state'])}:"]
-    lines += [f"  {visible(reason['text'])}" for reason in told["reasons"]]
+    lines += [f"  {_as_of_now(reason)}" for reason in told["reasons"]]
+    if told["state"] == "dead":
+        lines.append(f"  see: queuectl show {visible(told['id'])}; run it again: queuectl retry {visible(told['id'])}")
     if told["estimate_s"]:
         lines.append(f"  by what jobs took lately, it starts in about {human_duration(told['estimate_s'])}")
     return "\n".join(lines)

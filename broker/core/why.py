@@ -9,9 +9,9 @@ from broker.core.find import find
 from broker.core.memory import Session
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.lifecycle import ALONE_FROM_LOSSES
+from broker.lifecycle import ALONE_FROM_LOSSES, LOST, OVERDUE, POISON
 from broker.store.rows import DUE_LATER, HELD, READY, READY_ALONE, STATES, JobRow
-from queuectl.jobs import TERMINAL, JobState
+from queuectl.jobs import TERMINAL, JobState, Outcome
 from queuectl.requests import Why
 from queuectl.times import rfc3339
 
@@ -50,9 +50,33 @@ def _reason(code: str, text: str, **more: Any) -> Reason:
 
 
 def _over(state: JobState, row: JobRow) -> Reason:
-    ended = "" if row.finished_at_ms is None else f" since {rfc3339(row.finished_at_ms)}"
-    because = f", because of: {row.reason}" if row.reason and row.reason != state.value else ""
-    return _reason(state.value, f"it is {state.value}{ended}{because}")
+    assert row.finished_at_ms is not None
+    at = rfc3339(row.finished_at_ms)
+    if state is JobState.DEAD:
+        return _reason(state.value, f"it is dead since {at}: {_cause_of_death(row)}", at=at)
+    if row.reason == Outcome.EXPIRED:
+        return _reason(state.value, f"it expired at {at}, before it was started", at=at)
+    done = "it completed at" if state is JobState.COMPLETED else "it was cancelled at"
+    because = f": {row.reason}" if row.reason and row.reason != state.value else ""
+    return _reason(state.value, f"{done} {at}{because}", at=at)
+
+
+def _cause_of_death(row: JobRow) -> str:
+    causes = {
+        OVERDUE: "its deadline came",
+        LOST: "its worker was lost while it may have been running, and it must not run twice (on_lost)",
+        POISON: f"it lost its worker {row.losses} times",
+    }
+    endings = {
+        Outcome.EXIT: f"attempt {row.attempt} ended with exit {row.exit_code}",
+        Outcome.SIGNAL: f"signal {row.signal} ended attempt {row.attempt}",
+        Outcome.TIMEOUT: f"attempt {row.attempt} took longer than its timeout",
+        Outcome.SPAWN_ERROR: f"attempt {row.attempt} could not be started",
+    }
+    if row.reason not in endings:
+        return causes.get(row.reason or "", row.reason or "")
+    final = "the last one it had" if row.attempts >= row.max_retries else "and such an end is not retried"
+    return f"{endings[Outcome(row.reason)]}, {final}"
 
 
 def _running(core: State, turn: Turn, row: JobRow) -> list[Reason]:

@@ -172,11 +172,69 @@ def test_job_that_is_over_says_how(broker: BrokerHarness) -> None:
     worker.finish(worker.grant(), 1)
 
     assert why(broker)["reasons"] == [
-        {"code": "dead", "text": "it is dead since 2027-01-15T08:00:00.000Z, because of: exit"}
+        {
+            "code": "dead",
+            "text": "it is dead since 2027-01-15T08:00:00.000Z: attempt 1 ended with exit 1, the last one it had",
+            "at": "2027-01-15T08:00:00.000Z",
+        }
     ]
     broker.enqueue("y")
     worker.finish(worker.grant())
-    assert why(broker, "a2")["reasons"][0]["text"] == "it is completed since 2027-01-15T08:00:00.000Z"
+    assert why(broker, "a2")["reasons"][0]["text"] == "it completed at 2027-01-15T08:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end", "cause"),
+    [
+        ({}, {"outcome": "signal", "exit_code": None, "signal": 9}, "signal 9 ended attempt 1, the last one it had"),
+        ({}, {"outcome": "timeout", "exit_code": None}, "attempt 1 took longer than its timeout, the last one it had"),
+        ({}, {"outcome": "spawn_error", "exit_code": None}, "attempt 1 could not be started, the last one it had"),
+        (
+            {"max_retries": 3, "no_retry_on": [75]},
+            {"exit_code": 75},
+            "attempt 1 ended with exit 75, and such an end is not retried",
+        ),
+        ({"max_retries": 3, "deadline": 1}, {"exit_code": 75}, "its deadline came"),
+    ],
+)
+def test_dead_job_says_what_killed_it(
+    broker: BrokerHarness, fields: dict[str, Any], end: dict[str, Any], cause: str
+) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue("x", **{"max_retries": 1, **fields})
+    worker.finish(worker.grant(), **end)
+
+    assert why(broker)["reasons"][0]["text"].split(": ", 1)[1] == cause
+
+
+@pytest.mark.parametrize(
+    ("on_lost", "losses", "cause"),
+    [("dead", 1, "its worker was lost while it may have been running"), ("retry", 3, "it lost its worker 3 times")],
+)
+def test_job_that_lost_its_workers_says_so(broker: BrokerHarness, on_lost: str, losses: int, cause: str) -> None:
+    broker.enqueue("x", on_lost=on_lost)
+    for number in range(losses):
+        worker = broker.worker(f"w{number}")
+        worker.hello()
+        worker.grant()
+        broker.after(31_000)
+
+    assert cause in why(broker)["reasons"][0]["text"]
+
+
+def test_job_that_somebody_ended_says_why(broker: BrokerHarness) -> None:
+    broker.enqueue("x", "y")
+    broker.enqueue("z", expires=1)
+    broker.ask("cancel", select={"ids": ["a1"]})
+    broker.enqueue("x", unique="key")
+    broker.enqueue("y", unique="key", on_conflict="replace")
+    broker.after(2000)
+
+    texts = {job: why(broker, job)["reasons"][0]["text"] for job in ("a1", "a3", "a4")}
+    assert texts["a1"] == "it was cancelled at 2027-01-15T08:00:00.000Z"
+    assert texts["a3"] == "it expired at 2027-01-15T08:00:02.000Z, before it was started"
+    assert texts["a4"].endswith(": replaced")
 
 
 def test_submitter_asks_of_its_own_jobs_only(broker: BrokerHarness) -> None:
