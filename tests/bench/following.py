@@ -7,6 +7,7 @@ time as run, one after the other, in the order in which they were enqueued.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -24,20 +25,22 @@ PRINTED, PRINTED_QUICK = 10_000_000, 1_000_000  # bytes of a job
 MANY = 100  # fewer jobs are the quick run
 AT_A_TIME = 8
 FOLLOWERS = 5
+LOWEST = 19
 PACE_S = 0.02
 WAIT_S = 1800.0
 
 
 def followers(jobs: int) -> Readings:
-    """The same jobs without followers and with five each: heartbeats, dispatch, memory, and what the followers got."""
+    """The same jobs without followers and with five each: heartbeats, dispatch, memory, and what the followers got.
+
+    Followers that share the broker's cores take these from it besides. Once they have the lowest priority (nice): much
+    as if they ran elsewhere.
+    """
     size = PRINTED if jobs >= MANY else PRINTED_QUICK
-    idle = _idle()
-    alone = _scene(jobs, size, 0)
-    return {
-        **idle,
-        **{f"{name}, no followers": value for name, value in alone.items()},
-        **_scene(jobs, size, FOLLOWERS),
-    }
+    readings = _idle()
+    for name, many, nice in (("no followers", 0, 0), ("followers nice", FOLLOWERS, LOWEST)):
+        readings |= {f"{key}, {name}": value for key, value in _scene(jobs, size, many, nice).items()}
+    return {**readings, **_scene(jobs, size, FOLLOWERS, 0)}
 
 
 def _idle() -> Readings:
@@ -49,11 +52,11 @@ def _idle() -> Readings:
         return {f"{name}, idle": value for name, value in probe.readings().items()}
 
 
-def _scene(jobs: int, size: int, many: int) -> Readings:
+def _scene(jobs: int, size: int, many: int, nice: int) -> Readings:
     with stage() as it, it.client() as client:
         broker = it.broker()
         ids = [f"loud-{number}" for number in range(jobs)]
-        with crew(follow, [{"home": str(it.home.path), "ids": ids}] * many) as crowd:
+        with crew(follow, [{"home": str(it.home.path), "ids": ids, "nice": nice}] * many) as crowd:
             wait_quiet()
             command = f"head -c {size} /dev/zero | tr '\\0' x"
             enqueue(client, [{"command": command, "id": name, "queue": "loud"} for name in ids])
@@ -72,8 +75,9 @@ def _scene(jobs: int, size: int, many: int) -> Readings:
     return {**readings, "wrong": wrong, "delivered": got / 1e6 / taken}
 
 
-def follow(home: str, ids: list[str]) -> Generator[Any, None, None]:
+def follow(home: str, ids: list[str], nice: int) -> Generator[Any, None, None]:
     """Follow all of these jobs to their ends; bytes that came, bytes told as gaps, and bytes out of place."""
+    os.nice(nice)
     left, told, lock = deque(ids), {"bytes": 0, "gaps": 0, "wrong": 0}, threading.Lock()
 
     def follow_some() -> None:
