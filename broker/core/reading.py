@@ -11,7 +11,7 @@ from broker.core.access import Actor
 from broker.core.find import find
 from broker.core.state import BACKOFF_MAX_MS, State, Waiter
 from broker.core.turn import Turn
-from broker.store.history import Ended
+from broker.store.history import Chunk, Ended
 from broker.store.rows import STATES, Known
 from queuectl.errors import BadRequest
 from queuectl.jobs import TERMINAL
@@ -19,8 +19,8 @@ from queuectl.messages import STDERR, STDOUT
 from queuectl.requests import Output
 
 LATE_OUTPUT_MS = 60_000  # from the end of an attempt; what comes later is found by those who ask again
-OUTPUT_BYTES_PER_REPLY = 128 * 1024  # half a millisecond: many followers leave room for others
-_CHUNKS_PER_REPLY = 64
+OUTPUT_BYTES_PER_REPLY = 128 * 1024  # many followers leave room for others
+_CHUNKS_PER_REPLY = 256
 _FAR = 2**62
 
 
@@ -90,20 +90,21 @@ def _slice(
 ) -> tuple[list[list[Any]], list[int], list[int], bool]:
     """Segments, when each came, the place behind them, and whether there is more."""
     from_chunk, skip = _cursor(args.cursor)
-    segments: list[list[Any]] = []
-    times: list[int] = []
-    size = 0
+    wanted: list[tuple[Chunk, int]] = []  # and from which of its bytes on
+    size, place = 0, [from_chunk, skip]
     chunks = core.store.history.chunks(seq, number, from_chunk, _CHUNKS_PER_REPLY)
-    for chunk, stream, offset, data, at_ms in chunks:
-        start = max(skip if chunk == from_chunk else 0, starts.get(stream, 0) - offset)
-        if start < len(data) and args.stream in (None, stream):
-            segments.append([stream, offset + start, data[start:]])
-            times.append(at_ms)
-            size += len(data) - start
-        from_chunk, skip = chunk, len(data)
+    for chunk in chunks:
+        start = max(skip if chunk.chunk == from_chunk else 0, starts.get(chunk.stream, 0) - chunk.offset)
+        if start < chunk.length and args.stream in (None, chunk.stream):
+            wanted.append((chunk, start))
+            size += chunk.length - start
+        place = [chunk.chunk, chunk.length]
         if size >= OUTPUT_BYTES_PER_REPLY:
             break
-    return segments, times, [from_chunk, skip], len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
+    data = core.store.history.data_of([chunk.chunk for chunk, _ in wanted])
+    segments = [[chunk.stream, chunk.offset + start, data[chunk.chunk][start:]] for chunk, start in wanted]
+    is_cut = len(chunks) == _CHUNKS_PER_REPLY or size >= OUTPUT_BYTES_PER_REPLY
+    return segments, [chunk.at_ms for chunk, _ in wanted], place, is_cut
 
 
 def _has_ended(known: Known, number: int) -> bool:

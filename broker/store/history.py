@@ -44,11 +44,14 @@ DELETE_CHUNK = "DELETE FROM output WHERE seq = ? AND attempt = ? AND stream = ? 
 # Where the kept pieces of a stream lie.
 EXTENTS = "SELECT offset, length(data) FROM output WHERE seq = ? AND attempt = ? AND stream = ? ORDER BY offset"
 
-# Kept output of an attempt in order of arrival. Only numbers are sorted, the bytes of a slice come after.
-CHUNKS = """
-SELECT chunk, stream, offset, data, at_ms FROM output
+# Kept output of an attempt in order of arrival: which pieces there are, without a byte of them.
+PIECES = """
+SELECT chunk, stream, offset, length(data), at_ms FROM output
 WHERE chunk IN (SELECT chunk FROM output WHERE seq = ? AND attempt = ? AND chunk >= ? ORDER BY chunk LIMIT ?)
 ORDER BY chunk"""
+
+# The bytes of these pieces.
+DATA = "SELECT chunk, data FROM json_each(?) CROSS JOIN output ON chunk = json_each.value"
 
 # The oldest output after a place, and whether its job is over.
 OLDEST = """
@@ -120,12 +123,12 @@ class ChunkKey(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A kept piece of output."""
+    """A kept piece of output, without its bytes."""
 
     chunk: int  # its number
     stream: int
     offset: int
-    data: bytes
+    length: int
     at_ms: int  # when its first byte came; 0: nobody noted it
 
 
@@ -186,7 +189,11 @@ class History:
 
     def chunks(self, seq: int, attempt: int, from_chunk: int, limit: int) -> list[Chunk]:
         """Kept pieces of an attempt, in order of arrival."""
-        return [Chunk(*row) for row in self._db.query(CHUNKS, (seq, attempt, from_chunk, limit))]
+        return [Chunk(*row) for row in self._db.query(PIECES, (seq, attempt, from_chunk, limit))]
+
+    def data_of(self, chunks: Sequence[int]) -> dict[int, bytes]:
+        """The bytes of these pieces."""
+        return dict(self._db.query(DATA, (json.dumps(chunks),))) if chunks else {}
 
     def evict(self, after_chunk: int, bytes_wanted: int, limit: int) -> Evicted:
         """Forget the oldest output of jobs that are over, among so many pieces after this one."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.store.connection import SCHEMA_VERSION
+from broker.store.schema import SCHEMA_VERSION
 from tests.harness_cli import CommandLine
 from tests.harness_process import free_port
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.store.connection import SCHEMA_VERSION
+from broker.store.schema import SCHEMA_VERSION
 from queuectl.home import SOCKET_PATH_BYTES_MAX, Home
 from queuectl.messages import Beat, Echo, Recorded, Results, Who
 from tests.harness_process import (

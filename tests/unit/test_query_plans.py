@@ -100,11 +100,12 @@ PLANS: dict[str, tuple[str, ...]] = {
     "EXTEND_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
     "DELETE_CHUNK": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=? AND offset=?)",),
     "EXTENTS": ("SEARCH output USING INDEX output_at (seq=? AND attempt=? AND stream=?)",),
-    "CHUNKS": (
+    "PIECES": (
         "SEARCH output USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH output USING COVERING INDEX output_at (seq=? AND attempt=?)",
         "USE TEMP B-TREE FOR ORDER BY",
     ),
+    "DATA": ("SCAN json_each", "SEARCH output USING INTEGER PRIMARY KEY (rowid=?)"),
     "OLDEST": (
         "SEARCH output USING INTEGER PRIMARY KEY (rowid>?)",
         "SCAN o",
@@ -186,7 +187,7 @@ WALKS = {
     "READ_ACTORS": "one row for each who ever did something, at the start",
     "READ_KEYS": "all keys, at the start and when they change",
 }
-SORTS = {"CHUNKS": "numbers of the pieces of one attempt, of which a LIMIT keeps the first"}
+SORTS = {"PIECES": "numbers of the pieces of one attempt, of which a LIMIT keeps the first"}
 
 
 def statements(module: ModuleType) -> Iterator[tuple[str, str]]:

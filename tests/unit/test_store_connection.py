@@ -12,15 +12,8 @@ from pathlib import Path
 import pytest
 
 from broker.store import DatabaseMissing, Store, StoreFull, StoreRefused, open_store
-from broker.store.connection import (
-    APPLICATION_ID,
-    CHECKPOINT_BYTES,
-    SCHEMA_VERSION,
-    Connection,
-    _meaning,
-    migrate,
-    open_connection,
-)
+from broker.store.connection import CHECKPOINT_BYTES, Connection, _meaning, open_connection
+from broker.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate
 from queuectl.errors import DatabaseRefused, StorageFailed
 
 
