@@ -25,18 +25,12 @@ _IF_THERE = ("cwd", "stdin")
 def export(core: State, turn: Turn, by: Actor, args: Export) -> dict[str, Any]:
     """One slice of the jobs that are meant, as they were asked for."""
     jobs, following = _chosen(core, by, args)
-    specs = core.store.jobs.specified(job.id for job in jobs)
+    specs = core.store.jobs.specified((job.id for job in jobs), bytes_max=BYTES_PER_SLICE)
+    if len(specs) < len(jobs):
+        jobs = jobs[: len(specs)]
+        following = jobs[-1].seq
     tags = core.store.changes.tags_of(job.seq for job in jobs)
-    told: list[dict[str, Any]] = []
-    size = 0
-    for place, job in enumerate(jobs, 1):
-        spec = specs[job.id]
-        told.append(_fields(core, spec, tags.get(job.seq)))
-        size += len(spec.command) + len(spec.env or b"") + len(spec.stdin or b"")
-        if size > BYTES_PER_SLICE and place < len(jobs):
-            following = job.seq
-            break
-    return {"jobs": told, "next": following}
+    return {"jobs": [_fields(core, specs[job.id], tags.get(job.seq)) for job in jobs], "next": following}
 
 
 def _chosen(core: State, by: Actor, args: Export) -> tuple[list[Known], int | None]:

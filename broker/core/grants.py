@@ -6,14 +6,13 @@ the least busy worker; leases beyond the free slots are given only once no slot 
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import islice
 
 import msgpack
 
 from broker.core import feed
+from broker.core.lines import next_jobs
 from broker.core.memory import Lease, Session, policy_of
 from broker.core.rooms import Group
 from broker.core.state import State
@@ -36,9 +35,12 @@ def grant(core: State, turn: Turn) -> None:
     for group in core.rooms.groups(turn.now.mono_ms):
         buckets = [bucket for bucket in sorted(core.ready) if group.queues.has(core.queues[bucket])]
         limit = min(GRANTS_PER_TURN, group.room)
-        candidates = _candidates(core, buckets, limit)
-        if candidates and _grant_group(core, turn, group, candidates) == len(candidates) < limit:
-            core.ready.difference_update(buckets)  # that was all
+        jobs, is_all = next_jobs(core, buckets, limit)
+        granted = _grant_group(core, turn, group, jobs) if jobs else 0
+        if is_all and granted == len(jobs):
+            core.ready.difference_update(buckets)
+        elif granted >= GRANTS_PER_TURN or (granted and not is_all and len(jobs) < limit):
+            core.grants_left = True
 
 
 def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candidate]) -> int:
@@ -52,7 +54,6 @@ def _grant_group(core: State, turn: Turn, group: Group, candidates: list[Candida
         group.put(session, session.credit - 1)
         rows.append((lease.lease, session.holder.worker.worker, int(lease.slot), turn.now.wall_ms, candidate.seq))
         pushes[session.route].append((lease, candidate))
-    core.grants_left |= len(rows) >= GRANTS_PER_TURN
     core.store.jobs.lease(rows)
     for route, leases in pushes.items():
         _push(core, turn, core.sessions[route], leases)
@@ -78,35 +79,15 @@ def _push(core: State, turn: Turn, session: Session, leases: list[tuple[Lease, C
     grants: list[Grant] = []
     chars = 0
     for lease, candidate in leases:
-        more = len(candidate.command) + len(candidate.env or b"") + len(candidate.stdin or b"")
-        if grants and chars + more > PUSH_CHARS:
+        if grants and chars + candidate.size > PUSH_CHARS:
             session.pushes += 1
             turn.send(session.route, Push(session.number, session.pushes, grants))
             grants, chars = [], 0
         lease.push = session.pushes + 1
         grants.append(_grant(core, turn, lease, candidate))
-        chars += more
+        chars += candidate.size
     session.pushes += 1
     turn.send(session.route, Push(session.number, session.pushes, grants))
-
-
-def _candidates(core: State, buckets: list[int], limit: int) -> list[Candidate]:
-    """The next jobs over these queues, in order. A queue that turns out to be empty is not asked again."""
-    found: list[list[Candidate]] = []
-    for bucket in buckets:
-        plain = core.store.jobs.candidates(bucket, limit)
-        alone = core.store.jobs.candidates(bucket, limit, alone=True) if bucket in core.suspects else []
-        if not alone:
-            core.suspects.discard(bucket)
-        if not plain and not alone:
-            core.ready.discard(bucket)
-        found += [plain, alone]
-    found = [jobs for jobs in found if jobs]
-    if len(found) > 1:
-        merged = heapq.merge(*found, key=lambda candidate: (-candidate.priority, candidate.run_at_ms, candidate.seq))
-        suspects = sum(candidate.losses >= ALONE_FROM_LOSSES for jobs in found for candidate in jobs)
-        return list(islice(merged, limit + suspects))
-    return found[0] if found else []
 
 
 def _lease(core: State, turn: Turn, session: Session, candidate: Candidate) -> Lease:

@@ -189,11 +189,9 @@ class Connection:
         """All rows of a question; no cursor stays open, it would pin the WAL."""
         return self._do(lambda: self._db.execute(sql, parameters).fetchall())
 
-    def query_until(
-        self, sql: str, parameters: Sequence[Any], enough: Callable[[tuple[Any, ...]], bool]
-    ) -> list[tuple[Any, ...]]:
-        """The rows up to the first that is enough, with it: those after it are not read."""
-        return self._do(lambda: _until(self._db.execute(sql, parameters), enough))
+    def query_while(self, sql: str, parameters: Sequence[Any], take: Callable[[tuple[Any, ...]], bool]) -> None:
+        """Hand over one row after the other while `take` wants more: those after that are not read."""
+        self._do(lambda: _hand_over(self._db.execute(sql, parameters), take))
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
@@ -225,14 +223,11 @@ class Connection:
             raise _meaning(error) from error
 
 
-def _until(cursor: sqlite3.Cursor, enough: Callable[[tuple[Any, ...]], bool]) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
+def _hand_over(cursor: sqlite3.Cursor, take: Callable[[tuple[Any, ...]], bool]) -> None:
     with closing(cursor):
         for row in cursor:
-            rows.append(row)
-            if enough(row):
-                break
-    return rows
+            if not take(row):
+                return
 
 
 def _meaning(error: sqlite3.Error) -> QueuectlError:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Any
 
 from broker.store.connection import Connection
 from broker.store.rows import Candidate, Completion, EndingRow, Known, LeaseRow, Move, NewJob, NewSpec, expect
@@ -36,10 +38,17 @@ _CANDIDATE_COLUMNS = f"""priority, run_at_ms, j.seq, j.id, bucket, state, attemp
 CANDIDATES = f"""
 SELECT {_CANDIDATE_COLUMNS}
 FROM job j CROSS JOIN spec s ON s.seq = j.seq
-WHERE bucket = ? AND ready = 1 ORDER BY priority DESC, run_at_ms, j.seq LIMIT ?"""
+WHERE bucket = ? AND ready = 1 ORDER BY priority DESC, run_at_ms, j.seq LIMIT ? OFFSET ?"""
 
 # The same among jobs that are suspected to kill their workers.
 CANDIDATES_ALONE = CANDIDATES.replace("ready = 1", "ready = 3")
+
+# Where do these queues stand?
+HEADS = """
+SELECT bucket, priority, run_at_ms, seq FROM json_each(?) CROSS JOIN job ON seq =
+       (SELECT seq FROM job WHERE bucket = json_each.value AND ready = 1
+        ORDER BY priority DESC, run_at_ms, seq LIMIT 1)"""
+HEADS_ALONE = HEADS.replace("ready = 1", "ready = 3")
 
 # Jobs of these ids, with all that was asked for.
 SPECIFIED = f"""
@@ -146,15 +155,41 @@ class Jobs:
         self._db.run_many(INSERT_SPEC, specs)
         return refused
 
-    def candidates(self, bucket: int, limit: int, *, alone: bool = False) -> list[Candidate]:
-        """The next jobs of a queue in leasing order: priority (higher first), due time, arrival."""
-        rows = self._db.query(CANDIDATES_ALONE if alone else CANDIDATES, (bucket, limit))
-        return list(map(Candidate._make, rows))
+    def heads(self, buckets: Iterable[int], *, alone: bool = False) -> dict[int, tuple[int, int, int]]:
+        """Priority, due time and seq of the next job of each of these queues that has one."""
+        rows = self._db.query(HEADS_ALONE if alone else HEADS, (json.dumps(list(buckets)),))
+        return {bucket: (priority, run_at_ms, seq) for bucket, priority, run_at_ms, seq in rows}
 
-    def specified(self, ids: Iterable[str]) -> dict[str, Candidate]:
-        """What was asked for where jobs of these ids were stored, as far as they are there."""
-        rows = map(Candidate._make, self._db.query(SPECIFIED, (json.dumps(list(ids)),)))
-        return {row.id: row for row in rows}
+    def candidates(
+        self, bucket: int, limit: int, *, bytes_max: float = inf, offset: int = 0, alone: bool = False
+    ) -> list[Candidate]:
+        """The next jobs of a queue in leasing order: priority (higher first), due time, arrival.
+
+        With the one that makes them more than `bytes_max` they end.
+        """
+        sql = CANDIDATES_ALONE if alone else CANDIDATES
+        return self._candidates(sql, (bucket, limit, offset), bytes_max)
+
+    def specified(self, ids: Iterable[str], *, bytes_max: float = inf) -> dict[str, Candidate]:
+        """What was asked for where jobs of these ids were stored, as far as they are there, in the same order.
+
+        With the one that makes them more than `bytes_max` they end.
+        """
+        return {row.id: row for row in self._candidates(SPECIFIED, (json.dumps(list(ids)),), bytes_max)}
+
+    def _candidates(self, sql: str, parameters: Sequence[Any], bytes_max: float) -> list[Candidate]:
+        found: list[Candidate] = []
+        left = bytes_max
+
+        def take(row: tuple[Any, ...]) -> bool:
+            nonlocal left
+            job = Candidate._make(row)
+            found.append(job)
+            left -= job.size
+            return left > 0
+
+        self._db.query_while(sql, parameters, take)
+        return found
 
     def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""

@@ -53,6 +53,11 @@ class Candidate(NamedTuple):
     stdin: bytes | None
     until_ms: int | None
 
+    @property
+    def size(self) -> int:
+        """Characters and bytes of what is of any length."""
+        return len(self.command) + len(self.env or b"") + len(self.stdin or b"")
+
 
 class LeaseRow(NamedTuple):
     """A leased job, as it is read back when the broker starts or adopts a lease."""

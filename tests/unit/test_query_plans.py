@@ -31,6 +31,16 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH j USING INDEX sqlite_autoindex_job_1 (id=?)",
         "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
     ),
+    "HEADS": (
+        "SCAN json_each",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH job USING INDEX job_ready (bucket=?)",
+    ),
+    "HEADS_ALONE": (
+        "SCAN json_each",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH job USING INDEX job_alone (bucket=?)",
+    ),
     "CANDIDATES_ALONE": ("SEARCH j USING INDEX job_alone (bucket=?)", "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)"),
     "LEASE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "MOVE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
