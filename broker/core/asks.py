@@ -17,7 +17,6 @@ from queuectl.requests import ConfigShow, Job, List, Ping, Select, Status, Wait,
 from queuectl.settings import DEFAULTS
 from queuectl.times import rfc3339
 
-JOB_CHARS_PER_REPLY = 2**20  # of commands; one job more may come on top
 RETRIED, CANCELLED = "retried", "cancelled"  # what people do to jobs, as the store has it
 _SEERS = (READ, ADMIN)
 
@@ -84,12 +83,6 @@ def list_jobs(core: State, turn: Turn, by: Actor, args: List) -> dict[str, Any]:
         return {"jobs": [], "next": None}
     below = min(selection.FAR if args.cursor is None else args.cursor, core.next_seq)
     rows, following = core.store.listing.page(wanted, below_seq=below, limit=args.limit)
-    size = 0
-    for place, row in enumerate(rows, 1):
-        size += len(row.command)
-        if size > JOB_CHARS_PER_REPLY and place < len(rows):
-            rows, following = rows[:place], row.seq
-            break
     return {"jobs": [views.job(core, row) for row in rows], "next": following}
 
 

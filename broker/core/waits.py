@@ -13,11 +13,8 @@ from broker.core.memory import Holder
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
 from broker.store import OF_THE_STORE
-from broker.store.rows import CODES
 from queuectl.errors import KeyNotAccepted, QueuectlError
-from queuectl.jobs import JobState
 
-UNFINISHED = (JobState.PENDING, JobState.PROCESSING, JobState.FAILED)
 WAITERS_MAX = 10_000
 WAITERS_OF_KEY_MAX = 1000
 
@@ -44,7 +41,7 @@ class Condition(Waiter):
 
     def _is_over(self, core: State) -> bool:
         if self.empty:
-            return not any(core.tally.total(CODES[state]) for state in UNFINISHED)
+            return not core.tally.unfinished()
         if self.any and len(self.jobs) < len(self.named):
             return True
         return not self.jobs and not any(_is_there(holder, self.workers) for holder in core.holders.values())

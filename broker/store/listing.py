@@ -1,13 +1,15 @@
 """Which jobs are meant: slices of a listing, newest first, filtered by what a selection says.
 
-A slice walks over SLICE_ROWS jobs at most, so that no question holds the loop: along the index of tags if there is
-one in the question, along that of states, or along the order of arrival. What is left is looked at row by row.
+A slice takes no longer than SLICE_S, so that no question holds the loop, however many jobs there are and however long
+their commands. It walks along the index of tags if there is one in the question, along that of states, or along the
+order of arrival. What is left is looked at row by row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from broker.store.connection import Connection
@@ -16,7 +18,9 @@ from queuectl import where
 from queuectl.jobs import JobState
 from queuectl.where import Condition
 
-SLICE_ROWS = 10_000  # rows looked at in one slice of a listing: some 10 ms where each must be read
+SLICE_S = 0.01
+FIRST_STEP, STEP_MAX = 32, 1024  # jobs looked at before it is seen how long that took: few, then more and more
+PAGE_CHARS = 2**20  # of commands, environments and tags in one page; one job more may come on top
 
 _REASON = f"""CASE WHEN ready = {HELD} THEN 'held'
      WHEN ready = {DUE_LATER} THEN CASE state WHEN {CODES[JobState.FAILED]} THEN 'backoff' ELSE 'delayed' END
@@ -54,8 +58,13 @@ _ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attemp
        backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, on_lost,
        enqueued_by, rules, tags, expires_ms, deadline_ms, retry_of, length(stdin), unique_key, c.seq, a.last_line"""
 
+# The newest job before a place: where many were deleted, nothing is looked at.
+NEWEST_BEFORE = "SELECT coalesce(max(seq), 0) FROM job WHERE seq < ?"
+
 # Everything about one job.
 ROW = f"SELECT {_ROW_COLUMNS} FROM job j {_SPEC} {_REST} WHERE j.seq = ?"
+
+Take = Callable[[tuple[Any, ...]], bool]  # gets a row, and says whether it wants more
 
 _KNOWN_COLUMNS = "j.seq, j.id, bucket, state, j.attempt, j.lease, ready"
 
@@ -92,6 +101,7 @@ class Listing:
 
     def __init__(self, connection: Connection):
         self._db = connection
+        self.clock: Callable[[], float] = perf_counter
 
     def row(self, seq: int) -> JobRow:
         """Everything about one job that exists."""
@@ -99,24 +109,66 @@ class Listing:
 
     def page(self, wanted: Filter, *, below_seq: int, limit: int) -> tuple[list[JobRow], int | None]:
         """One slice of a listing, newest first, and where the next one begins (None: that was all)."""
-        return self._slice(wanted, _ROW_COLUMNS, JobRow._make, below_seq, limit)
+        rows: list[JobRow] = []
+        chars = 0
+
+        def take(row: tuple[Any, ...]) -> bool:
+            nonlocal chars
+            job = JobRow._make(row)
+            rows.append(job)
+            chars += job.size
+            return len(rows) < limit and chars <= PAGE_CHARS
+
+        return rows, self._walk(wanted, _ROW_COLUMNS, below_seq, take)
 
     def known(self, wanted: Filter, *, below_seq: int, limit: int) -> tuple[list[Known], int | None]:
         """The same with as much as is needed to change a job."""
-        return self._slice(wanted, _KNOWN_COLUMNS, Known._make, below_seq, limit)
+        rows: list[Known] = []
 
-    def _slice(
-        self, wanted: Filter, columns: str, make: Callable[[Any], Any], below_seq: int, limit: int
-    ) -> tuple[list[Any], int | None]:
-        floor = 0 if wanted.is_plain else max(0, below_seq - SLICE_ROWS)
-        sql, parameters = statement(wanted, columns, below_seq, floor, limit)
-        rows = [make(row) for row in self._db.query(sql, parameters)]
-        if len(rows) == limit:
-            return rows, rows[-1].seq
-        return rows, floor if floor > 0 else None
+        def take(row: tuple[Any, ...]) -> bool:
+            rows.append(Known._make(row))
+            return len(rows) < limit
+
+        return rows, self._walk(wanted, _KNOWN_COLUMNS, below_seq, take)
+
+    def _walk(self, wanted: Filter, columns: str, below_seq: int, take: Take) -> int | None:
+        """Hand over rows while `take` wants more and there is time; where to go on (None: that was all)."""
+        if wanted.is_plain:
+            return self._hand_over(wanted, columns, below_seq, 0, take)
+        step, below, now = FIRST_STEP, self._newest(below_seq) + 1, self.clock()
+        end = now + SLICE_S
+        while below > 1:
+            floor = max(1, below - step)
+            stopped_at = self._hand_over(wanted, columns, below, floor, take)
+            if stopped_at is not None:
+                return stopped_at
+            below = self._newest(floor) + 1
+            before, now = now, self.clock()
+            if now + 2 * (now - before) > end:
+                break
+            step = min(2 * step, STEP_MAX)
+        return below if below > 1 else None
+
+    def _hand_over(self, wanted: Filter, columns: str, below_seq: int, floor: int, take: Take) -> int | None:
+        """The seq of the row with which `take` had enough; None: these were all."""
+        stopped_at: int | None = None
+
+        def hand(row: tuple[Any, ...]) -> bool:
+            nonlocal stopped_at
+            wants_more = take(row)
+            stopped_at = None if wants_more else row[0]
+            return wants_more
+
+        self._db.query_while(*statement(wanted, columns, below_seq, floor), hand)
+        return stopped_at
+
+    def _newest(self, below_seq: int) -> int:
+        """The newest job before a place; 0: there is none."""
+        [(seq,)] = self._db.query(NEWEST_BEFORE, (below_seq,))
+        return int(seq)
 
 
-def statement(wanted: Filter, columns: str, below_seq: int, floor: int, limit: int) -> tuple[str, tuple[Any, ...]]:
+def statement(wanted: Filter, columns: str, below_seq: int, floor: int) -> tuple[str, tuple[Any, ...]]:
     """The question, and what goes into it. The order of the joins is that of the costs."""
     tables, terms = "job j", ["j.seq < ?", "j.seq >= ?"]
     parameters: list[Any] = [below_seq, floor]
@@ -127,8 +179,8 @@ def statement(wanted: Filter, columns: str, below_seq: int, floor: int, limit: i
         terms.append(text)
         parameters += values
     order = "t.seq" if wanted.tags else "j.seq"
-    sql = f"SELECT {columns} FROM {tables} {_SPEC} {_REST} WHERE {' AND '.join(terms)} ORDER BY {order} DESC LIMIT ?"
-    return sql, (*parameters, limit)
+    sql = f"SELECT {columns} FROM {tables} {_SPEC} {_REST} WHERE {' AND '.join(terms)} ORDER BY {order} DESC"
+    return sql, tuple(parameters)
 
 
 def _terms(wanted: Filter) -> list[tuple[str, list[Any]]]:

@@ -206,6 +206,12 @@ class JobRow(NamedTuple):
     cancelling: int | None
     last_line: str | None
 
+    @property
+    def size(self) -> int:
+        """Characters and bytes of what is of any length."""
+        texts = (self.command, self.env, self.tags, self.cwd, self.last_line)
+        return sum(len(text) for text in texts if text is not None)
+
 
 class EndingRow(NamedTuple):
     """How a job has ended, or where it stands."""

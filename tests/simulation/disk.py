@@ -7,6 +7,7 @@ torn write-ahead log does to a file is another room's business (tests/crashpoint
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from broker.store.connection import Connection, _prepare
 from queuectl.errors import StorageFailed
 
 T = TypeVar("T")
+STEP_S = 0.003  # that each step of a listing seems to take: two of them are a slice
 
 
 class Crash(BaseException):
@@ -117,6 +119,7 @@ class SimulatedStore(Store):
     def __init__(self, connection: SimulatedConnection) -> None:
         super().__init__(connection)
         self._simulated = connection
+        self.listing.clock = count(0, STEP_S).__next__
 
     def tidy(self) -> bool:
         if self._simulated.is_full:

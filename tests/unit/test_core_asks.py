@@ -248,7 +248,8 @@ def test_list_of_a_queue_and_a_state(broker: BrokerHarness, queue: str, state: s
 
 
 def test_listing_goes_in_slices_that_may_be_empty(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.store.listing.SLICE_ROWS", 2)
+    monkeypatch.setattr("broker.store.listing.SLICE_S", 0)
+    monkeypatch.setattr("broker.store.listing.FIRST_STEP", 2)
     broker.enqueue(queue="rare")
     broker.enqueue(*["true"] * 6)
 
@@ -260,7 +261,7 @@ def test_listing_goes_in_slices_that_may_be_empty(broker: BrokerHarness, monkeyp
 
 
 def test_page_of_large_jobs_is_cut_short(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.core.asks.JOB_CHARS_PER_REPLY", 450_000)
+    monkeypatch.setattr("broker.store.listing.PAGE_CHARS", 450_000)
     for _ in range(4):
         broker.enqueue(*["x" * 100_000] * 5)
 
@@ -385,3 +386,23 @@ def test_config_show_tells_what_differs(broker: BrokerHarness) -> None:
         "changed": ["max_retries"],
         "data_dir": "/data",
     }
+
+
+def test_listing_walks_past_what_was_deleted_at_once(broker: BrokerHarness) -> None:
+    first, *others, last = broker.enqueue(*["true"] * 200)
+    broker.ask("cancel", select={"ids": others})
+    broker.ask("purge", select={"ids": others})
+
+    page = broker.ask("list", select={"where": ["command=true"]})
+
+    assert ([job["id"] for job in page["jobs"]], page["next"]) == ([last, first], None)
+
+
+def test_page_counts_all_that_may_be_long(broker: BrokerHarness) -> None:
+    for _ in range(20):
+        broker.enqueue("true", env={f"{'x' * 50}_{number:04}": "" for number in range(1900)})
+
+    page = broker.ask("list", limit=500)
+
+    assert 0 < len(page["jobs"]) < 20
+    assert len(listed(broker, limit=500)) == 20

@@ -326,7 +326,8 @@ def test_nonsense_is_no_condition(broker: BrokerHarness, condition: str, message
 
 
 def test_listing_by_tags_goes_in_slices(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.store.listing.SLICE_ROWS", 3)
+    monkeypatch.setattr("broker.store.listing.SLICE_S", 0)
+    monkeypatch.setattr("broker.store.listing.FIRST_STEP", 3)
     for number in range(8):
         broker.enqueue("x", tags={"odd": str(number % 2)})
 
