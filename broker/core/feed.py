@@ -301,13 +301,14 @@ class Watcher(Waiter):
     place: Place
     limit: int
 
+    def must_read(self, turn: Turn) -> bool:
+        return bool(turn.happened) and self.wanted.may_be_in(turn)
+
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
-        if not turn.happened:
-            return self
-        if not self.wanted.may_be_in(turn):
-            return replace(self, place=(core.next_event, 0))
+        if not self.is_next and not self.must_read(turn):
+            return replace(self, place=(core.next_event, 0)) if turn.happened else self
         reply = _slice(core, self.wanted, self.place, self.limit)
-        return reply if reply["events"] else replace(self, place=reply["cursor"])
+        return reply if reply["events"] else replace(self, place=reply["cursor"], is_next=reply["more"])
 
     def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return _reply(core, [], self.place)

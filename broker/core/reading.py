@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -31,11 +31,14 @@ class Follower(Waiter):
     seq: int
     args: Output
 
+    def must_read(self, turn: Turn) -> bool:
+        return self.seq in turn.written
+
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
-        if self.seq not in turn.written:
+        if not self.is_next and not self.must_read(turn):
             return self
         reply = output(core, turn, self.by, self.args)
-        return reply if reply["segments"] or reply["finished"] else self
+        return reply if reply["segments"] or reply["finished"] else replace(self, is_next=False)
 
     def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return output(core, turn, self.by, self.args)

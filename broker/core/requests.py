@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -207,15 +208,14 @@ def _refuse_reuse(core: State, asked: Asked, before: StoredReply) -> None:
 def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
     if len(core.waiters) + len(turn.held) >= WAITERS_MAX:
         raise ShuttingDown("too many clients wait already", hint="try again in a while")
-    if waiter.by.key is not None and _waits(core, turn, waiter.by.name) >= WAITERS_OF_KEY_MAX:
+    if turn.waits is None:
+        turn.waits = Counter(other.by.name for waiters in (core.waiters, turn.held) for other in waiters)
+    if waiter.by.key is not None and turn.waits[waiter.by.name] >= WAITERS_OF_KEY_MAX:
         raise TooManyRequests(
             f"'{waiter.by.name}' has {WAITERS_OF_KEY_MAX} requests that wait already", hint="try again in a while"
         )
+    turn.waits[waiter.by.name] += 1
     turn.held.append(waiter)
-
-
-def _waits(core: State, turn: Turn, name: str) -> int:
-    return sum(other.by.name == name for waiters in (core.waiters, turn.held) for other in waiters)
 
 
 def _wanted(asked: Asked) -> enqueues.Wanted:

@@ -7,7 +7,7 @@ says, which is how a failed turn is forgotten.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from broker.core.access import Access, Actor, Pace
@@ -37,6 +37,11 @@ class Waiter:
     request_id: str
     deadline_ms: int  # monotonic
     by: Actor
+    is_next: bool = field(default=False, kw_only=True)  # it has read nothing yet of what came true in an earlier turn
+
+    def must_read(self, turn: Turn) -> bool:
+        """Whether to look costs something, because what it waits for may have come true in this turn."""
+        return False
 
     def look(self, core: State, turn: Turn) -> dict[str, Any] | Waiter:
         """The data of the reply if what it waits for has come true in this turn, else who waits on."""
@@ -149,6 +154,7 @@ class State:
         self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
+        self.reads_left = False  # some who wait are to be told what one turn has no time for
         self.next_sweep_ms = 0
         self.next_retire_ms = 0
         self.retiring = 0  # which of the states that jobs end in is being walked over
@@ -206,6 +212,7 @@ class State:
     def _put_back(self) -> None:
         """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
         self.sessions, self.holders, self.waiters, self.stopping = self.before
+        self.reads_left = True
         for holder in self.holders.values():
             holder.session, holder.leases = None, {}
         for session in self.sessions.values():

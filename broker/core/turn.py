@@ -5,6 +5,7 @@ Nothing in here has happened until the transaction of the turn is committed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +71,7 @@ class Turn:
     replies: list[tuple[str, str, int, bytes]] = field(default_factory=list)
     told: dict[int, Told] = field(default_factory=dict)  # by session
     held: list[Waiter] = field(default_factory=list)  # clients whose reply is held from now on
+    waits: Counter[str] | None = None  # how many replies are held for each name, once somebody has counted
     settled: set[int] = field(default_factory=set)  # leases whose result this turn has taken
     over: set[int] = field(default_factory=set)  # seqs of jobs that became terminal
     written: set[int] = field(default_factory=set)  # seqs of jobs with more output, or whose attempt has ended

@@ -10,6 +10,7 @@ from broker.core import feed
 from broker.core.access import READ, SUBMIT
 from broker.core.core import TIDY_EVERY_MS
 from broker.core.memory import Cancellation
+from broker.core.waits import READS_PER_TURN
 from queuectl.ids import job_ids
 from queuectl.jobs import Outcome
 from queuectl.messages import Cancel, Echo
@@ -474,6 +475,24 @@ def test_waiting_client_hears_of_what_happens_in_the_very_turn(broker: BrokerHar
     broker.turn(clients=[request("events", cursor=start, wait_ms=1000), request("enqueue", jobs=[{"command": "x"}])])
 
     assert [len(reply["ok"].get("events", [])) for reply in broker.replies()] == [0, 1]
+
+
+def test_many_who_wait_are_answered_some_in_each_turn_and_each_once(broker: BrokerHarness) -> None:
+    start = now(broker)
+    for number in range(2 * READS_PER_TURN + 3):
+        hold(broker, start, request_id=f"waiter-{number:02}")
+
+    broker.turn(clients=[request("enqueue", jobs=[{"command": "x"}])])
+    _, *first = broker.replies()
+    assert len(first) == READS_PER_TURN
+    assert broker.core.wake_ms(broker.clock.now) == 0
+    broker.turn()
+    broker.turn()
+
+    replies = first + broker.replies()
+    assert [reply["id"] for reply in replies] == [f"waiter-{number:02}" for number in range(2 * READS_PER_TURN + 3)]
+    assert all(told(reply["ok"]["events"]) == [("enqueued",)] for reply in replies)
+    assert broker.core.wake_ms(broker.clock.now) != 0
 
 
 def test_waiting_client_hears_of_nothing_else(broker: BrokerHarness) -> None:
