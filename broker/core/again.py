@@ -148,6 +148,7 @@ def _copy(core: State, turn: Turn, by: Actor, job: Known, due_ms: int, ready: in
             deadline_ms=deadline_ms,
             retry_of=job.id,
             enqueued_by=core.actor_number(by.name),
+            event=core.next_event,
         )
     )
     if old.tags is not None:

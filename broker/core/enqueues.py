@@ -253,7 +253,7 @@ def _rows(
             known, is_special = common, extras.has_extras(spec)
             (bucket, priority, ready, run_at_ms), terms = _place(core, now_ms, spec), _terms(core, spec)
         jobs.append((spec.id or job_id, bucket, priority, ready, run_at_ms, now_ms, seq))
-        rest.append((seq, spec.command, *terms, actor))
+        rest.append((seq, spec.command, *terms, actor, core.next_event))
         if is_special:
             special.append((seq, spec))
     return jobs, rest, special

@@ -142,7 +142,8 @@ class Wanted(NamedTuple):
     codes: frozenset[int] | None = None  # None: all kinds
     job_id: str | None = None
     seq: int = 0  # of that job
-    since_ms: int = 0  # before that, its id was another job's
+    row: int = 0  # that tells that it came: before that, its id was another job's
+    since_ms: int = 0  # the same of a job of which the row was not noted
 
     def may_be_in(self, turn: Turn) -> bool:
         """Whether it is worth while to look at what happened in a turn: many may wait, and few are meant."""
@@ -182,11 +183,25 @@ class Found(NamedTuple):
 def _in_row(row: EventRow, skip: int, wanted: Wanted) -> Iterator[Found]:
     """The wanted events of a row, without the first so many of all of them."""
     place = 0
-    for event in msgpack.unpackb(row.body, use_list=False):
+    happened = msgpack.unpackb(row.body, use_list=False)
+    if row.event == wanted.row:
+        skip = max(skip, _start(happened, wanted))
+    for event in happened:
         places = wanted.places(event)
         for offset in range(max(places.start, skip - place), places.stop):
             yield Found((row.event, place + offset + 1), row.at_ms, _one_of(event, offset))
         place += _count(event)
+
+
+def _start(happened: Sequence[Happened], wanted: Wanted) -> int:
+    """How many events of the row that tells that a job came lie before that: its id may have been another's in them."""
+    place = start = 0
+    of_all = wanted._replace(codes=None)
+    for event in happened:
+        if event[0] in (ENQUEUED, ENQUEUED_IN_A_ROW) and (places := of_all.places(event)):
+            start = place + places.start
+        place += _count(event)
+    return start
 
 
 def _one_of(event: Happened, offset: int) -> Happened:
@@ -198,12 +213,12 @@ def _one_of(event: Happened, offset: int) -> Happened:
 
 def _slice(core: State, wanted: Wanted, cursor: Place, limit: int) -> dict[str, Any]:
     """The next events after a cursor: as many as are wanted, or as may be looked at in one turn."""
-    number, skip = cursor
+    number, skip = max(cursor, (wanted.row, 0))
     found: list[Found] = []
     missed = False
     for row in core.store.events.page(number, rows_max=ROWS_PER_SLICE, bytes_max=BYTES_PER_SLICE):
         if row.event != number:
-            missed |= number > 0
+            missed |= cursor[0] > 0
             skip = 0
         if row.at_ms >= wanted.since_ms:
             for each in _in_row(row, skip, wanted):
@@ -281,7 +296,8 @@ def _wanted(core: State, by: Actor, args: Events) -> Wanted:
     if args.id is None:
         return Wanted(codes)
     known = find(core, args.id, by)
-    return Wanted(codes, known.id, known.seq, core.store.listing.row(known.seq).created_at_ms)
+    row, created_at_ms = core.store.listing.beginning(known.seq)
+    return Wanted(codes, known.id, known.seq, row or 0, created_at_ms if row is None else 0)
 
 
 def _place(core: State, cursor: list[int]) -> Place:

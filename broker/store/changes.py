@@ -77,9 +77,10 @@ INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, at
 SELECT ?, ?, bucket, priority, 0, ?, ?, 0, 0, 0, 0, ?, ?, ? FROM job WHERE seq = ?"""
 COPY_SPEC = """
 INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-                  keep_children, env, cwd, on_lost, rules, tags, stdin, expires_ms, deadline_ms, retry_of, enqueued_by)
+                  keep_children, env, cwd, on_lost, rules, tags, stdin, expires_ms, deadline_ms, retry_of, enqueued_by,
+                  event)
 SELECT ?, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-       keep_children, env, cwd, on_lost, rules, tags, stdin, ?, ?, ?, ? FROM spec WHERE seq = ?"""
+       keep_children, env, cwd, on_lost, rules, tags, stdin, ?, ?, ?, ?, ? FROM spec WHERE seq = ?"""
 
 ADD_CANCELLATION = """
 INSERT INTO cancellation VALUES (?, ?, ?, ?) ON CONFLICT (seq) DO UPDATE
@@ -151,6 +152,7 @@ class Copy(NamedTuple):
     deadline_ms: int | None
     retry_of: str
     enqueued_by: int
+    event: int
 
 
 class Changes:
@@ -186,7 +188,7 @@ class Changes:
         """Store a job that does what another one does, without its unique key and its tags."""
         now_ms = copy.now_ms
         job = (copy.seq, copy.id, copy.ready, copy.run_at_ms, copy.until_ms, now_ms, now_ms, copy.of_seq)
-        spec = (copy.seq, copy.expires_ms, copy.deadline_ms, copy.retry_of, copy.enqueued_by, copy.of_seq)
+        spec = (copy.seq, copy.expires_ms, copy.deadline_ms, copy.retry_of, copy.enqueued_by, copy.event, copy.of_seq)
         expect(self._db.run(COPY_JOB, job) + self._db.run(COPY_SPEC, spec), 2, "copy")
 
     def ended(self, state: int, after_seq: int, limit: int) -> list[tuple[Known, int]]:

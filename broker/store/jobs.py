@@ -22,8 +22,8 @@ VALUES (?1, ?2, ?3, 0, ?4, ?5, 0, 0, 0, 0, ?6, ?6, ?7) ON CONFLICT (id) DO NOTHI
 
 INSERT_SPEC = """
 INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
-                  keep_children, env, cwd, on_lost, enqueued_by)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+                  keep_children, env, cwd, on_lost, enqueued_by, event)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 # Which of the jobs just stored are there?
 STORED = "SELECT seq FROM job WHERE seq BETWEEN ? AND ?"

@@ -58,6 +58,9 @@ _ROW_COLUMNS = """j.seq, id, bucket, priority, state, ready, run_at_ms, j.attemp
        backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env, cwd, on_lost,
        enqueued_by, rules, tags, expires_ms, deadline_ms, retry_of, length(stdin), unique_key, c.seq, a.last_line"""
 
+# Where in the feed does a job begin?
+BEGINNING = "SELECT event, created_at_ms FROM job j CROSS JOIN spec s ON s.seq = j.seq WHERE j.seq = ?"
+
 # The newest job before a place: where many were deleted, nothing is looked at.
 NEWEST_BEFORE = "SELECT coalesce(max(seq), 0) FROM job WHERE seq < ?"
 
@@ -106,6 +109,11 @@ class Listing:
     def row(self, seq: int) -> JobRow:
         """Everything about one job that exists."""
         return JobRow(*self._db.query(ROW, (seq,))[0])
+
+    def beginning(self, seq: int) -> tuple[int | None, int]:
+        """The row of the feed that tells that a job came, if that was noted, and when it came."""
+        [(event, created_at_ms)] = self._db.query(BEGINNING, (seq,))
+        return event, created_at_ms
 
     def page(self, wanted: Filter, *, below_seq: int, limit: int) -> tuple[list[JobRow], int | None]:
         """One slice of a listing, newest first, and where the next one begins (None: that was all)."""

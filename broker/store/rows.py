@@ -21,8 +21,8 @@ HELD = 4  # not to be leased before it is released
 # id, bucket, priority, ready, run_at_ms, now_ms, seq
 NewJob = tuple[str, int, int, int, int, int, int]
 # seq, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit, keep_children, env,
-# cwd, on_lost, enqueued_by
-NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str, int]
+# cwd, on_lost, enqueued_by, event
+NewSpec = tuple[int, str, int, float, float, str, int | None, int, int, bytes | None, str | None, str, int, int]
 
 
 class Candidate(NamedTuple):

@@ -103,7 +103,8 @@ CREATE TABLE spec (                     -- the part of a job that changes only w
   expires_ms     INTEGER,               -- not to be started for the first time after that
   deadline_ms    INTEGER,               -- over all attempts
   retry_of       TEXT,                  -- the id of the job that this one runs again
-  stdin          BLOB
+  stdin          BLOB,
+  event          INTEGER                -- the row of the feed that tells that it came; NULL: from before version 6
 ) STRICT;
 
 CREATE TABLE tag (                      -- what jobs are chosen by; each tag once more with the value '', for any value

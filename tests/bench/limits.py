@@ -157,7 +157,7 @@ def _job(seq: int) -> NewJob:
 def _spec(seq: int) -> NewSpec:
     settings: dict[str, Any] = DEFAULTS
     policy = (settings["max_retries"], settings["backoff_base"], settings["backoff_max"], settings["backoff_jitter"])
-    return seq, f"echo job {seq}", *policy, None, settings["output_limit"], 0, None, None, "retry", 1
+    return seq, f"echo job {seq}", *policy, None, settings["output_limit"], 0, None, None, "retry", 1, seq
 
 
 def _completed(job: Candidate, now_ms: int) -> Completion:

@@ -477,6 +477,44 @@ def test_waiting_client_hears_of_what_happens_in_the_very_turn(broker: BrokerHar
     assert [len(reply["ok"].get("events", [])) for reply in broker.replies()] == [0, 1]
 
 
+def test_events_of_a_job_are_its_own_whatever_its_name_was_before_and_the_clock_says(broker: BrokerHarness) -> None:
+    alice, bob = broker.key("alice", SUBMIT), broker.key("bob", SUBMIT)
+    broker.enqueue(id="nightly", user=alice)
+    broker.ask("cancel", select={"ids": ["nightly"]}, reason="a secret", user=alice)
+    broker.ask("purge", select={"ids": ["nightly"]})
+    broker.clock.wall_ms -= 3_600_000
+    broker.enqueue(id="nightly", user=bob)
+
+    told_to_bob = read(broker, [0, 0], id="nightly", user=bob)
+
+    assert [(event["type"], event["by"]) for event in told_to_bob] == [("enqueued", "bob")]
+
+
+def test_events_of_a_job_that_came_in_the_turn_in_which_its_name_was_given_up(broker: BrokerHarness) -> None:
+    broker.enqueue(id="job-1", hold=True)
+    broker.ask("cancel", select={"ids": ["job-1"]})
+    broker.turn(
+        clients=[
+            request("purge", select={"ids": ["job-1"]}),
+            request("enqueue", jobs=[{"command": "x", "id": "job-1"}]),
+        ]
+    )
+    broker.replies()
+
+    assert told(read(broker, [0, 0], id="job-1")) == [("enqueued",)]
+    assert told(read(broker, [0, 0], id="job-1", types=["purged"])) == []
+
+
+def test_events_of_a_job_go_on_when_the_clock_was_set_back(broker: BrokerHarness) -> None:
+    worker = working(broker)
+    broker.enqueue(id="job-1")
+    cursor = now(broker)
+    broker.clock.wall_ms -= 3_600_000
+    worker.finish(worker.grant())
+
+    assert told(read(broker, cursor, id="job-1")) == [("finished",)]
+
+
 def test_many_who_wait_are_answered_some_in_each_turn_and_each_once(broker: BrokerHarness) -> None:
     start = now(broker)
     for number in range(2 * READS_PER_TURN + 3):

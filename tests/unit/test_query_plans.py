@@ -115,6 +115,10 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH output USING COVERING INDEX output_at (seq=? AND attempt=?)",
         "USE TEMP B-TREE FOR ORDER BY",
     ),
+    "BEGINNING": (
+        "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
     "NEWEST_BEFORE": ("SEARCH job USING INTEGER PRIMARY KEY (rowid<?)",),
     "DATA": ("SCAN json_each", "SEARCH output USING INTEGER PRIMARY KEY (rowid=?)"),
     "OLDEST": (

@@ -22,7 +22,7 @@ def store() -> Iterator[Store]:
 def new_job(seq: int, job_id: str, *, bucket: int = 1, ready: int = 1, run_at_ms: int = 0) -> tuple[NewJob, NewSpec]:
     return (
         (job_id, bucket, 0, ready, run_at_ms, 0, seq),
-        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry", 1),
+        (seq, "true", 3, 2.0, 3600.0, "none", None, 100, 0, None, None, "retry", 1, 1),
     )
 
 
