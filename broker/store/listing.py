@@ -92,6 +92,7 @@ class Listing:
 
     def __init__(self, connection: Connection):
         self._db = connection
+        connection.define("contains", 2, _has)
 
     def row(self, seq: int) -> JobRow:
         """Everything about one job that exists."""
@@ -153,5 +154,15 @@ def _terms(wanted: Filter) -> list[tuple[str, list[Any]]]:
 def _condition(condition: Condition) -> tuple[str, list[Any]]:
     column = COLUMNS[condition.field]
     if condition.op == where.CONTAINS:
-        return f"instr(lower({column}), lower(?)) > 0", [condition.value]
+        return _contains(column, str(condition.value))
     return f"{column} {condition.op.replace('!=', '<>')} ?", [condition.value]
+
+
+def _contains(column: str, text: str) -> tuple[str, list[Any]]:
+    if text.isascii():  # SQLite lowers these letters and no others, and faster than Python
+        return f"instr(lower({column}), ?) > 0", [text.lower()]
+    return f"contains({column}, ?)", [text.casefold()]
+
+
+def _has(text: str, folded: str) -> bool:
+    return folded in text.casefold()
