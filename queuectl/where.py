@@ -1,7 +1,7 @@
 """Conditions that jobs are chosen by: `exit_code=3`, `attempts>=2`, `command~backup`.
 
-A condition is a field, a comparison and a value; several hold together. `~` is for text: it
-contains the value, whatever the case.
+A condition is a field, a comparison and a value; several hold together. `~` is for text: it contains the value,
+whatever the case. Where a job has none (no exit code yet), a text is empty, and of a number or instant only `!=` holds.
 """
 
 from __future__ import annotations

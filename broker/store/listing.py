@@ -47,6 +47,7 @@ COLUMNS: dict[str, str] = {
     "worker": "coalesce(w.name, '')",
     "last_line": "coalesce(a.last_line, '')",
 }
+_OPERATORS = {"!=": "IS NOT"}  # those that SQLite writes otherwise: its own != is never true of NULL
 
 _SPEC = "CROSS JOIN spec s ON s.seq = j.seq"
 _REST = """LEFT JOIN worker w ON w.worker = j.worker
@@ -161,7 +162,7 @@ def _condition(condition: Condition, unserved: frozenset[int]) -> tuple[str, lis
     if condition.op == where.CONTAINS:
         text, value = _contains(column, str(condition.value))
     else:
-        text, value = f"{column} {condition.op.replace('!=', '<>')} ?", condition.value
+        text, value = f"{column} {_OPERATORS.get(condition.op, condition.op)} ?", condition.value
     return text, [*of_column, value]
 
 
