@@ -1,6 +1,7 @@
 """Conditions that jobs are chosen by: `exit_code=3`, `attempts>=2`, `command~backup`.
 
-A condition is a field, a comparison and a value; several hold together. `~` means contains, whatever the case.
+A condition is a field, a comparison and a value; several hold together. `~` is for text: it contains the value,
+whatever the case. Where a job has none (no exit code yet), a text is empty, and of a number or instant only `!=` holds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class Condition(NamedTuple):
 
 
 def _whole(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
     if abs(value) >= 2**62:
         raise ValueError("is too large")
     return value
@@ -52,8 +56,8 @@ def parse_condition(text: str) -> Condition:
             f"where: there is no field '{field}' to ask for",
             hint=did_you_mean(field, FIELDS) or f"known: {', '.join(sorted(FIELDS))}",
         )
-    if op == CONTAINS:
-        return Condition(field, op, written)
+    if op == CONTAINS and FIELDS[field] is not str:
+        raise BadRequest(f"where: ~ is for text, and {field} is none", hint=_HINT)
     try:
         return Condition(field, op, FIELDS[field](written))
     except ValueError as error:

@@ -109,6 +109,15 @@ def filter_of(
         tags=tuple(_tag(text) for text in select.tags),
         conditions=conditions,
         since_ms=select.since,
+        unserved=_unserved(core) if any(condition.field == "reason" for condition in conditions) else frozenset(),
+    )
+
+
+def _unserved(core: State) -> frozenset[int]:
+    """The buckets of which no worker takes anything new, as jobs are shown."""
+    served = {session.queues for session in core.sessions.values() if session.is_working}
+    return frozenset(
+        bucket for queue, bucket in core.buckets.items() if not any(queues.has(queue) for queues in served)
     )
 
 

@@ -154,6 +154,10 @@ class Connection:
     def _touch(self, file: Path) -> None:
         file.touch()
 
+    def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
+        """Let statements call this function; the same arguments always give the same."""
+        self._db.create_function(name, arguments, function, deterministic=True)
+
     def begin(self) -> None:
         """Begin a transaction; in fact its first statement does, so that a turn without any costs nothing."""
         self._is_due = True

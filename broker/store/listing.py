@@ -7,13 +7,14 @@ order of arrival. What is left is looked at row by row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from broker.store.connection import Connection
-from broker.store.rows import CODES, DUE_LATER, HELD, JobRow, Known
+from broker.store.rows import CODES, DUE_LATER, HELD, RESTING, JobRow, Known
 from queuectl import where
 from queuectl.jobs import JobState
 from queuectl.where import Condition
@@ -22,8 +23,10 @@ SLICE_S = 0.01
 FIRST_STEP, STEP_MAX = 32, 1024  # jobs looked at before it is seen how long that took: few, then more and more
 PAGE_CHARS = 2**20  # of commands, environments and tags in one page; one job more may come on top
 
+# The reason that is shown. It takes the buckets that no worker serves: nothing here knows of workers.
 _REASON = f"""CASE WHEN ready = {HELD} THEN 'held'
      WHEN ready = {DUE_LATER} THEN CASE state WHEN {CODES[JobState.FAILED]} THEN 'backoff' ELSE 'delayed' END
+     WHEN ready <> {RESTING} AND bucket IN (SELECT value FROM json_each(?)) THEN 'no_worker'
      ELSE coalesce(j.reason, '') END"""
 
 # What may stand in a condition: the field, and how it is said here.
@@ -48,6 +51,7 @@ COLUMNS: dict[str, str] = {
     "worker": "coalesce(w.name, '')",
     "last_line": "coalesce(a.last_line, '')",
 }
+_OPERATORS = {"!=": "IS NOT"}  # those that SQLite writes otherwise: its own != is never true of NULL
 
 _SPEC = "CROSS JOIN spec s ON s.seq = j.seq"
 _REST = """LEFT JOIN worker w ON w.worker = j.worker
@@ -83,6 +87,7 @@ class Filter:
     conditions: tuple[Condition, ...] = ()
     since_ms: int | None = None  # created then or later
     held: bool | None = None
+    unserved: frozenset[int] = frozenset()  # buckets whose jobs wait for a worker to come, where a reason is asked for
 
     @property
     def state(self) -> int | None:
@@ -105,6 +110,7 @@ class Listing:
     def __init__(self, connection: Connection):
         self._db = connection
         self.clock: Callable[[], float] = perf_counter
+        connection.define("contains", 2, _has)
 
     def row(self, seq: int) -> JobRow:
         """Everything about one job that exists."""
@@ -206,12 +212,25 @@ def _terms(wanted: Filter) -> list[tuple[str, list[Any]]]:
     terms += [(text, [value]) for text, value in simple if value is not None]
     has_tag = "EXISTS (SELECT 1 FROM tag o WHERE o.key = ? AND o.value = ? AND o.seq = j.seq)"
     terms += [(has_tag, [*tag]) for tag in wanted.tags[1:]]
-    terms += [_condition(condition) for condition in wanted.conditions]
+    terms += [_condition(condition, wanted.unserved) for condition in wanted.conditions]
     return terms
 
 
-def _condition(condition: Condition) -> tuple[str, list[Any]]:
+def _condition(condition: Condition, unserved: frozenset[int]) -> tuple[str, list[Any]]:
     column = COLUMNS[condition.field]
+    of_column = [json.dumps(sorted(unserved))] if column is _REASON else []
     if condition.op == where.CONTAINS:
-        return f"instr(lower({column}), lower(?)) > 0", [condition.value]
-    return f"{column} {condition.op.replace('!=', '<>')} ?", [condition.value]
+        text, value = _contains(column, str(condition.value))
+    else:
+        text, value = f"{column} {_OPERATORS.get(condition.op, condition.op)} ?", condition.value
+    return text, [*of_column, value]
+
+
+def _contains(column: str, text: str) -> tuple[str, int | str]:
+    if text.isascii():  # SQLite lowers these letters and no others, and faster than Python
+        return f"instr(lower({column}), ?) > 0", text.lower()
+    return f"contains({column}, ?)", text.casefold()
+
+
+def _has(text: str, folded: str) -> bool:
+    return folded in text.casefold()

@@ -182,6 +182,9 @@ class ApswConnection(Connection):
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | (apsw.SQLITE_OPEN_URI if how else 0)
         return self._guard(lambda: apsw.Connection(path, flags, self._vfs.name, statementcachesize=256))
 
+    def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
+        self._db.create_scalar_function(name, function, arguments, deterministic=True)
+
     def commit(self) -> None:
         if self.in_transaction:
             with self.disk.without_faults():

@@ -186,6 +186,7 @@ LISTINGS: dict[str, tuple[Filter, tuple[str, ...]]] = {
         (*BY_TAG, "SEARCH o USING PRIMARY KEY (key=? AND value=? AND seq=?)"),
     ),
     "conditions": (Filter(conditions=(parse_condition("exit_code=3"), parse_condition("command~x"))), (BY_ARRIVAL,)),
+    "reason": (Filter(conditions=(parse_condition("reason=no_worker"),)), (BY_ARRIVAL, "SCAN json_each")),
 }
 WALKS = {
     "NEXT_DOOMED": "the first row, by its key",
