@@ -6,6 +6,7 @@ The broker is asked for 200 ms at most, and never started. Whatever goes wrong, 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,10 @@ STATES_OF: dict[str, frozenset[str]] = {
 }
 
 
+# What the shell takes as it is: a tag or a name with anything else in it, `$(…)` even, would be read by the shell.
+_SAFE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
+
+
 class TooLateError(Exception):
     """The broker has not answered in time."""
 
@@ -65,7 +70,8 @@ def candidates(source: str, ctx: click.Context, incomplete: str) -> list[Complet
     """What this source has that begins so."""
     try:
         with _limited():
-            offered = [item for item in SOURCES[source](Line(ctx, incomplete)) if item.value.startswith(incomplete)]
+            answers = SOURCES[source](Line(ctx, incomplete))
+            offered = [item for item in answers if item.value.startswith(incomplete) and _is_safe(item)]
     except Exception:  # noqa: BLE001 - nobody has asked a question: there is nothing to answer
         return []
     return offered[:OFFERED]
@@ -161,6 +167,10 @@ def _conditions(_: Line) -> Iterator[CompletionItem]:
 
 def _files(line: Line) -> Iterator[CompletionItem]:
     yield CompletionItem(line.incomplete, type="file")
+
+
+def _is_safe(item: CompletionItem) -> bool:
+    return item.type != "plain" or _SAFE.fullmatch(item.value) is not None
 
 
 def _each(values: Iterable[str]) -> Iterator[CompletionItem]:

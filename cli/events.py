@@ -20,6 +20,7 @@ from queuectl.feed import MISSED, Event, Feed
 from queuectl.times import human_duration, parse_rfc3339
 
 SHOWN = 50
+LAST_MAX = 1_000_000
 INTERRUPTED = 130
 
 
@@ -28,15 +29,17 @@ INTERRUPTED = 130
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens; of one job until it is over.")
 @click.option("--since", metavar="CURSOR", help="Go on after this event (--json shows cursors); 0 for all.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given again.")
-@click.option("-n", "--last", type=click.IntRange(0), metavar="N", help="Begin with the last N: 50, or 0 with -f.")
+@click.option(
+    "-n", "--last", type=click.IntRange(0, LAST_MAX), metavar="N", help="Begin with the last N: 50, or 0 with -f."
+)
 @shared
 def events(
     session: Session, job_id: str | None, follow: bool, since: str | None, types: tuple[str, ...], last: int | None
 ) -> int:
     """Show what happens: jobs, workers, settings, keys.
 
-    With an ID, all that happened to that job, and who did it. With -f what happens from now on is shown as it happens,
-    over restarts of the broker. --json prints one object a line.
+    With an ID, what became of that job, and who did it, from when it was enqueued. With -f what happens from now on is
+    shown as it happens, over restarts of the broker. --json prints one object a line.
 
     \b
     Examples:

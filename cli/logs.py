@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from cli.escape import visible_lines
+from cli.escape import visible, visible_lines
 from cli.options import completed, shared, usage
 from cli.output import mark
+from cli.render import counted
 from cli.run import ending_words
 from cli.selecting import named
 from cli.session import Session
@@ -21,6 +22,7 @@ from cli.waiting import Reasons, away
 from queuectl.following import AttemptEnd, Chunk, Reader
 
 INTERRUPTED = 130
+LINES_MAX = 1_000_000
 LINE_BYTES = 4096  # of so long a line there is room at the end of the output, for each line that is wanted
 ALL = "all"
 
@@ -31,7 +33,7 @@ ALL = "all"
 @click.option("--attempt", metavar="N|all", help="Of this attempt rather than the latest, or of all.")
 @click.option("--stdout", "only_stdout", is_flag=True, help="Only what went to its stdout.")
 @click.option("--stderr", "only_stderr", is_flag=True, help="Only what went to its stderr.")
-@click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
+@click.option("-n", "--lines", type=click.IntRange(0, LINES_MAX), metavar="N", help="Begin with the last N lines.")
 @click.option("--timestamps", is_flag=True, help="Before each line, when it came to the broker.")
 @shared
 def logs(
@@ -82,9 +84,19 @@ def logs(
         if not follow:
             raise
         return INTERRUPTED  # that is how it ends: nothing to say about it
-    if not writer.wrote_any and not session.as_json:
-        session.note("No output is kept.")
+    if not writer.wrote_any and lines != 0:
+        _say_why_there_is_none(session, job_id, number)
     return 0
+
+
+def _say_why_there_is_none(session: Session, job_id: str, number: int | str | None) -> None:
+    """Raises BadRequest for an attempt that there is not."""
+    job = session.client().get(job_id)
+    name, attempts = visible(job["id"]), job["attempt"]
+    if isinstance(number, int) and number > attempts:
+        usage(f"job '{name}' has had {counted(attempts, 'attempt')}", f"see them: queuectl show {name}")
+    if not session.as_json:
+        session.note("No output is kept." if attempts else f"{name} has not run; see: queuectl why {name}")
 
 
 def _attempt(text: str | None) -> int | str | None:
@@ -112,7 +124,8 @@ def last_lines(pieces: Iterable[Chunk | AttemptEnd], lines: int) -> list[Chunk]:
         cut = _start_of_last(piece.data[: len(piece.data) - is_end], left)
         if left == 0:
             break
-        wanted.append(replace(piece, data=piece.data[cut:], offset=piece.offset + cut))
+        if piece.gap_bytes or cut < len(piece.data):
+            wanted.append(replace(piece, data=piece.data[cut:], offset=piece.offset + cut))
         left -= piece.data.count(b"\n", 0, len(piece.data) - is_end)
         if cut or left <= 0:
             break
@@ -180,10 +193,12 @@ class _Writer:
         return b"".join((stamp if start else b"") + line for start, line in zip(starts, lines, strict=False))
 
     def end(self, end: AttemptEnd) -> None:
-        """A line between two attempts, where more than one is shown."""
-        if self._shows_ends and not end.is_last:
+        """A line after each attempt, where more than one is shown."""
+        if self._shows_ends:
             ended = ending_words(end.outcome, end.exit_code, end.signal)
-            self._note(f"--- attempt {end.attempt} has ended ({ended}) ---")
+            over = f"; the job is {end.state}" if end.is_last and end.state != "completed" else ""
+            begin = "" if self._at_line_start or not self._is_terminal else "\n"
+            self._note(f"{begin}--- attempt {end.attempt} has ended ({ended}){over} ---")
 
 
 def _instant(at: float | None) -> str | None:

@@ -128,11 +128,19 @@ def _explain(error: Exception) -> tuple[dict[str, Any], int]:
     if isinstance(error, click.ClickException):
         wire = {"code": "usage", "message": error.format_message()}
         context = error.ctx if isinstance(error, click.UsageError) else None
-        return wire | ({"hint": f"see: {context.command_path} --help"} if context else {}), 2
+        return wire | ({"hint": _hint(error, context)} if context else {}), 2
     if isinstance(error, OSError):
         return {"code": "os_error", "message": str(error)}, 1
     wire = {"code": "internal", "message": f"{type(error).__name__}: {error}"}
     return wire | {"hint": "this is a bug of queuectl; --debug shows where it happened"}, 1
+
+
+def _hint(error: click.ClickException, context: click.Context) -> str:
+    from cli.job_options import DASHES
+
+    if isinstance(error, click.NoSuchOption) and context.meta.get(DASHES) is False:
+        return f"the command of a job, with its own options, stands after --: {context.command_path} -- COMMAND"
+    return f"see: {context.command_path} --help"
 
 
 def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:

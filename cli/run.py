@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 OWN_FAILURE = 125
 INTERRUPTED = 130
 SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
+OVER = frozenset({"completed", "dead", "cancelled"})
+_REASONS = {
+    "timeout": "it took longer than its timeout",
+    "deadline": "its deadline came",
+    "lost": "its worker was lost",
+    "poison": "it lost one worker after the other",
+    "expired": "it expired before it was started",
+    "replaced": "another has taken its unique key",
+}
+_NO_TEXT = {"stdout": "", "stderr": ""}
 ASK, CANCEL, DETACH = "ask", "cancel", "detach"
 
 
@@ -47,7 +57,8 @@ def run(
 
     It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
     attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
-    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running. --json prints how the job has ended,
+    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running; whatever else ends this command leaves
+    it running. --json prints how the job has ended,
     with the end of what its last attempt has printed.
 
     \b
@@ -67,10 +78,11 @@ def run(
     if inherit_env:
         fields["env"] = {**_environment(), **fields.get("env", {})}
     job_id = _enqueue(session, fields, request_id or new_request_id())
+    followed = Followed(session, job_id)
     try:
-        return _follow(session, session.client(), job_id)
+        return followed.report(followed.to_the_end())
     except KeyboardInterrupt:
-        return _interrupted(session, job_id, on_interrupt)
+        return _interrupted(session, followed, job_id, on_interrupt)
 
 
 def _environment() -> dict[str, str]:
@@ -93,37 +105,78 @@ def _enqueue(session: Session, fields: dict[str, Any], request_id: str) -> str:
 # --- following -----------------------------------------------------------------------------------------
 
 
-def _follow(session: Session, client: Client, job_id: str) -> int:
-    from queuectl.following import ALL, AttemptEnd
+class Followed:
+    """A job that is shown until it is over; after Ctrl-C it can be shown on."""
 
-    show, reasons = Silent() if session.as_json else Show(), Reasons(session, job_id)
-    attempt = 0
-    for piece in client.logs(
-        job_id, follow=True, attempt=ALL, on_away=lambda error: away(session, error), on_wait=reasons.tell
-    ):
-        if not isinstance(piece, AttemptEnd):
-            show.chunk(piece)
-            continue
-        show.finish()
-        attempt = piece.attempt if piece.outcome is not None else attempt
-        if not piece.is_last:
-            _say_that_it_goes_on(session, client, job_id, piece)
-    [job] = client.wait([job_id])["jobs"]
-    if session.as_json:
-        session.emit({**job, "attempt": attempt, **attempt_text(client, job_id, attempt)} if attempt else job)
-    return code_of(session, job)
+    def __init__(self, session: Session, job_id: str) -> None:
+        from queuectl.following import ALL, Reader
+
+        self._session = session
+        self._client = session.client()
+        self._job_id = job_id
+        self._show = Silent() if session.as_json else Show()
+        self._reader = Reader(
+            self._client,
+            job_id,
+            follow=True,
+            attempt=ALL,
+            on_away=lambda error: away(session, error),
+            on_wait=Reasons(session, job_id).tell,
+        )
+        self._attempt = 0
+
+    def to_the_end(self) -> dict[str, Any]:
+        """Show what it prints; how it has ended."""
+        from queuectl.following import AttemptEnd
+
+        for piece in self._reader:
+            if isinstance(piece, AttemptEnd):
+                self._on_end(piece)
+            else:
+                self._show.chunk(piece)
+        [job] = self._client.wait([self._job_id])["jobs"]
+        return dict(job)
+
+    def report(self, job: dict[str, Any]) -> int:
+        """Say how it has ended, as far as that is not to be seen; its exit code."""
+        if self._session.as_json:
+            text = attempt_text(self._client, self._job_id, self._attempt) if self._attempt else _NO_TEXT
+            self._session.emit({**job, "attempt": self._attempt or None, **text})
+        elif own_code(job) and not (self._attempt == 1 and job["reason"] == "exit"):
+            name = visible(job["id"])
+            again = f"; run it again: queuectl retry {name}" if job["state"] == "dead" else ""
+            self._session.note(f"queuectl: {name} is {job['state']}: {because(self._client, job)}{again}")
+        return code_of(self._session, job)
+
+    def _on_end(self, end: AttemptEnd) -> None:
+        self._show.finish()
+        if end.outcome is not None:
+            self._attempt = end.attempt
+        if not end.is_last:
+            self._say_that_it_goes_on(end)
+
+    def _say_that_it_goes_on(self, end: AttemptEnd) -> None:
+        """Between two attempts, a line about them."""
+        job = patiently(lambda: self._client.get(self._job_id))
+        ended = f"attempt {end.attempt} of {visible(self._job_id)}"
+        then = "the next one follows"
+        if job["state"] == "failed" and job["reason"] == "backoff":
+            from cli.render import distance
+
+            then = f"the next one starts {distance(job['run_at'])}"
+        words = ending_words(end.outcome, end.exit_code, end.signal)
+        self._session.note(f"queuectl: {ended}: {words}; {then}")
 
 
-def _say_that_it_goes_on(session: Session, client: Client, job_id: str, end: AttemptEnd) -> None:
-    """Between two attempts, a line about them."""
-    job = patiently(lambda: client.get(job_id))
-    ended = f"attempt {end.attempt} of {visible(job_id)}: {ending_words(end.outcome, end.exit_code, end.signal)}"
-    then = "the next one follows"
-    if job["state"] == "failed" and job["reason"] == "backoff":
-        from cli.render import distance
-
-        then = f"the next one starts {distance(job['run_at'])}"
-    session.note(f"queuectl: {ended}; {then}")
+def because(client: Client, job: dict[str, Any]) -> str:
+    """Why a job has ended as it has; empty: nobody knows more than that."""
+    reason = job["reason"] or ""
+    if reason == "spawn_error":
+        text = client.get(job["id"]).get("last_line")
+        return f"its command could not be started{f': {visible(text)}' if text else ''}"
+    if reason in ("exit", "signal"):
+        return ending_words(reason, job["exit_code"], job["signal"])
+    return _REASONS.get(reason, "" if reason == job["state"] else visible(reason))
 
 
 def ending_words(outcome: str | None, exit_code: int | None, signal: int | None) -> str:
@@ -135,16 +188,25 @@ def ending_words(outcome: str | None, exit_code: int | None, signal: int | None)
     return visible(outcome or "not started")
 
 
-def code_of(session: Session, job: dict[str, Any]) -> int:
-    """The exit code that stands for how a job has ended; where it has none of its own, a line says why."""
+def own_code(job: dict[str, Any]) -> int | None:
+    """The exit code that a job has ended with; None: it has none of its own."""
     if job["state"] == "completed":
         return 0
     if job["signal"] is not None and job["reason"] not in ("lost", "poison"):
         return SIGNAL_CODE + int(job["signal"])
     if job["state"] == "dead" and job["exit_code"] is not None and job["reason"] in ("exit", "deadline"):
         return int(job["exit_code"]) or OWN_FAILURE
-    why = f" ({visible(job['reason'])})" if job["reason"] not in (None, job["state"]) else ""
-    session.warn(f"error: job {visible(job['id'])} is {visible(job['state'])}{why}: it has no exit code of its own")
+    return None
+
+
+def code_of(session: Session, job: dict[str, Any]) -> int:
+    """The exit code that stands for how a job has ended; where it has none of its own, a line says why."""
+    code = own_code(job)
+    if code is not None:
+        return code
+    why = because(session.client(), job)
+    words = f"{visible(job['state'])}{f' ({why})' if why else ''}"
+    session.warn(f"error: job {visible(job['id'])} is {words}: it has no exit code of its own")
     return OWN_FAILURE
 
 
@@ -192,19 +254,26 @@ class Show(Silent):
 # --- Ctrl-C ----------------------------------------------------------------------------------------------
 
 
-def _interrupted(session: Session, job_id: str, how: str | None) -> int:
+def _interrupted(session: Session, followed: Followed, job_id: str, how: str | None) -> int:
     """Leave the job running, or end it: as was said, or as whoever sits there says now."""
     how = how or (ASK if _can_be_asked() else DETACH)
     if how == ASK:
         how = _asked(job_id)
-    if how == DETACH:
-        session.warn(f"\nqueuectl: {visible(job_id)} goes on; follow it: queuectl logs -f {visible(job_id)}")
+    name = visible(job_id)
+    try:
+        if patiently(lambda: session.client().get(job_id))["state"] in OVER:
+            session.warn(f"\nqueuectl: {name} was over by then")
+            return followed.report(followed.to_the_end())
+        if how == DETACH:
+            session.warn(f"\nqueuectl: {name} goes on; follow it: queuectl logs -f {name}")
+            return INTERRUPTED
+        session.warn(f"\nqueuectl: cancelling {name} …")
+        session.client().cancel([job_id], reason="interrupted")
+        job = followed.to_the_end()
+    except KeyboardInterrupt:
+        session.warn(f"\nqueuectl: left before {name} was over; see: queuectl show {name}")
         return INTERRUPTED
-    client = session.client()
-    session.warn(f"\nqueuectl: cancelling {visible(job_id)} …")
-    client.cancel([job_id], reason="interrupted")
-    client.wait([job_id])
-    return INTERRUPTED
+    return INTERRUPTED if job["state"] == "cancelled" else followed.report(job)
 
 
 def _can_be_asked() -> bool:
@@ -213,10 +282,13 @@ def _can_be_asked() -> bool:
 
 def _asked(job_id: str) -> str:
     """What to do; another Ctrl-C, or no answer, leaves the job running."""
+    answers = {"": DETACH, "l": DETACH, "leave": DETACH, "c": CANCEL, "cancel": CANCEL}
+    question = f"\nCancel job {visible(job_id)}, or leave it running? [c/L]"
     try:
-        answer = click.prompt(
-            f"\nCancel job {visible(job_id)}, or leave it running? [c/L]", default="l", show_default=False, err=True
-        )
+        while (
+            answer := click.prompt(question, default="", show_default=False, err=True).strip().lower()
+        ) not in answers:
+            question = "c to cancel it, l (or nothing) to leave it running"
     except (KeyboardInterrupt, click.Abort):
         return DETACH
-    return CANCEL if answer.strip().lower() in ("c", "cancel") else DETACH
+    return answers[answer]

@@ -85,6 +85,9 @@ def selecting_dead(function: F) -> F:
 def filter_of(options: dict[str, Any]) -> dict[str, Any]:
     """The selection that the options of `filtering` name; they are taken out. Raises BadRequest."""
     given = {name: options.pop(name) for name in ("state", "queue", "tags", "where", "since")}
+    for name, value in given.items():  # a script's empty variable must not mean all jobs
+        if value == "" or (isinstance(value, tuple) and "" in value):
+            usage(f"--{name.removesuffix('s') if name == 'tags' else name} is empty", "leave it out, or say which")
     if given["where"]:
         from queuectl.where import parse_condition
 

@@ -10,7 +10,7 @@ import click
 from cli.escape import visible
 from cli.options import DURATION, completed, shared, usage
 from cli.render import counted, state_word, table
-from cli.run import code_of, ending_words
+from cli.run import because, code_of, ending_words, own_code
 from cli.selecting import filter_of, filtering, named
 from cli.session import Session
 from cli.waiting import away
@@ -32,7 +32,7 @@ def wait(
     """Wait until jobs are over; of a selection, those that are not over now.
 
     For one job the exit code is its own, 128+N if signal N ended it, 125 if it never ran to an end. For several it is 0
-    if all are completed, or with --any the first one, else 1.
+    if all are completed, or with --any one of those that are over, else 1.
 
     \b
     Examples:
@@ -41,19 +41,22 @@ def wait(
       queuectl wait a17 a18 --any --json
     """
     select = filter_of(options)
-    if bool(ids) == bool(select):
+    if ids and select:
+        usage("ids and a selection exclude each other", "name jobs, or say what they have in common")
+    if not ids and not select:
         usage("which jobs?", "name them, or say what they have in common: --queue, --tag, --where …")
     names = named(session, ids) if ids else _unfinished(session, select)
-    tell = _progress() if progress else None
-    ended = _wait(session, names, any_job=any_job, timeout=timeout, progress=tell)
+    ended = _wait(session, names, _Progress() if progress else None, any_job=any_job, timeout=timeout)
     if any_job:
         ended = [job for job in ended if job["state"] not in UNFINISHED]
-    return _report(session, ended, is_one=len(ids) == 1)
+    return _report(session, ended, is_one=len(ids) == 1, any_job=any_job)
 
 
 def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
     """The jobs of a selection that are not over yet."""
-    states = [select.pop("state")] if "state" in select else list(UNFINISHED)
+    states = [select.pop("state")] if select.get("state") in UNFINISHED else list(UNFINISHED)
+    if "state" in select:
+        return []  # these are over
     client = session.client()
     found: list[str] = []
     for state in states:
@@ -67,30 +70,43 @@ def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _wait(session: Session, ids: list[str], **how: Any) -> list[dict[str, Any]]:
+def _wait(session: Session, ids: list[str], tell: _Progress | None, **how: Any) -> list[dict[str, Any]]:
     """How the jobs have ended; a broker that is away meanwhile comes back."""
     from queuectl.errors import WaitTimedOut
 
     if not ids:
         return []
     try:
-        return list(session.client().wait(ids, on_away=lambda error: away(session, error), **how)["jobs"])
+        reply = session.client().wait(ids, progress=tell, on_away=lambda error: away(session, error), **how)
+        return list(reply["jobs"])
     except WaitTimedOut:
-        raise WaitTimedOut(f"not over after {how['timeout']:g} s", hint="wait again, or see: queuectl why ID") from None
+        name = visible(ids[0]) if len(ids) == 1 else "ID"
+        hint = f"wait again, or see: queuectl why {name}"
+        raise WaitTimedOut(f"not over after {how['timeout']:g} s", hint=hint) from None
+    finally:
+        if tell is not None:
+            tell.finish()
 
 
-def _progress() -> Any:
-    """Tell how many are left: on one line of a terminal, on lines of their own elsewhere."""
-    is_terminal = sys.stderr.isatty()
+class _Progress:
+    """Tells how many are left: on one line of a terminal, on lines of their own elsewhere."""
 
-    def tell(left: int) -> None:
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._is_open = False
+
+    def __call__(self, left: int) -> None:
         words = f"{counted(left, 'job')} left"
-        click.echo(f"\r\x1b[K{words}" if is_terminal else words, err=True, nl=not is_terminal or left == 0)
+        click.echo(f"\r\x1b[K{words}" if self._is_terminal else words, err=True, nl=not self._is_terminal)
+        self._is_open = self._is_terminal
 
-    return tell
+    def finish(self) -> None:
+        """What comes next begins a line."""
+        if self._is_open:
+            click.echo(err=True)
 
 
-def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool) -> int:
+def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool, any_job: bool) -> int:
     if session.as_json:
         session.emit(jobs)
     elif session.quiet:
@@ -102,11 +118,13 @@ def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool) -> in
         rows = [(job["id"], job["state"], _ending(job)) for job in jobs]
         session.print(table(("ID", "STATE", "ENDED BY"), rows, state_column=1))
     if is_one and jobs:
-        if not session.quiet and not session.as_json:
-            [job] = jobs
-            session.note(f"Job {visible(job['id'])} is {state_word(job['state'])}.")
-        return code_of(session, jobs[0])
-    return 0 if all(job["state"] == "completed" for job in jobs) else FAILED
+        [job] = jobs
+        if not session.quiet and not session.as_json and own_code(job) is not None:
+            why = because(session.client(), job)
+            session.note(f"Job {visible(job['id'])} is {state_word(job['state'])}{f': {why}' if why else ''}.")
+        return code_of(session, job)
+    is_well = any if any_job else all
+    return 0 if is_well(job["state"] == "completed" for job in jobs) or not jobs else FAILED
 
 
 def _ending(job: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ class AttemptEnd:
 
 
 class Reader:
-    """The output of one attempt after the other, of one job."""
+    """The output of one attempt after the other, of one job. To iterate again goes on where an exception ended it."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class Reader:
             if not reply["finished"]:
                 return
             self._is_over = self._is_one or bool(reply["over"])
+            self._attempt, self._tail = number + 1, {}
+            self._begin(is_tail=False)
             yield AttemptEnd(
                 number, reply["outcome"], reply["exit_code"], reply["signal"], reply["state"], bool(reply["over"])
             )
-            self._attempt, self._tail = number + 1, {}
-            self._begin(is_tail=False)
             if not self._follow and number >= reply["latest"]:
                 return
 
@@ -118,10 +118,14 @@ class Reader:
             self._attempt = reply["attempt"] or 1
             times = reply.get("times") or [0] * len(reply["segments"])
             for (number, offset, data), at_ms in zip(reply["segments"], times, strict=True):
-                if offset > self._reached.get(number, 0) and not (self._is_tail and number not in self._reached):
+                reached = self._reached.get(number, 0)
+                if offset > reached and not (self._is_tail and number not in self._reached):
                     yield self._gap(number, offset)
-                yield Chunk(self._attempt, STREAMS[number], offset, bytes(data), at_ms / 1000 if at_ms else None)
-                self._reached[number] = offset + len(data)
+                start, end = max(offset, reached), offset + len(data)
+                if start < end:  # else told already, before an exception
+                    self._reached[number] = end
+                    at = at_ms / 1000 if at_ms else None
+                    yield Chunk(self._attempt, STREAMS[number], start, bytes(data[start - offset :]), at)
             self._place = {"cursor": reply["next"] or reply.get("cursor")}
             if reply["next"] is not None:
                 continue
@@ -139,7 +143,7 @@ class Reader:
 
     def _gap(self, number: int, end: int) -> Chunk:
         assert isinstance(self._attempt, int)
-        start = self._reached.get(number, 0)
+        start, self._reached[number] = self._reached.get(number, 0), end
         return Chunk(self._attempt, STREAMS[number], start, b"", None, end - start)
 
     def _ask(self, wait_s: float) -> dict[str, Any]:

@@ -6,7 +6,8 @@
 
 Each takes either ids (or unique beginnings of them) or a selection: `state`, `queue`, `tags` ("key" or "key=value"),
 `where` (conditions such as "attempts>=2", see `queuectl/where.py`) and `since` (seconds since the epoch, or ms with
-`since_ms`); a selection of nothing is all jobs. A change of many jobs goes in slices, each of which is whole.
+`since_ms`); a selection of nothing is all jobs, and an empty list of ids is none. A
+change of many jobs goes in slices, each of which is whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from queuectl.errors import QueuectlError, from_wire
+from queuectl.errors import BadRequest, QueuectlError, from_wire
 
 IDS_PER_REQUEST = 1000
 
@@ -67,7 +68,7 @@ def slices(client: Asks, op: str, select: Mapping[str, Any], args: Mapping[str, 
 
 
 def selection(
-    ids: Sequence[str] = (),
+    ids: Sequence[str] | None = None,
     *,
     state: str | None = None,
     queue: str | None = None,
@@ -75,10 +76,16 @@ def selection(
     where: Sequence[str] = (),
     since: float | None = None,
 ) -> dict[str, Any]:
-    """A selection as it goes over the wire. `since` in seconds since the epoch."""
-    given: dict[str, Any] = {"ids": list(ids), "state": state, "queue": queue, "tags": list(tags), "where": list(where)}
+    """A selection as it goes over the wire. `since` in seconds since the epoch. Raises BadRequest.
+
+    An empty list of ids is in it: it means no job, and not all of them.
+    """
+    if "" in (state, queue) or any(isinstance(texts, str) for texts in (ids, tags, where)):
+        raise BadRequest("a selection takes lists of ids, tags and conditions, and no empty name")
+    given: dict[str, Any] = {"state": state, "queue": queue, "tags": list(tags), "where": list(where)}
     given["since"] = None if since is None else round(since * 1000)
-    return {name: value for name, value in given.items() if value not in (None, [])}
+    named = {} if ids is None else {"ids": list(ids)}
+    return named | {name: value for name, value in given.items() if value not in (None, [])}
 
 
 class Verbs:
@@ -90,7 +97,7 @@ class Verbs:
 
     def cancel(
         self,
-        jobs: Sequence[str] = (),
+        jobs: Sequence[str] | None = None,
         *,
         reason: str = "",
         signal: int = 15,
@@ -104,23 +111,23 @@ class Verbs:
         args = {"reason": reason, "signal": signal, "grace_ms": round(grace * 1000)}
         return self._apply("cancel", selection(jobs, **select), args)
 
-    def hold(self, jobs: Sequence[str] = (), *, reason: str = "", **select: Any) -> Changed:
+    def hold(self, jobs: Sequence[str] | None = None, *, reason: str = "", **select: Any) -> Changed:
         """Let waiting jobs wait until they are released."""
         return self._apply("hold", selection(jobs, **select), {"reason": reason})
 
-    def release(self, jobs: Sequence[str] = (), **select: Any) -> Changed:
+    def release(self, jobs: Sequence[str] | None = None, **select: Any) -> Changed:
         """Let held jobs run again."""
         return self._apply("release", selection(jobs, **select), {})
 
-    def edit(self, jobs: Sequence[str] = (), *, changes: Mapping[str, Any], **select: Any) -> Changed:
+    def edit(self, jobs: Sequence[str] | None = None, *, changes: Mapping[str, Any], **select: Any) -> Changed:
         """Change waiting jobs: `command`, `queue`, `priority`, `delay`, `run_at`, `max_retries`, `timeout`."""
         return self._apply("edit", selection(jobs, **select), {"changes": dict(changes)})
 
-    def retry(self, jobs: Sequence[str] = (), *, delay: float = 0.0, **select: Any) -> Changed:
+    def retry(self, jobs: Sequence[str] | None = None, *, delay: float = 0.0, **select: Any) -> Changed:
         """Run jobs again, after `delay` seconds: failed and dead ones themselves, those that are over as `copies`."""
         return self._apply("retry", selection(jobs, **select), {"delay": delay})
 
-    def purge(self, jobs: Sequence[str] = (), **select: Any) -> Changed:
+    def purge(self, jobs: Sequence[str] | None = None, **select: Any) -> Changed:
         """Delete jobs that are over, with their history and output."""
         return self._apply("purge", selection(jobs, **select), {})
 
@@ -130,6 +137,8 @@ class Verbs:
 
     def _apply(self, op: str, select: Mapping[str, Any], args: Mapping[str, Any]) -> Changed:
         changed = Changed()
+        if select.get("ids") == []:
+            return changed
         for reply in slices(self, op, select, args):
             changed.add(reply)
         return changed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from queuectl import following
+from queuectl import Client, following
 from queuectl.errors import BadJob, BadRequest, UnknownJob
 from tests.harness_client import ScriptedBroker, job_view, run_cli, scripted_broker
 
@@ -17,6 +17,7 @@ from tests.harness_client import ScriptedBroker, job_view, run_cli, scripted_bro
 def broker(home: Path) -> Iterator[ScriptedBroker]:
     with scripted_broker(home) as broker:
         broker.on("enqueue", {"ids": ["a1"], "errors": []})
+        broker.on("job", {"job": job_view(id="a1", state="processing"), "history": []})
         yield broker
 
 
@@ -91,10 +92,10 @@ def test_what_is_no_news_is_not_told(broker: ScriptedBroker, code: str) -> None:
     [
         ({"state": "completed"}, 0, ""),
         ({"state": "dead", "exit_code": 7, "reason": "exit"}, 7, ""),
-        ({"state": "dead", "exit_code": None, "signal": 9, "reason": "signal"}, 137, ""),
-        ({"state": "dead", "exit_code": None, "signal": 9, "reason": "lost"}, 125, "is dead (lost)"),
-        ({"state": "dead", "exit_code": None, "reason": "deadline"}, 125, "is dead (deadline)"),
-        ({"state": "cancelled", "exit_code": None, "reason": "expired"}, 125, "is cancelled (expired)"),
+        ({"state": "dead", "exit_code": None, "signal": 9, "reason": "signal"}, 137, "is dead: signal 9"),
+        ({"state": "dead", "exit_code": None, "signal": 9, "reason": "lost"}, 125, "is dead (its worker was lost)"),
+        ({"state": "dead", "exit_code": None, "reason": "deadline"}, 125, "is dead (its deadline came)"),
+        ({"state": "cancelled", "exit_code": None, "reason": "expired"}, 125, "is cancelled (it expired"),
         ({"state": "cancelled", "exit_code": None, "reason": "cancelled"}, 125, "is cancelled: it has no exit code"),
     ],
 )
@@ -138,7 +139,8 @@ def test_json_of_a_job_that_never_began(broker: ScriptedBroker) -> None:
 
     ran = run_cli("run", "--json", "--", "echo hi")
 
-    assert (ran.code, ran.json["state"], "stdout" in ran.json) == (125, "cancelled", False)
+    assert (ran.code, ran.json["state"]) == (125, "cancelled")
+    assert (ran.json["attempt"], ran.json["stdout"], ran.json["stderr"]) == (None, "", "")
 
 
 def test_bytes_that_are_not_kept_are_told_with_their_number(broker: ScriptedBroker) -> None:
@@ -180,7 +182,9 @@ def test_job_that_is_refused_is_not_followed(broker: ScriptedBroker) -> None:
         (["logs", "a1", "--attempt", "all", "-n", "3"], "-n is about one attempt"),
         (["logs", "a1", "--stdout", "--stderr"], "exclude each other"),
         (["wait"], "which jobs?"),
-        (["wait", "a1", "--queue", "mail"], "which jobs?"),
+        (["wait", "a1", "--queue", "mail"], "exclude each other"),
+        (["wait", "--queue", ""], "--queue is empty"),
+        (["cancel", "--tag", "", "--state", "pending"], "--tag is empty"),
         (["wait", "--where", "colour=red"], "colour"),
         (["wait", "a1", "--timeout", "soon"], "soon"),
     ],
@@ -213,6 +217,7 @@ def test_interrupt_does_what_was_said(
 ) -> None:
     interrupt_readers(monkeypatch)
     broker.on("cancel", {"ids": [], "stopping": ["a1"], "skipped": [], "next": None})
+    broker.on("output", reply())
     ended(broker, state="cancelled")
 
     ran = run_cli("run", *(["--on-interrupt", choice] if choice else []), "--", "sleep 9")
@@ -223,13 +228,14 @@ def test_interrupt_does_what_was_said(
 
 
 @pytest.mark.parametrize(
-    ("answer", "cancels"), [("c", True), ("cancel", True), ("l", False), ("", False), ("x", False)]
+    ("answer", "cancels"), [("c", True), ("cancel", True), ("l", False), ("", False), ("x\nl", False), ("x\nc", True)]
 )
 def test_interrupt_asks_on_a_terminal(
     broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, answer: str, cancels: bool
 ) -> None:
     interrupt_readers(monkeypatch)
     broker.on("cancel", {"ids": ["a1"], "stopping": [], "skipped": [], "next": None})
+    broker.on("output", reply())
     ended(broker, state="cancelled")
 
     ran = run_cli("run", "--", "sleep 9", stdin=f"{answer}\n", tty=True)
@@ -239,11 +245,57 @@ def test_interrupt_asks_on_a_terminal(
     assert ("cancel" in broker.ops()) is cancels
 
 
-def interrupt_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads output is interrupted by Ctrl-C at once."""
+@pytest.mark.parametrize("choice", ["cancel", "detach"])
+def test_interrupt_of_what_was_over_by_then_tells_how_it_ended(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    interrupt_readers(monkeypatch)
+    broker.on("output", reply([1, 0, b"hi\n"]))
+    ended(broker, state="dead", exit_code=7, reason="exit")
+    broker.on("job", {"job": job_view(id="a1", state="dead"), "history": []})
 
-    def interrupt(_: object) -> Iterator[object]:
-        raise KeyboardInterrupt
+    ran = run_cli("run", "--on-interrupt", choice, "--", "sleep 9")
+
+    assert (ran.code, ran.out) == (7, "hi\n")
+    assert "a1 was over by then" in ran.err
+    assert "cancel" not in broker.ops()
+
+
+def test_second_interrupt_leaves_and_says_so(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_readers(monkeypatch, times=2)
+    broker.on("cancel", {"ids": [], "stopping": ["a1"], "skipped": [], "next": None})
+    broker.on("job", {"job": job_view(id="a1", state="processing"), "history": []})
+
+    ran = run_cli("run", "--on-interrupt", "cancel", "--", "sleep 9")
+
+    assert ran.code == 130
+    assert "left before a1 was over; see: queuectl show a1" in ran.err
+
+
+def test_reader_goes_on_where_it_was_interrupted(broker: ScriptedBroker) -> None:
+    broker.on("output", reply([1, 0, b"one"], [1, 3, b"two"], [2, 5, b"!"]))
+    with Client(broker.endpoint) as client:
+        reader = following.Reader(client, "a1", follow=True, attempt=following.ALL)
+        first = next(iter(reader))
+        rest = list(reader)
+
+    assert isinstance(first, following.Chunk)
+    assert [(each.data, each.gap_bytes) for each in rest if isinstance(each, following.Chunk)] == [
+        (b"two", 0),
+        (b"", 5),
+        (b"!", 0),
+    ]
+
+
+def interrupt_readers(monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """Whoever reads output is interrupted by Ctrl-C at once, so many times."""
+    interruptions = iter(range(times))
+    goes_on = following.Reader.__iter__
+
+    def interrupt(reader: following.Reader) -> Iterator[object]:
+        if next(interruptions, None) is not None:
+            raise KeyboardInterrupt
+        return goes_on(reader)
 
     monkeypatch.setattr(following.Reader, "__iter__", interrupt)
 
@@ -277,4 +329,4 @@ def test_wait_that_times_out_says_how_to_go_on(broker: ScriptedBroker) -> None:
     ran = run_cli("wait", "a1", "--timeout", "0")
 
     assert ran.code == 124
-    assert ran.err == "error: not over after 0 s\nhint: wait again, or see: queuectl why ID\n"
+    assert ran.err == "error: not over after 0 s\nhint: wait again, or see: queuectl why a1\n"

@@ -446,9 +446,14 @@ def test_logs_json_is_one_object_a_line(failed: ScriptedBroker) -> None:
 def test_logs_of_nothing_say_so(broker: ScriptedBroker) -> None:
     broker.on("output", {"attempt": 0, "segments": [], "totals": None, "next": None, "finished": True})
 
-    ran = run_cli("logs", "a1")
+    broker.on("job", {"job": job_view(id="a1", attempt=1), "history": []})
+    ran, beyond = run_cli("logs", "a1"), run_cli("logs", "a1", "--attempt", "2")
+    broker.on("job", {"job": job_view(id="a1", attempt=0), "history": []})
+    waiting = run_cli("logs", "a1")
 
     assert (ran.code, ran.out, ran.err) == (0, "", "No output is kept.\n")
+    assert (beyond.code, beyond.err) == (2, "error: job 'a1' has had 1 attempt\nhint: see them: queuectl show a1\n")
+    assert (waiting.code, waiting.err) == (0, "a1 has not run; see: queuectl why a1\n")
 
 
 def test_both_streams_alone_are_a_usage_error(broker: ScriptedBroker) -> None:

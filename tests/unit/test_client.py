@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from queuectl.errors import BadConfig, BadRequest
 from queuectl.home import Home
 from queuectl.ids import REQUEST_ID
 from queuectl.jobs import JobSpec
+from queuectl.verbs import Verbs, selection
 
 
 def test_endpoint_is_the_local_one_by_default(home: Path) -> None:
@@ -76,3 +79,30 @@ def test_client_may_be_closed_twice(home: Path) -> None:
 
     client.close()
     client.close()
+
+
+class _Asked(Verbs):
+    """Notes what would be asked of a broker."""
+
+    def __init__(self) -> None:
+        self.ops: list[str] = []
+
+    def request(self, op: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        self.ops.append(op)
+        return {"ids": [], "skipped": [], "next": None}
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "release", "retry", "purge"])
+def test_empty_list_of_jobs_is_none_of_them(verb: str) -> None:
+    client = _Asked()
+
+    assert getattr(client, verb)([]).ids == []
+    assert client.ops == []
+    getattr(client, verb)(queue="mail")
+    assert client.ops == [verb]
+
+
+@pytest.mark.parametrize("select", [{"queue": ""}, {"state": ""}, {"ids": "a1"}, {"tags": "nightly"}])
+def test_selection_that_means_something_else_is_refused(select: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        selection(**select)
