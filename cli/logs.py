@@ -196,7 +196,7 @@ class _Writer:
         """A line after each attempt, where more than one is shown."""
         if self._shows_ends:
             ended = ending_words(end.outcome, end.exit_code, end.signal)
-            over = f"; the job is {end.state}" if end.is_last and end.state != "completed" else ""
+            over = f"; the job is {visible(end.state)}" if end.is_last and end.state != "completed" else ""
             begin = "" if self._at_line_start or not self._is_terminal else "\n"
             self._note(f"{begin}--- attempt {end.attempt} has ended ({ended}){over} ---")
 

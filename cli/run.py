@@ -145,7 +145,7 @@ class Followed:
         elif own_code(job) and not (self._attempt == 1 and job["reason"] == "exit"):
             name = visible(job["id"])
             again = f"; run it again: queuectl retry {name}" if job["state"] == "dead" else ""
-            self._session.note(f"queuectl: {name} is {job['state']}: {because(self._client, job)}{again}")
+            self._session.note(f"queuectl: {name} is {visible(job['state'])}: {because(self._client, job)}{again}")
         return code_of(self._session, job)
 
     def _on_end(self, end: AttemptEnd) -> None:

@@ -96,7 +96,9 @@ def test_logs_of_all_attempts_the_last_lines_and_times(fast: CommandLine) -> Non
 
     whole = fast.run("logs", job, "--attempt", "all")
     assert whole.stdout == "1\ntwo\nthree\n2\ntwo\nthree\n"
-    assert whole.stderr == "--- attempt 1 has ended (exit 1) ---\n"
+    assert whole.stderr == (
+        "--- attempt 1 has ended (exit 1) ---\n--- attempt 2 has ended (exit 1); the job is dead ---\n"
+    )
     assert fast.ok("logs", job, "-n", "2") == "two\nthree\n"
     assert fast.ok("logs", job, "-n", "0") == ""
     assert fast.ok("logs", job, "-f", "-n", "1", "--attempt", "1") == "three\n"
