@@ -92,7 +92,7 @@ def logs(
 def _say_why_there_is_none(session: Session, job_id: str, number: int | str | None) -> None:
     """Raises BadRequest for an attempt that there is not."""
     job = session.client().get(job_id)
-    name, attempts = visible(job["id"]), job["attempt"]
+    name, attempts = visible(job["id"]), job.get("attempt") or 0
     if isinstance(number, int) and number > attempts:
         usage(f"job '{name}' has had {counted(attempts, 'attempt')}", f"see them: queuectl show {name}")
     if not session.as_json:
