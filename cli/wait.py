@@ -80,6 +80,8 @@ def _wait(session: Session, ids: list[str], tell: _Progress | None, **how: Any) 
         reply = session.client().wait(ids, progress=tell, on_away=lambda error: away(session, error), **how)
         return list(reply["jobs"])
     except WaitTimedOut:
+        if how["timeout"] is None:
+            raise  # the broker's own word for it
         name = visible(ids[0]) if len(ids) == 1 else "ID"
         hint = f"wait again, or see: queuectl why {name}"
         raise WaitTimedOut(f"not over after {how['timeout']:g} s", hint=hint) from None
