@@ -177,6 +177,19 @@ def _check(spec: JobSpec, names: Iterable[str]) -> None:
             _CHECKS[name](value)
     if spec.delay is not None and spec.run_at is not None:
         raise BadJob("delay and run_at exclude each other")
+    if spec.delay is not None:
+        refuse_over_before(spec, spec.delay, f"delay {spec.delay:g} s")
+
+
+def refuse_over_before(spec: JobSpec, starts_in_s: float, when: str) -> None:
+    """A job whose time is over before it may start can never run. Raises BadJob."""
+    for name in ("expires", "deadline"):
+        limit_s = getattr(spec, name)
+        if limit_s is not None and limit_s <= starts_in_s:
+            raise BadJob(
+                f"{name}: is over before the job may start ({name} {limit_s:g} s, {when})",
+                hint=f"it counts from the enqueue: give {name} more time than the start has",
+            )
 
 
 def _unknown(word: str) -> BadJob:

@@ -10,6 +10,7 @@ import msgpack
 from broker.core import feed
 from broker.core.access import Actor
 from broker.core.asks import RETRIED
+from broker.core.backlog import Backlog
 from broker.core.holds import readiness
 from broker.core.selection import Chosen, choose
 from broker.core.state import State
@@ -48,6 +49,7 @@ def retry(core: State, turn: Turn, by: Actor, args: Retry) -> dict[str, Any]:
     """Run the jobs that are meant again, after the delay."""
     chosen = _without_held(choose(core, by, args, AGAIN, RETRIED))
     chosen = chosen.without(keys_taken(core, [job for job in chosen.jobs if STATES[job.state] is JobState.DEAD]))
+    chosen = chosen.without(surplus(core, [job for job in chosen.jobs if STATES[job.state] is not JobState.FAILED]))
     copies: dict[str, str] = {}
     if not args.dry:
         due = Due(turn.now.wall_ms + round(args.delay * 1000), args.interval * 1000, args.hold)
@@ -69,6 +71,11 @@ def _without_held(chosen: Chosen) -> Chosen:
             if job.ready == HELD
         }
     )
+
+
+def surplus(core: State, jobs: Sequence[Known]) -> dict[int, QueuectlError]:
+    """Those of jobs that are over for which the backlog has no room, and why."""
+    return Backlog(core).surplus((job.seq, core.queues[job.bucket]) for job in jobs)
 
 
 def _hasten(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due) -> None:

@@ -26,10 +26,13 @@ _FAR = 2**62
 def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, Any]:
     """Dead jobs back to the queue with a fresh budget; their history stays."""
     jobs, following = _dead(core, by, args)
-    taken = again.keys_taken(core, jobs)
-    if taken and not args.all:
-        raise next(iter(taken.values()))
-    jobs = [job for job in jobs if job.seq not in taken]
+    refused = again.keys_taken(core, jobs)
+    surplus = again.surplus(core, [job for job in jobs if job.seq not in refused])
+    if refused and not args.all:
+        raise next(iter(refused.values()))
+    if surplus and (not args.all or len(refused | surplus) == len(jobs)):  # of all: as many as there is room for
+        raise next(iter(surplus.values()))
+    jobs = [job for job in jobs if job.seq not in refused | surplus]
     again.revive(core, turn, list(enumerate(jobs)), again.Due(turn.now.wall_ms))
     again.note_retry(core, turn, by, jobs)
     for job in jobs:

@@ -8,14 +8,15 @@ import msgspec
 
 from broker.core import feed
 from broker.core.access import Actor
+from broker.core.backlog import Backlog
 from broker.core.enqueues import EDITED, timeout_ms_of
-from broker.core.holds import readiness
+from broker.core.holds import readiness, ready_now
 from broker.core.selection import Chosen, choose
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.unique import WAITING
 from broker.store.changes import Editable
-from broker.store.rows import HELD
+from broker.store.rows import DUE_LATER, HELD
 from queuectl.errors import BadRequest, QueuectlError, WrongState
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.requests import Edit, Edits
@@ -32,6 +33,8 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
     chosen = choose(core, by, args, WAITING, EDITED)
     if args.changes.max_retries is not None:
         chosen = chosen.without(_spent(core, chosen, args.changes.max_retries))
+    if args.changes.queue is not None:
+        chosen = chosen.without(_crowded(core, chosen, args.changes.queue))
     if not args.dry:
         before = core.store.changes.editable(job.seq for job in chosen.jobs)
         now = [_edited(core, turn, job, wanted, changes) for job in before]
@@ -45,6 +48,12 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
 
 def _given(edits: Edits) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(edits).items() if value is not None}
+
+
+def _crowded(core: State, chosen: Chosen, queue: str) -> dict[int, QueuectlError]:
+    """Those for which there is no room in this queue."""
+    movers = [(job.seq, queue) for job in chosen.jobs if core.queues[job.bucket] != queue]
+    return Backlog(core).surplus(movers, are_new=False)
 
 
 def _spent(core: State, chosen: Chosen, max_retries: int) -> dict[int, QueuectlError]:
@@ -75,7 +84,10 @@ def _edited(core: State, turn: Turn, job: Editable, wanted: JobSpec, changes: di
         timeout_ms=timeout_ms_of(wanted.timeout) if "timeout" in changes else job.timeout_ms,
         run_at_ms=_run_at_ms(turn, job, wanted),
     )
-    return job if job.ready == HELD else job._replace(ready=readiness(core, turn, job))
+    if job.ready == HELD:
+        return job
+    is_due = job.ready != DUE_LATER and wanted.run_at is None and wanted.delay is None  # whatever the clock says now
+    return job._replace(ready=ready_now(core, job) if is_due else readiness(core, turn, job))
 
 
 def _run_at_ms(turn: Turn, job: Editable, wanted: JobSpec) -> int:

@@ -13,13 +13,14 @@ import msgpack
 
 from broker.core import extras, feed, unique
 from broker.core.access import Actor
+from broker.core.backlog import Backlog
 from broker.core.find import in_use
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import CODES, DUE_LATER, HELD, READY, Candidate, NewJob, NewSpec
-from queuectl.errors import NotAllowed, QueuectlError, QueueFull
+from broker.store.rows import CODES, DUE_LATER, HELD, READY, NewJob, NewSpec
+from queuectl.errors import NotAllowed, QueuectlError
 from queuectl.ids import job_ids
-from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job
+from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job, refuse_over_before
 from queuectl.requests import Enqueue, SoundJobs
 from queuectl.times import parse_rfc3339
 
@@ -40,6 +41,11 @@ class Wanted:
     found: dict[int, str] = field(default_factory=dict)  # those that were there already, by their unique key
 
     @property
+    def sound(self) -> list[tuple[int, JobSpec]]:
+        """Those with nothing wrong, each with its place."""
+        return [(place, spec) for place, spec in enumerate(self.specs) if spec is not None]
+
+    @property
     def has_unique(self) -> bool:
         """Whether it matters to one of them which other jobs there are."""
         return any(spec is not None and spec.unique is not None for spec in self.specs)
@@ -50,8 +56,7 @@ class Wanted:
             self.ids = ids
             return
         self.ids = [None] * len(self.specs)
-        sound = [(index, spec) for index, spec in enumerate(self.specs) if spec is not None]
-        for (index, spec), job_id in zip(sound, ids, strict=True):
+        for (index, spec), job_id in zip(self.sound, ids, strict=True):
             self.ids[index] = job_id
             if job_id is None:
                 self.errors[index] = in_use(core, str(spec.id), self.by)
@@ -62,54 +67,9 @@ class Wanted:
         return {"ids": self.ids, "errors": errors} | ({"found": sorted(self.found)} if self.found else {})
 
 
-class Backlog:
-    """How many jobs may still be taken before as many wait, or run, as may."""
-
-    def __init__(self, core: State) -> None:
-        self._core = core
-        self._in_all = core.tally.unfinished()
-        self._in_queue: dict[str, int] = {}  # as far as somebody wanted to know
-        self._new: set[str] = set()  # queues that this turn is the first to name
-
-    def take(self, wanted: Wanted) -> None:
-        """Count the jobs of a request in. Raises QueueFull if there are too many, then none of them is taken."""
-        jobs = len(wanted.specs) - len(wanted.errors)
-        _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
-        queues = [spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None]
-        new = self._new | {queue for queue in set(queues) if queue not in self._core.buckets}
-        self._core.refuse_new_queues(new)
-        if self._core.settings["max_queue_backlog"] is not None:
-            self._take_from_queues(Counter(queues))
-        self._in_all += jobs
-        self._new = new
-
-    def _take_from_queues(self, jobs: Counter[str]) -> None:
-        for queue, more in jobs.items():
-            _refuse_above(self._core, "max_queue_backlog", self._waiting(queue) + more, f"in queue '{queue}'")
-        for queue, more in jobs.items():
-            self._in_queue[queue] += more
-
-    def _waiting(self, queue: str) -> int:
-        if queue not in self._in_queue:
-            bucket = self._core.buckets.get(queue)
-            self._in_queue[queue] = 0 if bucket is None else self._core.tally.unfinished(bucket)
-        return self._in_queue[queue]
-
-
-def _refuse_above(core: State, limit: str, jobs: int, where: str) -> None:
-    most = core.settings[limit]
-    assert isinstance(most, int | None)
-    if most is not None and jobs > most:
-        raise QueueFull(
-            f"at most {most} jobs may wait or run {where} ({limit})",
-            hint=f"try again when some are done, or raise it: queuectl config set {limit} N",
-            details={"limit": limit, "value": most},
-        )
-
-
-def read(args: Enqueue | SoundJobs, by: Actor) -> Wanted:
+def read(args: Enqueue | SoundJobs, by: Actor, now_ms: int) -> Wanted:
     """The jobs of a request, each of them checked. What is wrong with one does not touch the others."""
-    if isinstance(args, SoundJobs) and not by.queues.globs:
+    if isinstance(args, SoundJobs) and not by.queues.globs and all(spec.run_at is None for spec in args.jobs):
         return Wanted(args.jobs, by)
     specs: list[JobSpec | None] = []
     wanted = Wanted(specs, by)
@@ -117,6 +77,7 @@ def read(args: Enqueue | SoundJobs, by: Actor) -> Wanted:
         try:
             spec = fields if isinstance(fields, JobSpec) else parse_job(fields)
             _refuse_queue(by, spec.queue or DEFAULT_QUEUE)
+            _refuse_hopeless(spec, now_ms)
             specs.append(spec)
         except QueuectlError as error:
             specs.append(None)
@@ -131,36 +92,10 @@ def _refuse_queue(by: Actor, queue: str) -> None:
         )
 
 
-def is_repeat(core: State, specs: Sequence[JobSpec | None], ids: list[str | None]) -> bool:
-    """Whether these are the jobs that got these ids before, as far as the store can still tell."""
-    if len(specs) != len(ids):
-        return False
-    stored = core.store.jobs.specified(job_id for job_id in ids if job_id is not None)
-    return all(
-        spec is not None
-        and (spec.unique is not None or _is_job(core, spec, stored[job_id]) or _was_edited(core, stored[job_id].seq))
-        for spec, job_id in zip(specs, ids, strict=True)
-        if job_id in stored
-    )
-
-
-def _was_edited(core: State, seq: int) -> bool:
-    return any(deed.action == EDITED for deed in core.store.history.deeds(seq))
-
-
-_AS_SAID = ("command", "priority", "on_lost", "keep_children", "cwd", "stdin")
-_IF_SAID = ("id", "max_retries", "backoff_base", "backoff_max", "backoff_jitter", "output_limit")  # else as it was set
-
-
-def _is_job(core: State, spec: JobSpec, row: Candidate) -> bool:
-    """Whether what is asked for is this job; when it was to run is not compared."""
-    return (
-        all(getattr(spec, name) == getattr(row, name) for name in _AS_SAID)
-        and all(getattr(spec, name) in (None, getattr(row, name)) for name in _IF_SAID)
-        and (spec.timeout is None or timeout_ms_of(spec.timeout) == row.timeout_ms)
-        and (spec.queue or DEFAULT_QUEUE) == core.queues[row.bucket]
-        and (spec.env or {}) == (msgpack.unpackb(row.env) if row.env is not None else {})
-    )
+def _refuse_hopeless(spec: JobSpec, now_ms: int) -> None:
+    """A job whose time is over before it comes. (One with a delay was looked at by `parse_job`.)"""
+    if spec.run_at is not None:
+        refuse_over_before(spec, (parse_rfc3339(spec.run_at) - now_ms) / 1000, f"run_at {spec.run_at}")
 
 
 def timeout_ms_of(timeout: float | None) -> int | None:
@@ -168,14 +103,30 @@ def timeout_ms_of(timeout: float | None) -> int | None:
     return None if timeout is None else max(1, round(timeout * 1000))
 
 
-def store(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
-    """Store the jobs of these requests, in order; ids in use are refused, each by itself."""
-    for is_unique, neighbours in groupby(requests, lambda wanted: wanted.has_unique):
-        if is_unique:
-            for wanted in neighbours:
-                _store_unique(core, turn, wanted)
-        else:
-            _store_all(core, turn, list(neighbours))
+class Batch:
+    """The jobs of requests that came together, stored in their order; ids in use are refused, each by itself."""
+
+    def __init__(self, core: State, turn: Turn) -> None:
+        self._core = core
+        self._turn = turn
+        self._backlog = Backlog(core)
+        self._plain: list[Wanted] = []  # not stored yet: neighbours are stored in one go
+
+    def take(self, wanted: Wanted) -> None:
+        """Store the jobs of a request, by the next `store` at the latest. Raises QueueFull, then none of them is."""
+        if not wanted.has_unique:
+            self._backlog.take(Counter(spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None))
+            self._plain.append(wanted)
+            return
+        self.store()  # its keys may be those of jobs before it
+        self._backlog.take(Counter(spec.queue or DEFAULT_QUEUE for spec in unique.more(self._core, wanted.sound)))
+        _store_unique(self._core, self._turn, wanted)
+
+    def store(self) -> None:
+        """Store what is taken and not stored yet."""
+        if self._plain:
+            _store_all(self._core, self._turn, self._plain)
+            self._plain = []
 
 
 def _store_all(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
@@ -195,8 +146,7 @@ def _store_unique(core: State, turn: Turn, wanted: Wanted) -> None:
     """The jobs of a request, each as its key allows."""
     wanted.ids = [None] * len(wanted.specs)
     actor = core.actor_number(wanted.by.name)
-    sound = ((place, spec) for place, spec in enumerate(wanted.specs) if spec is not None)
-    for jobs in unique.rounds(sound):
+    for jobs in unique.rounds(wanted.sound):
         new, found, refused = unique.settle(core, turn, wanted.by, jobs)
         wanted.found |= found
         wanted.errors |= refused

@@ -39,7 +39,7 @@ def _extras(now_ms: int, seq: int, spec: JobSpec) -> Extras:
         seq=seq,
         until_ms=min((limit for limit in (expires_ms, deadline_ms) if limit is not None), default=None),
         unique_key=spec.unique,
-        rules=_rules(spec),
+        rules=rules_of(spec),
         tags=msgpack.packb(spec.tags) if spec.tags else None,
         expires_ms=expires_ms,
         deadline_ms=deadline_ms,
@@ -48,7 +48,7 @@ def _extras(now_ms: int, seq: int, spec: JobSpec) -> Extras:
     )
 
 
-def _rules(spec: JobSpec) -> bytes | None:
+def rules_of(spec: JobSpec) -> bytes | None:
     """Which failures are retried, and when, where that is not as it mostly is."""
     rules = (spec.backoff or "exp", spec.retry_on or [], spec.no_retry_on or [])
     return None if rules == ("exp", [], []) else msgpack.packb(rules)

@@ -43,10 +43,18 @@ def release(core: State, turn: Turn, by: Actor, args: Release) -> dict[str, Any]
 
 
 def readiness(core: State, turn: Turn, job: Editable) -> int:
-    """Whether a waiting job that nobody holds may be leased now; the core looks for it from then on."""
-    if job.run_at_ms > turn.now.wall_ms:
+    """Whether a waiting job that nobody holds may be leased now; the core looks for it from then on.
+
+    One that was ready when it was enqueued is, even if the clock has been set back since.
+    """
+    if job.run_at_ms > max(turn.now.wall_ms, job.created_at_ms):
         core.wait_until(job.run_at_ms)
         return DUE_LATER
+    return ready_now(core, job)
+
+
+def ready_now(core: State, job: Editable) -> int:
+    """How a waiting job may be leased, now that it may; the core looks for it."""
     core.ready.add(job.bucket)
     if job.losses < ALONE_FROM_LOSSES:
         return READY

@@ -17,6 +17,7 @@ from broker.core import asks, enqueues, feed, reading
 from broker.core.access import Actor
 from broker.core.envelope import Envelope, failed, ok
 from broker.core.operations import OPERATIONS
+from broker.core.repeats import is_repeat
 from broker.core.state import State, Waiter
 from broker.core.turn import Turn
 from broker.core.waits import WAITERS_MAX, WAITERS_OF_KEY_MAX
@@ -165,7 +166,7 @@ def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> Non
     try:
         _refuse_revoked(core, asked)
         if (before := answered.get(asked.key)) is not None and asked.changes:
-            _refuse_reuse(core, asked, before)
+            _refuse_reuse(core, turn, asked, before)
             turn.reply(envelope, ok(request.id, before.body, repeated=True))
             return
         operation = OPERATIONS[request.op]
@@ -194,20 +195,20 @@ def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> Non
     turn.reply(envelope, ok(request.id, body))
 
 
-def _refuse_reuse(core: State, asked: Asked, before: StoredReply) -> None:
+def _refuse_reuse(core: State, turn: Turn, asked: Asked, before: StoredReply) -> None:
     """A repeat is the same request. What is compared costs nothing where nothing is repeated."""
     request = asked.request
     if before.op != request.op:
         raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before", hint=_OWN_ID)
-    if request.op == "enqueue":
-        ids = unpack(before.body, bytes_max=len(before.body))["ids"]
-        if not enqueues.is_repeat(core, _wanted(asked).specs, ids):
-            raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
+    if request.op != "enqueue":
+        return
+    if not is_repeat(core, _wanted(turn, asked).specs, unpack(before.body, bytes_max=len(before.body))):
+        raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
 
 
 def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
     if len(core.waiters) + len(turn.held) >= WAITERS_MAX:
-        raise ShuttingDown("too many clients wait already", hint="try again in a while")
+        raise TooManyRequests("too many clients wait already", hint="try again in a while")
     if turn.waits is None:
         turn.waits = Counter(other.by.name for waiters in (core.waiters, turn.held) for other in waiters)
     if waiter.by.key is not None and turn.waits[waiter.by.name] >= WAITERS_OF_KEY_MAX:
@@ -218,29 +219,31 @@ def _hold(core: State, turn: Turn, waiter: Waiter) -> None:
     turn.held.append(waiter)
 
 
-def _wanted(asked: Asked) -> enqueues.Wanted:
+def _wanted(turn: Turn, asked: Asked) -> enqueues.Wanted:
     request = asked.request
     args = request.args if isinstance(request, SoundEnqueue) else convert(request.args, Enqueue)
-    return enqueues.read(args, asked.by)
+    return enqueues.read(args, asked.by, turn.now.wall_ms)
 
 
 def _store(core: State, turn: Turn, batch: Iterable[Asked], answered: Answered) -> None:
     """Store the jobs of neighbouring enqueues in one go, and answer each."""
     wanted: list[tuple[Asked, enqueues.Wanted]] = []
-    backlog = enqueues.Backlog(core)
+    taken = enqueues.Batch(core, turn)
     for asked in batch:
         try:
             if core.stopping:
                 raise ShuttingDown(hint="start it again: queuectl broker start")
             _refuse_revoked(core, asked)
-            jobs = _wanted(asked)
+            jobs = _wanted(turn, asked)
             if core.disk_low:
                 raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
-            backlog.take(jobs)
+            taken.take(jobs)
             wanted.append((asked, jobs))
+        except OF_THE_STORE:
+            raise
         except QueuectlError as error:
             _refuse(core, turn, asked, error)
-    enqueues.store(core, turn, [jobs for _, jobs in wanted])
+    taken.store()
     for asked, jobs in wanted:
         body = encode(jobs.answer())
         enqueues.note(turn, asked.request.id, jobs)

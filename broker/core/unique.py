@@ -13,7 +13,7 @@ from broker.core.turn import Turn
 from broker.lifecycle import Event
 from broker.store.rows import STATES, Known
 from queuectl.errors import QueuectlError, UniqueKeyTaken
-from queuectl.jobs import JobSpec, JobState
+from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState
 
 REPLACED = "replaced"
 WAITING = frozenset({JobState.PENDING, JobState.FAILED})
@@ -31,6 +31,25 @@ def rounds(places: Iterable[tuple[int, JobSpec]]) -> Iterable[list[tuple[int, Jo
         now.append((place, spec))
         names |= own
     yield now
+
+
+def more(core: State, jobs: list[tuple[int, JobSpec]]) -> list[JobSpec]:
+    """Those of which there will be one job more: their keys are free, or who has one is replaced in another queue."""
+    holders = core.store.changes.holding({spec.unique for _, spec in jobs if spec.unique is not None})
+    seen: set[str | None] = set()
+    found: list[JobSpec] = []
+    for _, spec in jobs:
+        if spec.unique is None or (spec.unique not in seen and _adds(core, spec, holders.get(spec.unique))):
+            found.append(spec)
+        seen.add(spec.unique)
+    return found
+
+
+def _adds(core: State, spec: JobSpec, holder: Known | None) -> bool:
+    if holder is None:
+        return True
+    is_replaced = spec.on_conflict == "replace" and STATES[holder.state] in WAITING
+    return is_replaced and core.queues[holder.bucket] != (spec.queue or DEFAULT_QUEUE)
 
 
 def settle(

@@ -32,7 +32,8 @@ RESPECIFY = "UPDATE spec SET command = ?, max_retries = ?, timeout_ms = ? WHERE 
 
 # A waiting job as far as it may be edited.
 EDITABLE = """
-SELECT j.seq, j.id, bucket, priority, state, ready, run_at_ms, losses, attempts, command, max_retries, timeout_ms
+SELECT j.seq, j.id, bucket, priority, state, ready, run_at_ms, losses, attempts, created_at_ms,
+       command, max_retries, timeout_ms
 FROM json_each(?) CROSS JOIN job j ON j.seq = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
 
 # What few jobs have.
@@ -82,6 +83,11 @@ INSERT INTO spec (seq, command, max_retries, backoff_base, backoff_max, backoff_
 SELECT ?, command, max_retries, backoff_base, backoff_max, backoff_jitter, timeout_ms, output_limit,
        keep_children, env, cwd, on_lost, rules, tags, stdin, ?, ?, ?, ?, ? FROM spec WHERE seq = ?"""
 
+# What few jobs have, as it was asked for: times from when the job was enqueued.
+PARTICULARS = """
+SELECT j.seq, unique_key, tags, retry_of, expires_ms - created_at_ms, deadline_ms - created_at_ms
+FROM json_each(?) CROSS JOIN job j ON j.seq = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
+
 ADD_CANCELLATION = """
 INSERT INTO cancellation VALUES (?, ?, ?, ?) ON CONFLICT (seq) DO UPDATE
 SET signal = excluded.signal, grace_ms = excluded.grace_ms, reason = excluded.reason"""
@@ -107,6 +113,7 @@ class Editable(NamedTuple):
     run_at_ms: int
     losses: int
     attempts: int
+    created_at_ms: int
     command: str
     max_retries: int
     timeout_ms: int | None
@@ -138,6 +145,17 @@ class Extras(NamedTuple):
     retry_of: str | None
 
 
+class Particulars(NamedTuple):
+    """What was asked for of what few jobs have; times in ms from the enqueue."""
+
+    seq: int
+    unique_key: str | None
+    tags: bytes | None
+    retry_of: str | None
+    expires_in_ms: int | None
+    deadline_in_ms: int | None
+
+
 class Copy(NamedTuple):
     """A new job that does what another one does."""
 
@@ -165,6 +183,11 @@ class Changes:
         """New jobs have this, too. That a unique key is free was looked up before."""
         expect(self._db.run_many(ADD_TO_JOB, [(*row[1:3], row.seq) for row in rows]), len(rows), "add_extras")
         self._db.run_many(ADD_TO_SPEC, [(*row[3:], row.seq) for row in rows])
+
+    def particulars(self, seqs: Iterable[int]) -> dict[int, Particulars]:
+        """What these jobs have of what few have."""
+        rows = self._db.query(PARTICULARS, (json.dumps(list(seqs)),))
+        return {row[0]: Particulars(*row) for row in rows}
 
     def end_waiting(self, endings: Sequence[tuple[int, str, int, int, int]]) -> None:
         """Waiting jobs are over: (state, reason, now_ms, now_ms, seq) each."""

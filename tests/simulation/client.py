@@ -156,7 +156,9 @@ class Client:
 
     def _jobs(self, chance: random.Random, count: int) -> list[dict[str, Any]]:
         jobs = [random_job(chance, self._plan, f"{self._next_id}/{n}") for n in range(count)]
-        return [job | random_wishes(self._people, self._plan) for job in jobs] if self._plan.is_meddled else jobs
+        if not self._plan.is_meddled:
+            return jobs
+        return [job | random_wishes(self._people, self._plan, job.get("delay", 0)) for job in jobs]
 
     def change(self, chance: random.Random) -> tuple[str, dict[str, Any]]:
         """Something to be done to jobs that are there."""

@@ -150,15 +150,18 @@ _FIELDS: tuple[tuple[str, float, tuple[Any, ...]], ...] = (
 )
 
 
-def random_wishes(chance: random.Random, plan: Plan) -> dict[str, Any]:
-    """What else people choose of a job: until when it is worth anything, what it is called, when it is retried."""
+def random_wishes(chance: random.Random, plan: Plan, delay_s: float = 0) -> dict[str, Any]:
+    """What else people choose of a job: until when it is worth anything, what it is called, when it is retried.
+
+    `delay_s`: what it has been given; what is over before it starts is refused.
+    """
     wishes = {key: chance.choice(values) for key, odds, values in _WISHES if chance.random() < odds}
     if chance.random() < 0.2:
-        wishes["delay"] = round(chance.random() * plan.lease_s, 3)
+        wishes["delay"] = delay_s = round(chance.random() * plan.lease_s, 3)
     if chance.random() < 0.15:
-        wishes["expires"] = round((0.05 + 2 * chance.random()) * plan.lease_s, 3)
+        wishes["expires"] = round(delay_s + (0.05 + 2 * chance.random()) * plan.lease_s, 3)
     if chance.random() < 0.15:
-        wishes["deadline"] = round((0.1 + 4 * chance.random()) * plan.lease_s, 3)
+        wishes["deadline"] = round(delay_s + (0.1 + 4 * chance.random()) * plan.lease_s, 3)
     return wishes
 
 

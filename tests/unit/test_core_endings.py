@@ -21,9 +21,36 @@ def stands(broker: BrokerHarness, job: str) -> tuple[Any, Any]:
     return view["state"], view["reason"]
 
 
-@pytest.mark.parametrize("fields", [{}, {"delay": 3600}, {"hold": True}], ids=["ready", "delayed", "held"])
-def test_job_that_was_not_started_in_time_is_cancelled(broker: BrokerHarness, fields: dict[str, Any]) -> None:
-    broker.enqueue("x", expires=10, **fields)
+LATER = [
+    pytest.param({}, id="ready"),
+    pytest.param({"op": "edit", "changes": {"delay": 3600}}, id="delayed"),
+    pytest.param({"op": "hold"}, id="held"),
+]
+
+
+@pytest.mark.parametrize("limit", ["expires", "deadline"])
+@pytest.mark.parametrize("start", [{"delay": 60}, {"run_at": "2027-01-15T08:01:00Z"}], ids=str)
+def test_job_whose_time_is_over_before_it_may_start_is_refused(
+    broker: BrokerHarness, limit: str, start: dict[str, Any]
+) -> None:
+    jobs = [{"command": "x", **start, limit: seconds} for seconds in (60, 60.5)]
+
+    reply = broker.ask("enqueue", jobs=jobs)
+
+    assert reply["ids"] == [None, "a1"]
+    [error] = reply["errors"]
+    [(name, value)] = start.items()
+    assert error["message"] == (
+        f"{limit}: is over before the job may start ({limit} 60 s, {name} {value}{' s' if name == 'delay' else ''})"
+    )
+    assert "it counts from the enqueue" in error["hint"]
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_job_that_was_not_started_in_time_is_cancelled(broker: BrokerHarness, later: dict[str, Any]) -> None:
+    broker.enqueue("x", expires=10)
+    if later:
+        broker.ask(**later, select={"ids": ["a1"]})
     assert broker.core.wake_ms(broker.clock.now) == 10_000
     broker.after(9_999)
     assert stands(broker, "a1")[0] == "pending"
@@ -61,9 +88,11 @@ def test_lease_that_came_back_unstarted_has_not_started_the_job(broker: BrokerHa
     assert stands(broker, "a1") == ("cancelled", "expired")
 
 
-@pytest.mark.parametrize("fields", [{}, {"delay": 3600}, {"hold": True}], ids=["ready", "delayed", "held"])
-def test_waiting_job_whose_deadline_has_come_is_dead(broker: BrokerHarness, fields: dict[str, Any]) -> None:
-    broker.enqueue("x", deadline=10, **fields)
+@pytest.mark.parametrize("later", LATER)
+def test_waiting_job_whose_deadline_has_come_is_dead(broker: BrokerHarness, later: dict[str, Any]) -> None:
+    broker.enqueue("x", deadline=10)
+    if later:
+        broker.ask(**later, select={"ids": ["a1"]})
     broker.after(10_000)
 
     assert stands(broker, "a1") == ("dead", "deadline")

@@ -33,6 +33,20 @@ def test_held_job_is_not_leased_until_it_is_released(broker: BrokerHarness) -> N
     broker.check_invariants()
 
 
+@pytest.mark.parametrize("deed", ["edit", "edit after a delay", "release"])
+def test_ready_job_stays_ready_though_the_clock_was_set_back(broker: BrokerHarness, deed: str) -> None:
+    broker.enqueue("x", **({"delay": 5} if "delay" in deed else {"hold": deed == "release"}))
+    broker.after(6_000)
+    broker.clock.wall_ms -= 3_600_000
+
+    op = deed.split()[0]
+    chosen(broker, op, "a1", **({"changes": {"priority": 3}} if op == "edit" else {}))
+
+    worker = broker.worker()
+    worker.hello()
+    assert worker.grant().job == "a1"
+
+
 def test_job_may_be_held_from_the_start_and_over_a_restart(broker: BrokerHarness) -> None:
     broker.enqueue("x", hold=True)
     broker.crash()

@@ -10,8 +10,8 @@ import pytest
 from broker.core import requests, sessions, state, waits
 from broker.core.access import ADMIN, READ, SUBMIT, WORKER
 from broker.core.sessions import DENIED_RETRY_MS
-from queuectl.errors import QueueFull, ShuttingDown, TooManyRequests
-from queuectl.messages import Refuse, Took
+from queuectl.errors import QueueFull, TooManyRequests
+from queuectl.messages import ByeOk, Refuse, Took
 from tests.harness import BrokerHarness, FakeWorker, held, request, result
 
 
@@ -129,6 +129,77 @@ def test_refused_request_may_be_made_again_under_its_id(broker: BrokerHarness) -
     assert broker.refused("enqueue", request_id="request-1", jobs=[job_in(None)] * 2).code == "queue_full"
 
     assert broker.ask("enqueue", request_id="request-1", jobs=[job_in(None)])["errors"] == []
+
+
+def test_job_that_is_there_by_its_key_needs_no_room(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=2, max_queue_backlog=2)
+    keyed = {"command": "x", "unique": "k"}
+    broker.ask("enqueue", jobs=[keyed])
+    broker.enqueue()
+
+    assert broker.ask("enqueue", jobs=[keyed])["ids"] == ["a1"]
+    assert broker.ask("enqueue", jobs=[{**keyed, "on_conflict": "error"}])["errors"][0]["code"] == "unique_key_taken"
+    assert broker.ask("enqueue", jobs=[{**keyed, "on_conflict": "replace"}, keyed])["ids"] == ["a3", "a3"]
+    for job in ({**keyed, "unique": "other"}, {**keyed, "queue": "b", "on_conflict": "replace"}):
+        assert isinstance(broker.refused("enqueue", jobs=[job]), QueueFull)
+    assert broker.job("a3")["state"] == "pending"
+
+
+def test_keys_of_one_turn_are_counted_as_they_are_stored(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=2)
+    bodies = [request("enqueue", jobs=[{"command": "x", "unique": key}]) for key in ("k", "k", "l", "k", "m")]
+
+    broker.turn(clients=[request("enqueue", jobs=[{"command": "y"}]), *bodies])
+
+    assert sorted("ok" in reply for reply in broker.replies()) == [False, False, True, True, True, True]
+    assert broker.core.counts()["pending"] == 2
+
+
+def over(broker: BrokerHarness, exit_code: int, *queues: str) -> list[str]:
+    """A job of each of these queues that has ended so."""
+    worker = broker.worker(slots=len(queues))
+    worker.hello()
+    for queue in queues:
+        broker.enqueue(queue=queue, max_retries=1)
+    grants = worker.grants()
+    for grant in grants:
+        worker.finish(grant, exit_code)
+    worker.bye()
+    worker.take(ByeOk)
+    return [grant.job for grant in grants]
+
+
+@pytest.mark.parametrize("exit_code", [0, 1], ids=["completed", "dead"])
+def test_jobs_that_run_again_take_room(broker: BrokerHarness, exit_code: int) -> None:
+    ids = over(broker, exit_code, "a", "a", "b")
+    limit(broker, max_backlog=2, max_queue_backlog=1)
+
+    reply = broker.ask("retry", select={"ids": ids})
+
+    assert reply["ids"] == [ids[0], ids[2]]
+    [skipped] = reply["skipped"]
+    assert (skipped["id"], skipped["code"], skipped["details"]["limit"]) == (ids[1], "queue_full", "max_queue_backlog")
+    broker.check_invariants()
+
+
+def test_dead_letters_that_are_retried_take_room(broker: BrokerHarness) -> None:
+    ids = over(broker, 1, "a", "a", "b")
+    limit(broker, max_backlog=1)
+
+    assert isinstance(broker.refused("dlq_retry", ids=ids[:2]), QueueFull)
+    assert broker.ask("dlq_retry", ids=ids[:1])["ids"] == ids[:1]
+    assert isinstance(broker.refused("dlq_retry", all=True), QueueFull)
+    limit(broker, max_backlog=2)
+    assert len(broker.ask("dlq_retry", all=True)["ids"]) == 1
+
+
+def test_jobs_that_go_to_another_queue_take_room_there_only(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=3, max_queue_backlog=2)
+    ids = [*broker.enqueue("1", queue="a"), *broker.enqueue("2", "3", queue="b")]
+
+    reply = broker.ask("edit", select={"ids": ids}, changes={"queue": "a"})
+
+    assert (reply["ids"], [each["code"] for each in reply["skipped"]]) == (ids[:2], ["queue_full"])
 
 
 def test_without_a_limit_there_is_none(broker: BrokerHarness) -> None:
@@ -406,6 +477,6 @@ def test_all_together_hold_so_many_replies_and_no_more(broker: BrokerHarness, mo
     broker.enqueue()
     broker.turn(clients=[request("wait", empty=True, timeout_ms=1000)])
 
-    assert isinstance(broker.refused("wait", empty=True), ShuttingDown)
+    assert isinstance(broker.refused("wait", empty=True), TooManyRequests)
     broker.after(1000)
     assert len(broker.replies()) == 1

@@ -187,6 +187,16 @@ def test_id_used_for_another_operation_is_refused(broker: BrokerHarness) -> None
                 {"backoff_base": 9},
                 {"backoff_max": 9},
                 {"backoff_jitter": "full"},
+                {"backoff": "fixed"},
+                {"backoff": [1, 2]},
+                {"retry_on": [75]},
+                {"no_retry_on": [75]},
+                {"tags": {"a": "b"}},
+                {"unique": "k"},
+                {"expires": 60},
+                {"deadline": 60},
+                {"stdin": b"in"},
+                {"retry_of": "a1"},
             )
         ),
     ],
@@ -210,6 +220,15 @@ def test_repeat_is_known_where_jobs_were_refused_or_are_gone_since(broker: Broke
         "env": {"B": "", "A": "1"},
         "on_lost": "dead",
         "delay": 1,
+        "backoff": [1, 2],
+        "retry_on": [1],
+        "no_retry_on": [7],
+        "tags": {"b": "1", "a": "2"},
+        "unique": "k",
+        "expires": 60.5,
+        "deadline": 3600,
+        "stdin": b"in",
+        "retry_of": "a9",
     }
     jobs = [full, {"command": ""}, {"command": "dead", "id": "dead", "max_retries": 1}]
     body = request("enqueue", request_id=ID, jobs=jobs)
@@ -219,6 +238,32 @@ def test_repeat_is_known_where_jobs_were_refused_or_are_gone_since(broker: Broke
     for grant in worker.grants():
         worker.finish(grant, 1)
     broker.ask("dlq_purge", ids=["dead"])
+
+    assert raw(broker, body) == {**first, "repeated": True}
+
+
+def test_repeat_is_known_where_its_job_was_another_of_the_same_key(broker: BrokerHarness) -> None:
+    broker.ask("enqueue", jobs=[{"command": "first", "unique": "k"}])
+    body = request("enqueue", request_id=ID, jobs=[{"command": "second", "unique": "k", "tags": {"a": "b"}}])
+    assert raw(broker, body)["ok"] == {"ids": ["a1"], "errors": [], "found": [0]}
+
+    assert raw(broker, body)["repeated"]
+    assert isinstance(
+        broker.refused("enqueue", request_id=ID, jobs=[{"command": "second", "unique": "other"}]), RequestIdReused
+    )
+
+
+@pytest.mark.parametrize("deed", ["edit", "retry"])
+def test_repeat_is_known_where_its_job_was_changed_since(broker: BrokerHarness, deed: str) -> None:
+    body = request("enqueue", request_id=ID, jobs=[{"command": "a", "max_retries": 1, "deadline": 60}])
+    first = raw(broker, body)
+    changes: dict[str, Any] = {"changes": {"priority": 4}}
+    if deed == "retry":
+        worker = broker.worker()
+        worker.hello()
+        worker.finish(worker.grant(), 1)
+        changes = {"delay": 5}
+    assert broker.ask(deed, select={"ids": ["a1"]}, **changes)["ids"] == ["a1"]
 
     assert raw(broker, body) == {**first, "repeated": True}
 
@@ -333,6 +378,20 @@ def test_failure_of_the_store_is_not_the_requests_fault(
 
     with pytest.raises(type(error)):
         broker.ask("config_set", key="max_retries", value=5)
+    broker.assert_quiet()
+
+
+@pytest.mark.parametrize("unique", [None, "k"])
+def test_failure_of_the_store_is_not_the_fault_of_an_enqueue(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch, unique: str | None
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise StoreFull("full")
+
+    monkeypatch.setattr(broker.store.jobs, "enqueue", fail)
+
+    with pytest.raises(StoreFull):
+        broker.enqueue(**({} if unique is None else {"unique": unique}))
     broker.assert_quiet()
 
 

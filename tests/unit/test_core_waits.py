@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from queuectl.errors import BadRequest, ShuttingDown, UnknownJob
+from queuectl.errors import BadRequest, TooManyRequests, UnknownJob
 from queuectl.messages import ByeOk, Stop
 from tests.harness import BrokerHarness, FakeWorker, request
 
@@ -145,7 +145,7 @@ def test_too_many_who_wait_are_refused(broker: BrokerHarness, monkeypatch: pytes
 
     error = broker.refused("wait", jobs=[job])
 
-    assert isinstance(error, ShuttingDown)
+    assert isinstance(error, TooManyRequests)
     assert error.retryable
     broker.after(10)
     broker.answer()

@@ -97,6 +97,11 @@ PLANS: dict[str, tuple[str, ...]] = {
     "CANCELLATIONS": ("SCAN cancellation",),
     "ADD_TAG": (),
     "DROP_TAG": ("SEARCH tag USING PRIMARY KEY (key=? AND value=? AND seq=?)",),
+    "PARTICULARS": (
+        "SCAN json_each",
+        "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
     "TAGS_OF": ("SCAN json_each", "SEARCH spec USING INTEGER PRIMARY KEY (rowid=?)"),
     # history
     "INSERT_ATTEMPT": (),
