@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.escape import visible
 from cli.options import DURATION, Converted, shared, usage
-from cli.selecting import Choice, confirm_or_plan, filter_of, named, report, selecting_dead
+from cli.selecting import Choice, confirm, filter_of, named, planned, report, selecting_dead, tell_plan
 from cli.session import Session
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from queuectl.verbs import Changed
 
 DEAD = {"state": "dead"}
+BACK = "moved back to the queue"
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 EDITED = ("command", "queue", "priority", "max_retries", "timeout")
 Sentence = Callable[[str], str]
@@ -60,24 +63,46 @@ def retry(session: Session, interval: float | None, delay: float, edited: bool, 
     choice, everything = _dead(session, options)
     if edited:
         return _edit(session, choice)
-    args = {"delay": delay, "interval": interval or 0.0}
-    if (choice.names or everything) and not choice.dry and not any(args.values()):
+    if everything and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        choice = replace(choice, yes=True)  # nothing is lost by it, and scripts have never been asked
+    is_plain = not delay and interval is None
+    if choice.names and is_plain and not choice.dry:
         return apply(session, "dlq_retry", choice.names, sentence)
-    ids = confirm_or_plan(session, "retry", choice, args, "moved back to the queue", asks=not everything)
-    if ids is None:
-        return 0 if choice.dry else 1
-    changed = _one_after_the_other(session, ids, delay, interval or 0.0)
-    if interval is not None and ids and not session.quiet:
-        session.note(f"The last of them starts in {delay + interval * (len(ids) - 1):.0f} s.")
-    return report(session, changed, choice, "moved back to the queue", sentence)
+    if choice.dry:
+        tell_plan(session, _planned(session, "retry", choice), choice, BACK)
+    confirm(session, "retry", choice, {}, BACK)
+    if everything and is_plain:
+        return apply(session, "dlq_retry", (), sentence)
+    changed = _one_after_the_other(session, _planned(session, "retry", choice), delay, interval or 0.0)
+    if interval is not None and changed.ids and not session.quiet:
+        session.note(f"The last of them starts in {delay + interval * (len(changed.ids) - 1):.0f} s.")
+    return report(session, changed, choice, BACK, sentence)
 
 
-def _one_after_the_other(session: Session, ids: list[str], delay: float, interval: float) -> Changed:
+def _planned(session: Session, op: str, choice: Choice) -> Changed:
+    """The dead jobs that are meant; of those that are named, the ones that are not dead are skipped."""
+    if not choice.names:
+        return planned(session, op, choice, {})
+    from queuectl.errors import QueuectlError
+    from queuectl.verbs import Changed, Skipped
+
+    plan = Changed()
+    for name in choice.names:
+        try:
+            plan.ids.append(session.client().request("job", {"id": name, "state": "dead"})["job"]["id"])
+        except QueuectlError as error:
+            if error.retryable:
+                raise
+            plan.skipped.append(Skipped(name, error))
+    return plan
+
+
+def _one_after_the_other(session: Session, plan: Changed, delay: float, interval: float) -> Changed:
     from queuectl.verbs import IDS_PER_REQUEST, Changed
 
-    changed = Changed()
-    for start in range(0, len(ids), IDS_PER_REQUEST):
-        select = {"ids": ids[start : start + IDS_PER_REQUEST]}
+    changed = Changed(skipped=plan.skipped)
+    for start in range(0, len(plan.ids), IDS_PER_REQUEST):
+        select = {"ids": plan.ids[start : start + IDS_PER_REQUEST]}
         args = {"select": select, "delay": delay + interval * start, "interval": interval}
         changed.add(session.client().request("retry", args))
     return changed
@@ -98,12 +123,12 @@ def purge(session: Session, **options: Any) -> int:
     choice, everything = _dead(session, options)
     if (choice.names or (everything and choice.yes)) and not choice.dry:
         return apply(session, "dlq_purge", choice.names, lambda job_id: f"Job {job_id} purged.")
-    ids = confirm_or_plan(session, "purge", choice, {}, "purged")
-    if ids is None:
-        return 0 if choice.dry else 1
+    if choice.dry:
+        tell_plan(session, _planned(session, "purge", choice), choice, "purged")
+    confirm(session, "purge", choice, {}, "purged")
     if everything:
         return apply(session, "dlq_purge", (), lambda job_id: f"Job {job_id} purged.")
-    return report(session, session.client().purge(ids) if ids else None, choice, "purged")
+    return report(session, session.client().purge(_planned(session, "purge", choice).ids), choice, "purged")
 
 
 def _dead(session: Session, options: dict[str, Any]) -> tuple[Choice, bool]:
@@ -147,10 +172,15 @@ def _edit(session: Session, choice: Choice) -> int:
         session.warn("Nothing was changed: the job stays dead.")
         return 1
     changes = _changes(before, text)
-    _raise_skipped(client.request("retry", {"select": {"ids": [job["id"]]}, "hold": True}))
-    if changes:
-        _raise_skipped(client.request("edit", {"select": {"ids": [job["id"]]}, "changes": changes}))
-    _raise_skipped(client.request("release", {"select": {"ids": [job["id"]]}}))
+    select = {"select": {"ids": [job["id"]]}}
+    _raise_skipped(client.request("retry", {**select, "hold": True}))
+    try:
+        if changes:
+            _raise_skipped(client.request("edit", {**select, "changes": changes}))
+        _raise_skipped(client.request("release", select))
+    except BaseException:
+        session.warn(f"Job {visible(job['id'])} is held, and goes on with: queuectl release {visible(job['id'])}")
+        raise
     if session.as_json:
         session.emit({"ids": [job["id"]], "changes": changes})
     else:
@@ -169,6 +199,9 @@ def _changes(before: dict[str, Any], text: str) -> dict[str, Any]:
     if unknown:
         usage(f"there is no {sorted(unknown)[0]!r} to change here", f"known: {', '.join(EDITED)}")
     changes = {name: value for name, value in after.items() if value != before[name]}
+    for name in changes.keys() - {"timeout"}:
+        if changes[name] is None:
+            usage(f"{name} cannot be null", f"it was {json.dumps(before[name])}; leave it as it was, or out")
     parse_job({"command": "true", **{name: value for name, value in changes.items() if value is not None}})
     return {name: 0 if name == "timeout" and value is None else value for name, value in changes.items()}
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -159,35 +159,26 @@ def _newest(session: Session) -> str:
 # --- changing ----------------------------------------------------------------------------------------
 
 
-def change(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> Changed | None:
-    """Do it to the jobs that are meant; None if it was only tried, or somebody said no. `verb` as in `cancelled`."""
+def change(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> Changed:
+    """Do it to the jobs that are meant. `verb` as in `cancelled`. Exits if it was only tried, or somebody said no."""
     if choice.dry:
-        _tell_plan(session, _planned(session, op, choice, args), verb)
-        return None
-    if not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
-        session.warn(f"Nothing was {verb}.")
-        return None
+        tell_plan(session, planned(session, op, choice, args), choice, verb)
+    confirm(session, op, choice, args, verb)
     return _slices(session, op, choice, args)
 
 
-def confirm_or_plan(
-    session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str, *, asks: bool = True
-) -> list[str] | None:
-    """The ids of the jobs that it is to be done to; None if it was only tried, or somebody said no."""
-    if choice.dry:
-        _tell_plan(session, _planned(session, op, choice, args), verb)
-        return None
-    if asks and not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
+def confirm(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> None:
+    """Ask, unless jobs are named. Exits if somebody said no."""
+    if not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
         session.warn(f"Nothing was {verb}.")
-        return None
-    return _planned(session, op, Choice(choice.select, choice.limit, True, choice.yes), args).ids
+        raise click.exceptions.Exit(1)
 
 
 def _slices(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> Changed:
     from queuectl.verbs import Changed, slices
 
     if choice.limit is not None:
-        ids = _planned(session, op, choice, args).ids
+        ids = planned(session, op, choice, args).ids
         choice = Choice({"ids": ids}, None, choice.dry, choice.yes, is_found=True)
         if not ids:
             return Changed()
@@ -197,64 +188,73 @@ def _slices(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> 
     return changed
 
 
-def _planned(session: Session, op: str, choice: Choice, args: dict[str, Any]) -> Changed:
-    """What would happen, as far as it is counted; ids of all kinds together, the newest first."""
+def planned(
+    session: Session, op: str, choice: Choice, args: dict[str, Any], *, at_most: float = float("inf")
+) -> Changed:
+    """What would happen, as far as `at_most` goes; ids of all kinds together, the newest first."""
     from queuectl.verbs import Changed, slices
 
-    most = choice.limit if choice.limit is not None else None
-    planned = Changed()
+    plan = Changed()
     for reply in slices(session.client(), op, choice.select, {**args, "dry": True}):
-        planned.add({**reply, "ids": [*reply["ids"], *reply.get("stopping", [])], "stopping": []})
-        if most is not None and len(planned.ids) >= most:
-            del planned.ids[most:]
+        plan.add({**reply, "ids": [*reply["ids"], *reply.get("stopping", [])], "stopping": []})
+        if choice.limit is not None and len(plan.ids) >= choice.limit:
+            del plan.ids[choice.limit :]
             break
-        if most is None and not choice.dry and len(planned.ids) > COUNTED:
+        if len(plan.ids) > at_most:
             break
-    return planned
+    return plan
 
 
-def _tell_plan(session: Session, planned: Changed, verb: str) -> None:
+def tell_plan(session: Session, plan: Changed, choice: Choice, verb: str) -> NoReturn:
+    """Tell what would happen, and exit as it would."""
+    first = plan.skipped[0].error if plan.skipped else None
     if session.as_json:
-        skipped = [{"id": each.id, **each.error.to_wire()} for each in planned.skipped]
-        session.emit({"dry_run": True, "ids": planned.ids, "skipped": skipped})
-        return
-    for job_id in planned.ids:
-        session.print_id(job_id)
-    for each in planned.skipped:
-        session.warn(f"error: {visible(each.error.message)}")
-    session.note(f"{counted(len(planned.ids), 'job')} would be {verb}.")
+        session.emit({"dry_run": True, **_as_json(plan)})
+    elif first is not None and len(choice.names) == 1:
+        raise first
+    else:
+        for job_id in plan.ids:
+            session.print_id(job_id)
+        _warn_of_skipped(session, plan)
+        session.note(f"{counted(len(plan.ids), 'job')} would be {verb}.")
+    raise click.exceptions.Exit(first.exit_code if first is not None else 0)
 
 
 def _confirmed(session: Session, op: str, choice: Choice, args: dict[str, Any], verb: str) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         usage(f"jobs that are not named are {verb} without a question only with --yes", "add --yes, or -n to try")
-    planned = _planned(session, op, choice, args)
-    if not planned.ids:
+    ids = planned(session, op, choice, args, at_most=COUNTED).ids
+    if not ids:
         return True
-    sample = ", ".join(visible(job_id) for job_id in planned.ids[:SAMPLE]) + (
-        ", …" if len(planned.ids) > SAMPLE else ""
-    )
-    many = f"over {COUNTED}" if len(planned.ids) > COUNTED else str(len(planned.ids))
-    noun = "job is" if len(planned.ids) == 1 else "jobs are"
+    sample = ", ".join(visible(job_id) for job_id in ids[:SAMPLE]) + (", …" if len(ids) > SAMPLE else "")
+    many = f"over {COUNTED}" if len(ids) > COUNTED else str(len(ids))
+    noun = "job is" if len(ids) == 1 else "jobs are"
     return click.confirm(f"{many} {noun} to be {verb}: {sample}. Go on?", err=True)
 
 
 def report(
-    session: Session, changed: Changed | None, choice: Choice, verb: str, sentence: Callable[[str], str] | None = None
+    session: Session, changed: Changed, choice: Choice, verb: str, sentence: Callable[[str], str] | None = None
 ) -> int:
     """Tell what has happened; the exit code: of the first job that was named and that it could not be done to."""
-    if changed is None:
-        return 0 if choice.dry else 1
     first = changed.skipped[0].error if changed.skipped else None
     if session.as_json:
-        skipped = [{"id": each.id, **each.error.to_wire()} for each in changed.skipped]
-        told = {"ids": changed.ids, "skipped": skipped} | ({"copies": changed.copies} if changed.copies else {})
-        session.emit(told | ({"error": first.to_wire()} if first is not None else {}))
-        return first.exit_code if first is not None else 0
-    if first is not None and len(choice.names) == 1:
+        session.emit(_as_json(changed))
+    elif first is not None and len(choice.names) == 1:
         raise first
-    _tell(session, changed, choice, verb, sentence)
+    else:
+        _tell(session, changed, choice, verb, sentence)
     return first.exit_code if first is not None else 0
+
+
+def _as_json(changed: Changed) -> dict[str, Any]:
+    skipped = [{"id": each.id, **each.error.to_wire()} for each in changed.skipped]
+    error = {"error": changed.skipped[0].error.to_wire()} if changed.skipped else {}
+    return {"ids": changed.ids, "skipped": skipped} | ({"copies": changed.copies} if changed.copies else {}) | error
+
+
+def _warn_of_skipped(session: Session, changed: Changed) -> None:
+    for each in changed.skipped:
+        session.warn(f"error: {visible(each.error.message)}")
 
 
 def _tell(session: Session, changed: Changed, choice: Choice, verb: str, sentence: Callable[[str], str] | None) -> None:
@@ -263,7 +263,6 @@ def _tell(session: Session, changed: Changed, choice: Choice, verb: str, sentenc
             session.print_id(changed.copies.get(job_id, job_id))
         elif choice.names:
             session.print(sentence(visible(job_id)) if sentence is not None else f"Job {visible(job_id)} {verb}.")
-    for each in changed.skipped:
-        session.warn(f"error: {visible(each.error.message)}")
+    _warn_of_skipped(session, changed)
     if not choice.names and not session.quiet:
         session.print(f"{counted(len(changed.ids), 'job')} {verb}.")

@@ -52,8 +52,6 @@ def cancel(session: Session, reason: str, signal: int, grace: float, no_wait: bo
     _check_reason(reason)
     args = {"reason": reason, "signal": signal, "grace_ms": round(grace * 1000)}
     changed = change(session, "cancel", choice, args, "cancelled")
-    if changed is None:
-        return report(session, changed, choice, "cancelled")
     if changed.stopping and no_wait:
         session.note(f"Told to end: {', '.join(map(visible, changed.stopping))}")
         changed.ids += changed.stopping
@@ -161,10 +159,10 @@ def retry(session: Session, delay: float, **options: Any) -> int:
     """
     choice = chosen(session, options)
     changed = change(session, "retry", choice, {"delay": delay}, "retried")
-    copies = changed.copies if changed is not None else {}
 
     def sentence(job_id: str) -> str:
-        return f"Job {job_id} runs again" + (f" as {visible(copies[job_id])}." if job_id in copies else ".")
+        copy = changed.copies.get(job_id)
+        return f"Job {job_id} runs again" + (f" as {visible(copy)}." if copy is not None else ".")
 
     return report(session, changed, choice, "retried", sentence)
 

@@ -86,13 +86,48 @@ def test_dead_job_is_changed_in_the_editor_before_it_runs(dead: CommandLine, tmp
 def test_edit_that_makes_no_sense_leaves_the_job_dead(dead: CommandLine, tmp_path: Path) -> None:
     [job] = bury(dead, "false")
 
-    for text, message in (("{", "JSON"), ('{"state": "x"}', "no 'state'"), ('{"timeout": -1}', "timeout")):
+    for text, message in (
+        ("{", "JSON"),
+        ('{"state": "x"}', "no 'state'"),
+        ('{"timeout": -1}', "timeout"),
+        ('{"queue": null}', "queue cannot be null"),
+        ('{"priority": 1.5}', "priority"),
+    ):
         ran = dead.run("dlq", "retry", job, "--edit", env=editor(tmp_path, text))
         assert (ran.code, ran.stdout) == (2, ""), ran
         assert message in ran.stderr
     assert dead.run("dlq", "retry", job, "--edit", env={"EDITOR": "true"}).code == 1
     assert dead.run("dlq", "retry", "--all", "--edit").code == 2
     assert dead.show(job)["state"] == "dead"
+
+
+def test_job_that_cannot_be_changed_as_wished_is_held_and_says_so(dead: CommandLine, tmp_path: Path) -> None:
+    [job] = bury(dead, "false")
+    dead.ok("config", "set", "max-queue-backlog", "1")
+    dead.ok("enqueue", "--queue", "full", "--hold", "--", "true")
+
+    ran = dead.run("dlq", "retry", job, "--edit", env=editor(tmp_path, '{"queue": "full"}'))
+
+    assert (ran.code, ran.stdout) == (75, ""), ran
+    assert f"Job {job} is held, and goes on with: queuectl release {job}\n" in ran.stderr
+    assert dead.show(job)["reason"] == "held"
+
+
+def test_what_is_not_dead_is_not_retried_from_the_dead_letter_queue(dead: CommandLine) -> None:
+    [job] = bury(dead, "false")
+    done = dead.ok("enqueue", "-q", "--", "true").strip()
+    dead.await_state("completed", done)
+
+    for how in (["-n"], ["--delay", "1h"]):
+        ran = dead.run("dlq", "retry", done, job, "nobody", *how)
+        assert ran.code == 4, ran
+        assert f"job '{done}' is completed, not dead" in ran.stderr
+        assert "there is no job 'nobody'" in ran.stderr
+    assert dead.show(job)["reason"] == "delayed"
+    ran = dead.run("dlq", "retry", done, "-n")
+    assert (ran.code, ran.stdout) == (4, "")
+    assert dead.run("cancel", done, "-n").code == 4
+    assert "retry_of" not in dead.ok("list", "--json").replace('"retry_of": null', "")
 
 
 def test_dead_jobs_go_out_and_come_in_elsewhere(dead: CommandLine, tmp_path: Path) -> None:

@@ -528,6 +528,18 @@ def test_dlq_retry_of_nothing(broker: ScriptedBroker) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "The dead letter queue is empty.\n")
 
 
+@pytest.mark.parametrize(("answer", "code", "retried"), [("y\n", 0, True), ("n\n", 1, False), ("", 130, False)])
+def test_dlq_retry_of_all_asks_on_a_terminal(broker: ScriptedBroker, answer: str, code: int, retried: bool) -> None:
+    answer_dlq(broker, "dlq_retry")
+    broker.on("retry", {"ids": ["x1", "x2"], "skipped": [], "next": None})
+
+    ran = run_cli("dlq", "retry", "--all", stdin=answer, tty=True)
+
+    assert ran.code == code
+    assert "2 jobs are to be moved back to the queue: x1, x2. Go on?" in ran.err
+    assert ("dlq_retry" in broker.ops()) is retried
+
+
 @pytest.mark.parametrize(("job_id", "code"), [("gone", 3), ("alive", 4)])
 def test_dlq_retry_of_a_job_that_is_not_dead(broker: ScriptedBroker, job_id: str, code: int) -> None:
     answer_dlq(broker, "dlq_retry")
