@@ -73,6 +73,8 @@ def request_id_of(request_id: str | None, token: str | None) -> str | None:
         return request_id
     if request_id is not None:
         usage("--request-id and --idempotency-token exclude each other")
+    if not token:
+        usage("--idempotency-token is empty", "leave it out, or say which")
     from hashlib import sha256
 
     return f"token:{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"

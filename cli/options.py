@@ -135,6 +135,9 @@ def _size(text: str) -> int:
     return parse_size(text)
 
 
+CODE_MAX = 255
+
+
 def _backoff(text: str) -> str | list[float]:
     """A word, or the waits themselves."""
     from queuectl.jobs import BACKOFFS
@@ -152,9 +155,12 @@ def _codes(text: str) -> list[int]:
     codes: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ValueError(f"{part!r} is not a code; write codes and ranges: 75,100-110; a signal N is 128+N")
-        codes += range(int(low), min(int(high or low), 1000) + 1)
+        first, last = int(low), int(high or low)
+        if not 1 <= first <= last <= CODE_MAX:
+            raise ValueError(f"{part.strip()!r}: codes are 1 to {CODE_MAX}, in a range the lower one first")
+        codes += range(first, last + 1)
     return sorted(set(codes))
 
 

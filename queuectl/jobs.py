@@ -69,7 +69,7 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     priority: int = 0  # higher runs first
     max_retries: int | None = None  # attempts the job gets, the first one included
     backoff_base: float | None = None  # the n-th retry waits backoff_base ** n seconds
-    backoff_max: float | None = None  # seconds
+    backoff_max: float | None = None  # seconds; left out: as it is set, and no less than waits that the job names
     backoff_jitter: str | None = None  # none | full | equal
     timeout: float | None = None  # seconds, for each attempt
     delay: float | None = None  # seconds from the broker's receipt

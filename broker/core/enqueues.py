@@ -228,7 +228,7 @@ def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
     return (
         spec.max_retries if spec.max_retries is not None else max_retries,
         spec.backoff_base if spec.backoff_base is not None else backoff_base,
-        spec.backoff_max if spec.backoff_max is not None else backoff_max,
+        spec.backoff_max if spec.backoff_max is not None else max(backoff_max, *_waits(spec)),
         spec.backoff_jitter or backoff_jitter,
         timeout_ms_of(timeout),
         spec.output_limit if spec.output_limit is not None else output_limit,
@@ -237,6 +237,13 @@ def _terms(core: State, spec: JobSpec) -> tuple[Any, ...]:
         spec.cwd,
         spec.on_lost,
     )
+
+
+def _waits(spec: JobSpec) -> Sequence[float]:
+    """The waits that a job names itself: where it names no longest one, they are not cut to that of the settings."""
+    if isinstance(spec.backoff, list):
+        return spec.backoff
+    return (spec.backoff_base or 0.0,) if spec.backoff == "fixed" else (0.0,)
 
 
 def _count(core: State, jobs: Iterable[NewJob]) -> None:

@@ -190,7 +190,7 @@ def _carry_out(core: State, turn: Turn, asked: Asked, answered: Answered) -> Non
     except QueuectlError as error:
         _refuse(core, turn, asked, error)
         return
-    if operation.changes:
+    if operation.changes and not getattr(args, "dry", False):
         _keep(core, turn, asked, body, answered)
     turn.reply(envelope, ok(request.id, body))
 

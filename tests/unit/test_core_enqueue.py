@@ -249,3 +249,22 @@ def test_seq_is_never_used_twice_even_if_the_last_job_is_gone(broker_on_disk: Br
     broker.crash()
 
     assert broker.enqueue() == ["a2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "backoff_max"),
+    [
+        ({"backoff": [60, 86400, 10]}, 86400),
+        ({"backoff": [60, 86400], "backoff_max": 100}, 100),
+        ({"backoff": [1, 2]}, 3600),
+        ({"backoff": "fixed", "backoff_base": 7200}, 7200),
+        ({"backoff_base": 7200}, 3600),
+    ],
+    ids=str,
+)
+def test_waits_that_a_job_names_are_cut_only_if_it_says_so(
+    broker: BrokerHarness, fields: dict[str, Any], backoff_max: float
+) -> None:
+    [job] = broker.enqueue(**fields)
+
+    assert broker.job(job)["backoff_max"] == backoff_max

@@ -268,6 +268,16 @@ def test_repeat_is_known_where_its_job_was_changed_since(broker: BrokerHarness, 
     assert raw(broker, body) == {**first, "repeated": True}
 
 
+@pytest.mark.parametrize("op", ["cancel", "hold", "release", "retry", "purge"])
+def test_reply_of_what_was_only_tried_is_not_kept(broker: BrokerHarness, op: str) -> None:
+    rows = len(broker.store._db.query("SELECT 1 FROM reply"))
+
+    broker.ask(op, request_id=ID, select={}, dry=True)
+
+    assert len(broker.store._db.query("SELECT 1 FROM reply")) == rows
+    assert "repeated" not in raw(broker, request(op, request_id=ID, select={}, dry=True))
+
+
 def test_id_used_for_another_operation_in_the_same_turn_is_refused(broker: BrokerHarness) -> None:
     clients = [
         request("enqueue", request_id=ID, jobs=[{"command": "a"}]),
