@@ -11,7 +11,7 @@ from cli.dlq_changes import purge, retry
 from cli.dlq_files import export_jobs, import_jobs
 from cli.formats import TABLE, Form, listing, print_listing
 from cli.jobs import print_jobs, show_job
-from cli.options import Group, completed, shared
+from cli.options import JOB, Group, completed, shared
 from cli.render import distance, table
 from cli.selecting import filter_of, filtering_dead
 from cli.session import Session
@@ -80,7 +80,7 @@ def _row(cause: Cause) -> tuple[str, int, str, str, str]:
 
 
 @dlq.command("show")
-@click.argument("job_id", metavar="ID", shell_complete=completed("jobs"))
+@click.argument("job_id", type=JOB, metavar="ID", shell_complete=completed("jobs"))
 @shared
 def show_dead(session: Session, job_id: str) -> int:
     """Show one dead job with its attempts and the end of its output.

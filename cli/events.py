@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import completed, shared, usage
+from cli.options import JOB, completed, shared, usage
 from cli.render import state_word
 from cli.selecting import named
 from cli.session import Session
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("job_id", metavar="[ID]", required=False, shell_complete=completed("jobs"))
+@click.argument("job_id", type=JOB, metavar="[ID]", required=False, shell_complete=completed("jobs"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens; of one job until it is over.")
 @click.option("--since", metavar="CURSOR", help="Go on after this event (--json shows cursors); 0 for all.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given again.")

@@ -9,7 +9,7 @@ import click
 
 from cli.causes import ending
 from cli.formats import TABLE, Form, Row, listing, print_listing
-from cli.options import completed, shared
+from cli.options import JOB, completed, shared
 from cli.output import attempt_text
 from cli.render import distance, table
 from cli.selecting import filter_of, filtering, named
@@ -99,7 +99,7 @@ def _command_and_words(job: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", shell_complete=completed("jobs"))
+@click.argument("job_id", type=JOB, metavar="ID", shell_complete=completed("jobs"))
 @click.option("--env", is_flag=True, help="Show the values of its variables, too; for admins.")
 @shared
 def show(session: Session, job_id: str, env: bool) -> int:

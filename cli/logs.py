@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli.escape import visible, visible_lines
-from cli.options import completed, shared, usage
+from cli.options import JOB, completed, shared, usage
 from cli.output import mark
 from cli.render import counted
 from cli.run import ending_words
@@ -28,7 +28,7 @@ ALL = "all"
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", shell_complete=completed("jobs"))
+@click.argument("job_id", type=JOB, metavar="ID", shell_complete=completed("jobs"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until it is over.")
 @click.option("--attempt", metavar="N|all", help="Of this attempt rather than the latest, or of all.")
 @click.option("--stdout", "only_stdout", is_flag=True, help="Only what went to its stdout.")

@@ -136,6 +136,7 @@ def _size(text: str) -> int:
 
 
 CODE_MAX = 255
+ID_CHARS_MAX = 128
 
 
 def _backoff(text: str) -> str | list[float]:
@@ -164,9 +165,31 @@ def _codes(text: str) -> list[int]:
     return sorted(set(codes))
 
 
+def _job_id(text: str) -> str:
+    """An id, a beginning of one, or `last`: as it is, if it can be one at all."""
+    if not text.strip():
+        raise ValueError("an id is empty; is a variable not set?")
+    if len(text) > ID_CHARS_MAX:
+        raise ValueError(f"no id has more than {ID_CHARS_MAX} characters")
+    return text
+
+
+def duration_up_to(most: str) -> Converted:
+    """A duration that is at most so long."""
+
+    def parse(text: str) -> float:
+        seconds = _duration(text)
+        if seconds > _duration(most):
+            raise ValueError(f"{text!r} is more than {most}")
+        return seconds
+
+    return Converted("duration", parse)
+
+
 BACKOFF = Converted("backoff", _backoff)
 CODES = Converted("codes", _codes)
 DURATION = Converted("duration", _duration)
+JOB = Converted("id", _job_id)
 SIZE = Converted("size", _size)
 
 

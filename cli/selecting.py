@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from cli.escape import visible
-from cli.options import completed, usage
+from cli.options import JOB, completed, usage
 from cli.render import counted
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LAST = "last"
 SAMPLE = 3
 COUNTED = 10_000
 
-_IDS = click.argument("ids", nargs=-1, metavar="[ID|last]...", shell_complete=completed("jobs"))
+_IDS = click.argument("ids", type=JOB, nargs=-1, metavar="[ID|last]...", shell_complete=completed("jobs"))
 _FILTERS = (
     click.option("--state", type=click.Choice(STATES), help="Only jobs in this state."),
     click.option("--queue", metavar="NAME", help="Only jobs of this queue.", shell_complete=completed("queues")),

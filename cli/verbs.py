@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import DURATION, Converted, completed, shared, usage
+from cli.options import DURATION, Converted, completed, duration_up_to, shared, usage
 from cli.selecting import Choice, change, chosen, report, selecting
 from cli.session import Session
 
@@ -33,7 +33,7 @@ SIGNAL = Converted("signal", _signal)
 @selecting
 @click.option("--reason", default="", metavar="TEXT", help="Why: it is kept with the job.")
 @click.option("--signal", "signal", type=SIGNAL, default="TERM", metavar="S", help="The first signal [TERM].")
-@click.option("--grace", type=DURATION, default=_GRACE_S, metavar="D", help="Time from it to SIGKILL [10s].")
+@click.option("--grace", type=duration_up_to("1d"), default=_GRACE_S, metavar="D", help="Time until SIGKILL [10s].")
 @click.option("--no-wait", is_flag=True, help="Do not wait until running jobs have ended.")
 @shared
 def cancel(session: Session, reason: str, signal: int, grace: float, no_wait: bool, **options: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import DURATION, completed, shared, usage
+from cli.options import DURATION, JOB, completed, shared, usage
 from cli.render import counted, state_word, table
 from cli.run import because, code_of, ending_words, own_code
 from cli.selecting import filter_of, filtering, named
@@ -20,7 +20,7 @@ UNFINISHED = ("pending", "processing", "failed")
 
 
 @click.command()
-@click.argument("ids", nargs=-1, metavar="[ID|last]...", shell_complete=completed("jobs"))
+@click.argument("ids", type=JOB, nargs=-1, metavar="[ID|last]...", shell_complete=completed("jobs"))
 @filtering
 @click.option("--any", "any_job", is_flag=True, help="One of them is enough.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Wait no longer than so; then exit 124.")

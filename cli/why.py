@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import completed, shared
+from cli.options import JOB, completed, shared
 from cli.render import distance
 from cli.selecting import named
 from cli.session import Session
@@ -15,7 +15,7 @@ from queuectl.times import human_duration
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", shell_complete=completed("jobs"))
+@click.argument("job_id", type=JOB, metavar="ID", shell_complete=completed("jobs"))
 @shared
 def why(session: Session, job_id: str) -> int:
     """Say why a job is not running: each reason that holds, its place in line, and how long it may take.

@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 
 from queuectl.errors import BadJob
 from queuectl.ids import JOB_ID, QUEUE_NAME
+from queuectl.plain import in_plain_words
 from queuectl.suggest import did_you_mean
 from queuectl.times import parse_rfc3339
 
@@ -104,16 +105,6 @@ _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
 
 JITTERS = ("none", "full", "equal")
 ON_LOST = ("retry", "dead")
-_TYPE_WORDS = {
-    "str": "text",
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "object": "an object",
-    "bytes": "text",
-    "null": "null",
-    "array": "a list",
-}
 
 
 def parse_job(fields: Any) -> JobSpec:
@@ -128,7 +119,7 @@ def parse_job(fields: Any) -> JobSpec:
     try:
         spec = msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
-        raise BadJob(_plain(str(error))) from None
+        raise BadJob(in_plain_words(str(error))) from None
     _check(spec, fields)
     return spec
 
@@ -285,7 +276,7 @@ def _check_backoff(backoff: str | list[float]) -> None:
     if not 1 <= len(backoff) <= DELAYS_MAX:
         raise BadJob(f"backoff: a list has 1 to {DELAYS_MAX} delays")
     for delay in backoff:
-        _within("backoff", SECONDS_MAX)(delay)
+        _seconds("backoff")(delay)
 
 
 def _codes(name: str) -> Callable[[list[int]], None]:
@@ -298,7 +289,7 @@ def _codes(name: str) -> Callable[[list[int]], None]:
 
 def _more_than_nothing(name: str) -> Callable[[float], None]:
     def check(seconds: float) -> None:
-        _within(name, SECONDS_MAX)(seconds)
+        _seconds(name)(seconds)
         if seconds == 0:
             raise BadJob(f"{name}: must be more than 0 seconds", hint=f"leave it out for no {name}")
 
@@ -331,12 +322,16 @@ def _check_stdin(data: bytes) -> None:
         )
 
 
-def _within(name: str, high: float) -> Callable[[float], None]:
+def _within(name: str, high: float, unit: str = "") -> Callable[[float], None]:
     def check(value: float) -> None:
         if not 0 <= value <= high:  # so NaN is refused as well
-            raise BadJob(f"{name}: must be between 0 and {high:g}, not {str(value)[:40]}")
+            raise BadJob(f"{name}: must be between 0 and {high:.0f}{unit}, not {str(value)[:40]}")
 
     return check
+
+
+def _seconds(name: str) -> Callable[[float], None]:
+    return _within(name, SECONDS_MAX, " seconds (10 years)")
 
 
 def _one_of(name: str, words: tuple[str, ...]) -> Callable[[str], None]:
@@ -355,16 +350,16 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "priority": _check_priority,
     "max_retries": _within("max_retries", 1_000_000),
     "backoff_base": _within("backoff_base", 1_000_000),
-    "backoff_max": _within("backoff_max", SECONDS_MAX),
+    "backoff_max": _seconds("backoff_max"),
     "backoff_jitter": _one_of("backoff_jitter", JITTERS),
     "timeout": _more_than_nothing("timeout"),
-    "delay": _within("delay", SECONDS_MAX),
+    "delay": _seconds("delay"),
     "run_at": _check_run_at,
     "env": _check_env,
     "cwd": _check_cwd,
     "on_lost": _one_of("on_lost", ON_LOST),
     "keep_children": bool,
-    "output_limit": _within("output_limit", 64 * 2**20),
+    "output_limit": _within("output_limit", 64 * 2**20, " bytes (64 MiB)"),
     "backoff": _check_backoff,
     "retry_on": _codes("retry_on"),
     "no_retry_on": _codes("no_retry_on"),
@@ -381,20 +376,3 @@ assert tuple(_CHECKS) == JobSpec.__struct_fields__
 _IN_COMMON = JobSpec.__struct_fields__[2:]
 assert JobSpec.__struct_fields__[:2] == ("command", "id")
 _PLAIN = in_common(JobSpec(command="true"))
-
-
-def _plain(text: str) -> str:
-    """msgspec's message in our words: ``Expected `int`, got `str` - at `$.timeout` `` → `timeout: expected …`."""
-    match = re.match(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?([^`]*)`)?", text)
-    if match:
-        kinds = [word.strip() for word in match[1].split("|") if "null" not in word]
-        wanted = " or ".join(_TYPE_WORDS.get(kind, kind) for kind in kinds)
-        where = f"{match[3]}: " if match[3] else ""
-        return f"{where}expected {wanted}, got {_TYPE_WORDS.get(match[2], match[2])}"
-    match = re.match(r"Object missing required field `([^`]+)`", text)
-    if match:
-        return f"{match[1]}: is missing"
-    match = re.match(r"(.+) - at `\$\.([^`]+)`", text)
-    if match:
-        return f"{match[2]}: {match[1][0].lower()}{match[1][1:].replace('`', chr(39))}"
-    return text.replace("`", "'")

@@ -19,6 +19,7 @@ from queuectl.packed import (
     WORKER_MESSAGE_BYTES_MAX,
     unpack,
 )
+from queuectl.plain import in_plain_words
 
 __all__ = [
     "CLIENT_MESSAGE_BYTES_MAX",
@@ -59,4 +60,4 @@ def convert(data: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(data, kind, builtin_types=_NATIVE)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise BadRequest(f"the message is not valid: {str(error).replace('`', chr(39))}") from None
+        raise BadRequest(f"the message is not valid: {in_plain_words(str(error))}") from None

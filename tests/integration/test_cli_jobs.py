@@ -520,6 +520,17 @@ def test_dlq_retry_of_all_goes_over_all_slices(broker: ScriptedBroker) -> None:
     assert run_cli("dlq", "retry", "--all", "-q").out == "x1\nx2\n"
 
 
+@pytest.mark.parametrize("verb", ["show", "why", "logs", "wait", "events", "cancel", "hold", "dlq show", "dlq retry"])
+@pytest.mark.parametrize(("job_id", "words"), [("", "an id is empty"), (" ", "empty"), ("x" * 129, "128 characters")])
+def test_what_can_be_no_id_is_refused_before_anybody_is_asked(
+    broker: ScriptedBroker, verb: str, job_id: str, words: str
+) -> None:
+    ran = run_cli(*verb.split(), job_id)
+
+    assert (ran.code, broker.asked) == (2, [])
+    assert words in ran.err
+
+
 def test_dlq_retry_of_nothing(broker: ScriptedBroker) -> None:
     broker.on("dlq_retry", {"ids": [], "next": None})
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from queuectl.errors import BadJob
-from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, TERMINAL, JobSpec, JobState, _plain, parse_job
+from queuectl.jobs import COMMAND_BYTES_MAX, ENV_BYTES_MAX, TERMINAL, JobSpec, JobState, parse_job
+from queuectl.plain import in_plain_words
 
 
 def problem(fields: Any) -> BadJob:
@@ -133,11 +134,28 @@ def test_environment_is_bounded() -> None:
 
     assert "env: has" in problem({"command": "x", "env": {"A": "x" * (ENV_BYTES_MAX - 2)}}).message
     many = {f"A{number}": "" for number in range(2001)}
-    assert problem({"command": "x", "env": many}).message == "env: expected 'object' of length <= 2000"
+    assert problem({"command": "x", "env": many}).message == "env: must have at most 2000 items"
 
 
 def test_words_of_a_library_that_are_not_known_are_told_as_they_are() -> None:
-    assert _plain("Something `odd`") == "Something 'odd'"
+    assert in_plain_words("Something `odd`") == "Something 'odd'"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("Expected `str` of length >= 1 - at `$.select.ids[0]`", "select.ids[0]: is empty"),
+        ("Expected `str` of length >= 8 - at `$.id`", "id: must have at least 8 characters"),
+        ("Expected `array` of length <= 1000 - at `$.jobs`", "jobs: must have at most 1000 items"),
+        ("Expected `int` <= 86400000 - at `$.grace_ms`", "grace_ms: must be at most 86400000"),
+        ("Expected `float` >= 0.0 - at `$.delay`", "delay: must be at least 0.0"),
+        ("Expected `int | null`, got `str` - at `$.limit`", "limit: expected an integer, got text"),
+        ("Object missing required field `command`", "command: is missing"),
+        ("Invalid enum value 'x' - at `$.role`", "role: invalid enum value 'x'"),
+    ],
+)
+def test_words_of_a_library_become_ours(theirs: str, ours: str) -> None:
+    assert in_plain_words(theirs) == ours
 
 
 def test_jobs_that_are_over() -> None:

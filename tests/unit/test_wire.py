@@ -36,7 +36,7 @@ def test_input_of_a_command_comes_in_as_it_went_out(stdin: bytes | None) -> None
 def test_input_of_a_command_is_no_text() -> None:
     grant = [1, "a1", 1, 3, "q", "cat", None, None, None, 100, True, "text"]
 
-    with pytest.raises(BadRequest, match="Expected 'bytes"):
+    with pytest.raises(BadRequest, match="expected bytes"):
         decode(msgpack.packb(["push", 1, 2, [grant]]), TO_WORKER, bytes_max=1000)
 
 
