@@ -77,6 +77,9 @@ def print_jobs(session: Session, form: Form, select: dict[str, Any], *, limit: i
     return 0
 
 
+_WAITS = ("held", "delayed", "no_worker")
+
+
 def _job_table(jobs: list[dict[str, Any]]) -> str:
     headers = ("ID", "STATE", "FAILED", "QUEUE", "UPDATED", "COMMAND")
     return table(headers, [_row(job) for job in jobs], state_column=1, dispensable=(3, 4, 2))
@@ -84,7 +87,13 @@ def _job_table(jobs: list[dict[str, Any]]) -> str:
 
 def _row(job: dict[str, Any]) -> tuple[Any, ...]:
     tries = f"{job['attempts']}/{job['max_retries']}"
-    return (job["id"], job["state"], tries, job["queue"], distance(job["updated_at"]), job["command"])
+    return (job["id"], _state(job), tries, job["queue"], distance(job["updated_at"]), job["command"])
+
+
+def _state(job: dict[str, Any]) -> str:
+    """A state, and why the job waits where it would not run if all workers were free."""
+    why = "held" if job.get("held") else job.get("reason")
+    return f"{job['state']} ({why})" if why in _WAITS else str(job["state"])
 
 
 def _dead_table(jobs: list[dict[str, Any]]) -> str:

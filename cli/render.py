@@ -34,9 +34,9 @@ def colours_wanted() -> bool:
 
 
 def state_word(state: str, padded: str | None = None) -> str:
-    """A state, coloured where that is wanted; `padded` is the text to show for it."""
+    """A state, coloured where that is wanted, with what stands behind it; `padded` is the text to show for it."""
     text = visible(state) if padded is None else padded
-    colour = STATE_COLOURS.get(state)
+    colour = STATE_COLOURS.get(state.partition(" ")[0])
     return coloured(text, colour) if colour else text
 
 

@@ -152,7 +152,9 @@ def _moments(day: date, clock: time) -> list[int]:
 
 
 def human_duration(seconds: float) -> str:
-    """A duration for people: `0.25s`, `42s`, `3m20s`, `2h05m`, `3d04h`."""
+    """A duration for people: `5ms`, `0.25s`, `42s`, `3m20s`, `2h05m`, `3d04h`."""
+    if 0.0005 <= seconds < 0.1:
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 10:
         return f"{seconds:.2f}s".replace(".00s", "s")
     whole = round(seconds)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core.access import Actor
+from broker.core.asks import CANCELLED
 from broker.core.find import find
+from broker.core.holds import HELD_BACK
 from broker.core.memory import Session
 from broker.core.state import State
 from broker.core.turn import Turn
+from broker.core.unique import REPLACED
 from broker.lifecycle import ALONE_FROM_LOSSES, LOST, OVERDUE, POISON
+from broker.store.history import DeedView
 from broker.store.rows import DUE_LATER, HELD, READY, READY_ALONE, STATES, JobRow
 from queuectl.jobs import TERMINAL, JobState, Outcome
 from queuectl.requests import Why
@@ -27,10 +31,10 @@ def why(core: State, turn: Turn, by: Actor, args: Why) -> dict[str, Any]:
     told: dict[str, Any] = {"id": row.id, "state": state.value, "position": None, "ahead_capped": False}
     told["estimate_s"] = None
     if state in TERMINAL:
-        return told | {"reasons": [_over(state, row)]}
+        return told | {"reasons": [_over(core, state, row)]}
     if state is JobState.PROCESSING:
         return told | {"reasons": _running(core, turn, row)}
-    reasons = [*_of_itself(row), *_of_workers(core, turn, core.queues[row.bucket], row)]
+    reasons = [*_of_itself(core, row), *_of_workers(core, turn, core.queues[row.bucket], row)]
     if row.ready in (READY, READY_ALONE):
         ahead = core.store.jobs.ahead_of(row.bucket, row.priority, row.run_at_ms, row.seq, AHEAD_COUNTED + 1)
         is_capped = ahead > AHEAD_COUNTED
@@ -49,16 +53,28 @@ def _reason(code: str, text: str, **more: Any) -> Reason:
     return {"code": code, "text": text, **more}
 
 
-def _over(state: JobState, row: JobRow) -> Reason:
+def _deed(core: State, row: JobRow, *actions: str) -> DeedView | None:
+    """The last time that a person did this to the job."""
+    deeds = core.store.history.deeds(row.seq)
+    return next((deed for deed in reversed(deeds) if deed.action in actions), None)
+
+
+def _by(core: State, deed: DeedView | None) -> str:
+    return "" if deed is None or deed.actor is None else f" by {core.actor_name(deed.actor)}"
+
+
+def _over(core: State, state: JobState, row: JobRow) -> Reason:
     assert row.finished_at_ms is not None
     at = rfc3339(row.finished_at_ms)
     if state is JobState.DEAD:
         return _reason(state.value, f"it is dead since {at}: {_cause_of_death(row)}", at=at)
     if row.reason == Outcome.EXPIRED:
         return _reason(state.value, f"it expired at {at}, before it was started", at=at)
-    done = "it completed at" if state is JobState.COMPLETED else "it was cancelled at"
-    because = f": {row.reason}" if row.reason and row.reason != state.value else ""
-    return _reason(state.value, f"{done} {at}{because}", at=at)
+    if state is JobState.COMPLETED:
+        return _reason(state.value, f"it completed at {at}", at=at)
+    deed = _deed(core, row, CANCELLED, REPLACED)
+    said = (deed.note if deed is not None else "") or (row.reason if row.reason != state.value else "")
+    return _reason(state.value, f"it was cancelled at {at}{_by(core, deed)}{f': {said}' if said else ''}", at=at)
 
 
 def _cause_of_death(row: JobRow) -> str:
@@ -67,16 +83,23 @@ def _cause_of_death(row: JobRow) -> str:
         LOST: "its worker was lost while it may have been running, and it must not run twice (on_lost)",
         POISON: f"it lost its worker {row.losses} times",
     }
-    endings = {
-        Outcome.EXIT: f"attempt {row.attempt} ended with exit {row.exit_code}",
-        Outcome.SIGNAL: f"signal {row.signal} ended attempt {row.attempt}",
-        Outcome.TIMEOUT: f"attempt {row.attempt} took longer than its timeout",
-        Outcome.SPAWN_ERROR: f"attempt {row.attempt} could not be started",
-    }
-    if row.reason not in endings:
+    if row.reason not in _FAILURES:
         return causes.get(row.reason or "", row.reason or "")
     final = "the last one it had" if row.attempts >= row.max_retries else "and such an end is not retried"
-    return f"{endings[Outcome(row.reason)]}, {final}"
+    return f"{_failure(row)}, {final}"
+
+
+_FAILURES = {
+    Outcome.EXIT: "attempt {row.attempt} ended with exit {row.exit_code}",
+    Outcome.SIGNAL: "signal {row.signal} ended attempt {row.attempt}",
+    Outcome.TIMEOUT: "attempt {row.attempt} took longer than its timeout",
+    Outcome.SPAWN_ERROR: "attempt {row.attempt} could not be started",
+}
+
+
+def _failure(row: JobRow) -> str:
+    words = next((words for outcome, words in _FAILURES.items() if outcome == row.reason), None)
+    return words.format(row=row) if words is not None else f"attempt {row.attempt} failed ({row.reason})"
 
 
 def _running(core: State, turn: Turn, row: JobRow) -> list[Reason]:
@@ -98,14 +121,24 @@ def _running(core: State, turn: Turn, row: JobRow) -> list[Reason]:
     return reasons
 
 
-def _of_itself(row: JobRow) -> list[Reason]:
+def _held(core: State, row: JobRow) -> Reason:
+    mend = f"release it: queuectl release {row.id}"
+    deed = _deed(core, row, HELD_BACK)
+    if deed is None:  # since it was enqueued, or retried
+        return _reason("held", f"it is held; {mend}")
+    at = rfc3339(deed.at_ms)
+    said = f": {deed.note}" if deed.note else ""
+    return _reason("held", f"it is held since {at}{_by(core, deed)}{said}; {mend}", at=at)
+
+
+def _of_itself(core: State, row: JobRow) -> list[Reason]:
     """What the job itself waits for."""
     reasons = []
     if row.ready == HELD:
-        reasons.append(_reason("held", f"it is held; release it: queuectl release {row.id}"))
+        reasons.append(_held(core, row))
     elif row.ready == DUE_LATER and STATES[row.state] is JobState.FAILED:
         until = rfc3339(row.run_at_ms)
-        text = f"attempt {row.attempt} failed ({row.reason}), and the next comes at {until}"
+        text = f"{_failure(row)}, and the next comes at {until}"
         reasons.append(_reason("backoff", text, until=until))
     elif row.ready == DUE_LATER:
         until = rfc3339(row.run_at_ms)

@@ -492,6 +492,23 @@ def test_dlq_list_shows_how_jobs_ended(broker: ScriptedBroker) -> None:
     assert "poison" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"state": "pending", "reason": "held", "held": True}, "pending (held)"),
+        ({"state": "failed", "reason": "backoff", "held": True}, "failed (held)"),
+        ({"state": "pending", "reason": "delayed"}, "pending (delayed)"),
+        ({"state": "pending", "reason": "no_worker"}, "pending (no_worker)"),
+        ({"state": "failed", "reason": "backoff"}, "failed"),
+    ],
+    ids=str,
+)
+def test_list_says_of_what_a_job_waits_for(broker: ScriptedBroker, fields: dict[str, Any], shown: str) -> None:
+    broker.on("list", {"jobs": [job_view(**fields)], "next": None})
+
+    assert f" {shown} " in run_cli("list").out
+
+
 def test_dlq_list_of_nothing(broker: ScriptedBroker) -> None:
     answer_list(broker, 0)
 

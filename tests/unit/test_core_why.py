@@ -118,7 +118,7 @@ def test_job_that_waits_for_its_time_says_when(broker: BrokerHarness) -> None:
 
     [reason] = why(broker)["reasons"]
     assert (reason["code"], why(broker)["position"]) == ("backoff", None)
-    assert reason["text"] == "attempt 1 failed (exit), and the next comes at 2027-01-15T08:01:02.000Z"
+    assert reason["text"] == "attempt 1 ended with exit 3, and the next comes at 2027-01-15T08:01:02.000Z"
 
 
 def test_held_job_says_how_to_release_it(broker: BrokerHarness) -> None:
@@ -223,18 +223,32 @@ def test_job_that_lost_its_workers_says_so(broker: BrokerHarness, on_lost: str, 
     assert cause in why(broker)["reasons"][0]["text"]
 
 
+def test_held_job_says_who_held_it_and_why(broker: BrokerHarness) -> None:
+    broker.enqueue("x")
+    broker.ask("hold", select={"ids": ["a1"]}, reason="the server is down")
+
+    reason = why(broker)["reasons"][0]
+
+    assert reason == {
+        "code": "held",
+        "text": "it is held since 2027-01-15T08:00:00.000Z by uid:1000: the server is down;"
+        " release it: queuectl release a1",
+        "at": "2027-01-15T08:00:00.000Z",
+    }
+
+
 def test_job_that_somebody_ended_says_why(broker: BrokerHarness) -> None:
     broker.enqueue("x", "y")
     broker.enqueue("z", expires=1)
-    broker.ask("cancel", select={"ids": ["a1"]})
+    broker.ask("cancel", select={"ids": ["a1"]}, reason="wrong file")
     broker.enqueue("x", unique="key")
     broker.enqueue("y", unique="key", on_conflict="replace")
     broker.after(2000)
 
     texts = {job: why(broker, job)["reasons"][0]["text"] for job in ("a1", "a3", "a4")}
-    assert texts["a1"] == "it was cancelled at 2027-01-15T08:00:00.000Z"
+    assert texts["a1"] == "it was cancelled at 2027-01-15T08:00:00.000Z by uid:1000: wrong file"
     assert texts["a3"] == "it expired at 2027-01-15T08:00:02.000Z, before it was started"
-    assert texts["a4"].endswith(": replaced")
+    assert texts["a4"].endswith(" by uid:1000: replaced")
 
 
 def test_submitter_asks_of_its_own_jobs_only(broker: BrokerHarness) -> None:
