@@ -89,7 +89,7 @@ def _next_due(core: State, turn: Turn, state: JobState) -> tuple[list[Known], in
     assert isinstance(kept_s, int | float | None)
     if kept_s is None:
         return [], None
-    before_ms = core.steady_wall_ms(turn.now) - round(kept_s * 1000)
+    before_ms = core.surely_ms(turn.now) - round(kept_s * 1000)
     jobs = core.store.changes.ended(CODES[state], core.retired_upto, LOOKED_AT_PER_STEP)
     due = [job for job, finished_at_ms in jobs if finished_at_ms <= before_ms]
     if len(due) > DELETED_PER_STEP:

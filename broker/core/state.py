@@ -271,6 +271,10 @@ class State:
         """The wall clock as if it had not been set since this epoch began: how old something is, it tells truly."""
         return now.mono_ms + self.steady_ms
 
+    def surely_ms(self, now: Now) -> int:
+        """The wall clock, or the steady one if that is behind: by it nothing is older because a clock was set."""
+        return min(now.wall_ms, self.steady_wall_ms(now))
+
     def bucket_of(self, queue: str) -> int:
         """The number of a queue; a queue exists from when it is first named."""
         bucket = self.buckets.get(queue)

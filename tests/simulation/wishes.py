@@ -221,7 +221,7 @@ class Wishes:
             dead = sum(STATES[row.state] is JobState.DEAD for row in rows.values())
             if dead >= most:
                 return True
-        now_ms = core.steady_wall_ms(self._cluster.broker.clock()) + self._cluster.broker.late_ms
+        now_ms = core.surely_ms(self._cluster.broker.clock()) + self._cluster.broker.late_ms
         return kept_s is not None and ended_ms <= now_ms - round(kept_s * 1000)
 
 

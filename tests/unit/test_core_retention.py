@@ -94,6 +94,18 @@ def test_without_a_limit_they_stay(broker: BrokerHarness, worker: FakeWorker) ->
     assert len(there(broker)) == 2
 
 
+@pytest.mark.parametrize("was_ahead", [False, True], ids=["set ahead", "set back to the right time"])
+def test_a_clock_that_is_set_makes_no_job_older(broker: BrokerHarness, worker: FakeWorker, was_ahead: bool) -> None:
+    run(broker, worker, 0, 1)
+    broker.clock.wall_ms += 365 * DAY_MS
+    if was_ahead:
+        broker.crash()
+        broker.clock.wall_ms -= 365 * DAY_MS
+    walk(broker)
+
+    assert len(there(broker)) == 2
+
+
 def test_no_more_dead_jobs_are_kept_than_wanted_and_the_oldest_go(broker: BrokerHarness, worker: FakeWorker) -> None:
     broker.ask("config_set", key="keep_dead_max", value=2)
     ids = run(broker, worker, 1, 1, 1, 1, 1)
