@@ -63,7 +63,7 @@ def retire(core: State, turn: Turn) -> None:
     surplus = min(_surplus(core), DELETED_PER_STEP) if state is JobState.DEAD else 0
     upto: int | None = core.retired_upto
     if surplus:
-        due = [job for job, _ in core.store.changes.ended(CODES[state], 0, surplus)]
+        due = core.store.changes.died_first(surplus)
     else:
         due, upto = _next_due(core, turn, state)
     delete(core, turn, due)

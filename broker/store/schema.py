@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from broker.store.connection import Connection
 
 APPLICATION_ID = 0x5143544C  # "QCTL"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def _create(connection: Connection) -> None:
@@ -91,6 +91,10 @@ def _add_event(connection: Connection) -> None:
     connection.run("ALTER TABLE spec ADD COLUMN event INTEGER")
 
 
+def _add_deaths(connection: Connection) -> None:
+    _create_parts(connection, ("INDEX job_death ",))
+
+
 def _create_parts(connection: Connection, names: Iterable[str]) -> None:
     for statement in _statements(_schema()):
         if any(name in statement for name in names):
@@ -105,6 +109,7 @@ MIGRATIONS: dict[int, tuple[int, Callable[[Connection], None]]] = {
     3: (4, _add_actors),
     4: (5, _add_choices),
     5: (6, _add_event),
+    6: (7, _add_deaths),
 }
 
 

@@ -1,4 +1,4 @@
--- Version 5 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 7 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -81,6 +81,7 @@ CREATE INDEX job_ready ON job (bucket, priority DESC, run_at_ms, seq) WHERE read
 CREATE INDEX job_alone ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 3;
 CREATE INDEX job_due   ON job (run_at_ms) WHERE ready = 2;
 CREATE INDEX job_state ON job (state, seq) WHERE state <> 0;
+CREATE INDEX job_death ON job (finished_at_ms) WHERE state = 4;
 CREATE INDEX job_until ON job (until_ms) WHERE until_ms IS NOT NULL AND ready <> 0;
 CREATE UNIQUE INDEX job_unique ON job (unique_key) WHERE unique_key IS NOT NULL AND finished_at_ms IS NULL;
 

@@ -114,6 +114,18 @@ def test_no_more_dead_jobs_are_kept_than_wanted_and_the_oldest_go(broker: Broker
     assert there(broker) == ids[-2:]
 
 
+def test_of_dead_jobs_those_go_that_died_first(broker: BrokerHarness, worker: FakeWorker) -> None:
+    broker.ask("config_set", key="keep_dead_max", value=2)
+    ids = broker.enqueue(*"xxxxx", max_retries=1)
+    grants = worker.grants()
+    for place in (3, 0, 4, 2, 1):
+        broker.clock.advance(1)
+        worker.finish(grants[place], 1)
+    walk(broker)
+
+    assert there(broker) == [ids[1], ids[2]]
+
+
 def test_many_go_in_small_steps(broker: BrokerHarness, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "DELETED_PER_STEP", 3)
     monkeypatch.setattr(deletion, "LOOKED_AT_PER_STEP", 4)

@@ -78,6 +78,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "FREE_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "FREE_SPEC": (SPEC_ROW,),
     "OVER": ("SEARCH job USING INDEX job_state (state=? AND seq>?)",),
+    "DIED_FIRST": ("SCAN job USING INDEX job_death",),
     "COPY_JOB": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "COPY_SPEC": (SPEC_ROW,),
     "ADD_TO_SPEC": (SPEC_ROW,),
@@ -191,6 +192,7 @@ LISTINGS: dict[str, tuple[Filter, tuple[str, ...]]] = {
 WALKS = {
     "NEXT_DOOMED": "the first row, by its key",
     "NEXT_DUE": "the first entry of an index",
+    "DIED_FIRST": "a LIMIT of the first entries of an index",
     "OLDEST": "what a LIMIT let through",
     "OVERDUE": "what a LIMIT let through",
     "CANCELLATIONS": "running jobs that are to end, at the start",
