@@ -15,7 +15,7 @@ from broker.core.memory import Cancellation, Holder, Kept, Lease, Session, Tally
 from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
-from broker.store.rows import CODES, WorkerRow
+from broker.store.rows import CODES, LateRetry, WorkerRow
 from queuectl.clock import Now
 from queuectl.errors import QueueFull
 from queuectl.jobs import JobState
@@ -106,6 +106,8 @@ class Before(NamedTuple):
     holders: dict[str, Holder]
     waiters: list[Waiter]
     stopping: bool
+    clock_ms: int
+    hastening: list[LateRetry]
 
 
 class State:
@@ -150,7 +152,6 @@ class State:
         self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.read_pace()
-        self.before = Before({}, {}, [], stopping=False)
         self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
@@ -164,6 +165,8 @@ class State:
         self.started_ms = 0
         self.clock_ms = 0  # wall clock less monotonic clock, as last seen
         self.steady_ms = 0  # the same when this epoch began
+        self.hastening: list[LateRetry] = []  # that the clock has made late; never changed in place
+        self.before = self.before_turn()
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -175,6 +178,7 @@ class State:
         self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
         self.started_ms = now.mono_ms
         self.clock_ms = self.steady_ms = now.wall_ms - now.mono_ms
+        self.before = self.before_turn()
         self.next_retire_ms = now.mono_ms + max(RETIRE_FROM_MS, self._retire_from_ms(facts, now) - now.wall_ms)
         self.rebuild(now)
 
@@ -184,6 +188,10 @@ class State:
             facts["retire_from_ms"] = now.wall_ms + (RETIRE_OLD_FROM_MS if self.epoch > 1 else 0)
             self.store.ledger.note({"retire_from_ms": facts["retire_from_ms"]})
         return int(facts["retire_from_ms"])
+
+    def before_turn(self) -> Before:
+        """What the turn that begins now may have to leave as it was."""
+        return Before(self.sessions, self.holders, self.waiters, self.stopping, self.clock_ms, self.hastening)
 
     def rebuild(self, now: Now) -> None:
         """Read from the store what memory mirrors; after a failed turn nothing of it is left in memory."""
@@ -211,7 +219,7 @@ class State:
 
     def _put_back(self) -> None:
         """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
-        self.sessions, self.holders, self.waiters, self.stopping = self.before
+        self.sessions, self.holders, self.waiters, self.stopping, self.clock_ms, self.hastening = self.before
         self.reads_left = True
         for holder in self.holders.values():
             holder.session, holder.leases = None, {}
