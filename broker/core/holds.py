@@ -60,7 +60,7 @@ def _as_it_is(job_id: str, words: str) -> WrongState:
 
 def _note(core: State, turn: Turn, by: Actor, chosen: Chosen, deed: str, reason: str) -> None:
     actor = core.actor_number(by.name)
-    core.store.history.note_deed([job.seq for job in chosen.jobs], turn.now.wall_ms, deed, actor, reason)
+    core.store.history.note_deed(chosen.jobs, turn.now.wall_ms, deed, actor, reason)
     event = "job_held" if deed == HELD_BACK else "job_released"
     for job in chosen.jobs:
         turn.note(feed.HELD if deed == HELD_BACK else feed.RELEASED, job.id, actor, reason or None)

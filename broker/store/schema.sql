@@ -141,12 +141,15 @@ CREATE TABLE attempt (                  -- one row for each attempt, written whe
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE deed (                     -- what people did to a job
-  seq    INTEGER NOT NULL,
-  at_ms  INTEGER NOT NULL,
-  action TEXT NOT NULL,
-  actor  INTEGER NOT NULL,
-  note   TEXT NOT NULL DEFAULT '',      -- why, or what has changed
-  PRIMARY KEY (seq, at_ms, action, actor)
+  seq     INTEGER NOT NULL,
+  number  INTEGER NOT NULL,             -- in the order in which it was done
+  at_ms   INTEGER NOT NULL,
+  action  TEXT NOT NULL,
+  actor   INTEGER NOT NULL,
+  note    TEXT NOT NULL DEFAULT '',     -- why, or what has changed
+  state   INTEGER,                      -- of the job when it was done; NULL: from before version 7
+  attempt INTEGER,                      -- runs started by then; NULL: the same
+  PRIMARY KEY (seq, number)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE output (                   -- kept pieces; offsets count all bytes written, a jump is a gap

@@ -104,7 +104,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "DELETE_LOSS": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
     "ENDED": ("SEARCH attempt USING PRIMARY KEY (seq=? AND attempt=?)",),
     "ATTEMPTS": ("SEARCH a USING PRIMARY KEY (seq=?)", "SEARCH w USING INTEGER PRIMARY KEY (rowid=?)"),
-    "INSERT_DEED": (),
+    "INSERT_DEED": ("SEARCH deed USING PRIMARY KEY (seq=?)",),
     "DEEDS": ("SEARCH deed USING PRIMARY KEY (seq=?)",),
     "DELETE_DEEDS": ("SEARCH deed USING PRIMARY KEY (seq=?)",),
     "INSERT_CHUNK": (),
