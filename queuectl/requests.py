@@ -159,11 +159,12 @@ class Retry(_Chosen, frozen=True):
     """Run jobs again. → `{ids, copies, skipped, next}`.
 
     One that waits for its retry runs now; a dead one is pending again with a fresh budget; of one that is completed or
-    cancelled there is a copy (`copies`: old id → new id) that says whose retry it is.
+    cancelled there is a copy (`copies`: old id → new id) that says whose retry it is. `delay` and `interval` count
+    within a slice: for even steps over more jobs than that, ask slice by slice with the `delay` of its first.
     """
 
-    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0  # seconds until the first of them runs
-    interval: Annotated[float, Meta(ge=0, le=86400.0)] = 0.0  # seconds from each to the next
+    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0  # seconds until the first of the slice runs
+    interval: Annotated[float, Meta(ge=0, le=86400.0)] = 0.0  # seconds from each of the slice to the next
     hold: bool = False  # they wait until they are released
 
 
