@@ -282,7 +282,10 @@ class ConfigUnset(_Args, frozen=True):
 
 
 class WorkerStop(_Args, frozen=True):
-    """Tell workers to stop (all if none is named). → `{workers: [id]}`; `wait` tells when they are gone."""
+    """Tell workers to stop (all if none is named). → `{workers: [id]}`; `wait` tells when they are gone.
+
+    One that is away is told when it is back within a day, also by a broker that was started anew meanwhile.
+    """
 
     workers: list[IdText] = []
     now: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.core import deletion, endings, feed, grants, outputs, requests, sessions, waits, wall, writing
+from broker.core import deletion, endings, farewells, feed, grants, outputs, requests, sessions, waits, wall, writing
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES
@@ -84,6 +84,7 @@ class Core(State):
         if now.mono_ms >= self.next_tidy_ms:
             gone = self.store.ledger.forget_replies(self.steady_wall_ms(now) - REPLIES_KEPT_MS, TIDY_ROWS)
             gone = max(gone, feed.forget(self, now))
+            farewells.tidy(self, turn)
             self.next_tidy_ms = now.mono_ms + (TIDY_EVERY_MS if gone < TIDY_ROWS else 100)
         if now.mono_ms >= self.next_retire_ms:
             deletion.retire(self, turn)

@@ -150,6 +150,14 @@ class WorkerRow(NamedTuple):
     actor: int | None  # who it is; None: from before there were keys
 
 
+class StopRow(NamedTuple):
+    """A worker that was told to stop."""
+
+    worker: int
+    at_once: int  # 1: without finishing what runs
+    at_ms: int
+
+
 class KeyRow(NamedTuple):
     """A key that somebody comes in with, or came in with."""
 

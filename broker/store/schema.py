@@ -98,8 +98,8 @@ FROM deed_6"""
 
 
 def _add_order(connection: Connection) -> None:
-    """In which order jobs died, and in which order people did things."""
-    _create_parts(connection, ("INDEX job_death ",))
+    """In which order jobs died, in which order people did things, and which workers they told to stop."""
+    _create_parts(connection, ("INDEX job_death ", "TABLE stop "))
     if connection.query("SELECT 1 FROM pragma_table_info('deed') WHERE name = 'number'"):
         return  # just created
     connection.run("ALTER TABLE deed RENAME TO deed_6")

@@ -48,6 +48,12 @@ CREATE TABLE worker (                   -- one row for each start of a worker th
   actor         INTEGER                 -- who it is; NULL: from before version 4
 ) STRICT;
 
+CREATE TABLE stop (                     -- workers that were told to stop and are not known to have ended
+  worker  INTEGER PRIMARY KEY,
+  at_once INTEGER NOT NULL CHECK (at_once IN (0, 1)),      -- 1: without finishing what runs
+  at_ms   INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE job (                      -- the mutable part of a job
   seq            INTEGER PRIMARY KEY,   -- order of arrival; never used twice (meta.next_seq, noted when jobs are deleted)
   id             TEXT NOT NULL UNIQUE,

@@ -152,6 +152,9 @@ PLANS: dict[str, tuple[str, ...]] = {
     "WORKER_OF": ("SEARCH worker USING INDEX sqlite_autoindex_worker_1 (boot=?)",),
     "WORKERS": ("SCAN json_each", "SEARCH worker USING INTEGER PRIMARY KEY (rowid=?)"),
     "ADD_WORKER": (),
+    "READ_STOPS": ("SCAN stop",),
+    "ADD_STOP": (),
+    "DROP_STOP": ("SEARCH stop USING INTEGER PRIMARY KEY (rowid=?)",),
     # keys
     "READ_ACTORS": ("SCAN actor",),
     "ADD_ACTOR": (),
@@ -203,6 +206,7 @@ WALKS = {
     "READ_SETTINGS": "a few rows, at the start",
     "READ_BUCKETS": "one row a queue, at the start",
     "READ_TALLIES": "a few rows a queue, at the start",
+    "READ_STOPS": "a few rows, at the start",
     "READ_ACTORS": "one row for each who ever did something, at the start",
     "READ_KEYS": "all keys, at the start and when they change",
 }
