@@ -19,8 +19,12 @@ from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 
 JOBS_PER_REQUEST_MAX = 1000
 ROWS_PER_REPLY_MAX = 500
+WORKERS_NAMED_MAX = 1000
+WORKERS_AWAITED_MAX = 10_000  # as many as may have been told to stop
+SHORT_TEXT_MAX = 256
 
 RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"\A[A-Za-z0-9._:-]*\Z")]
+ShortText = Annotated[str, Meta(max_length=SHORT_TEXT_MAX)]
 IdText = Annotated[str, Meta(min_length=1, max_length=256)]
 KeyName = Annotated[str, Meta(pattern=rf"\A{KEY_NAME.pattern}\Z")]
 Role = Literal["worker", "submit", "read", "admin"]
@@ -90,8 +94,7 @@ def sound_enqueue(body: bytes) -> SoundEnqueue | None:
     return request if are_sound(request.args.jobs) else None
 
 
-SHORT_TEXT_MAX = 256
-Reason = Annotated[str, Meta(max_length=SHORT_TEXT_MAX)]
+Reason = ShortText
 TagText = Annotated[str, Meta(min_length=1, max_length=330)]  # key, or key=value
 Milliseconds = Annotated[int, Meta(ge=0, le=2**50)]
 
@@ -100,8 +103,8 @@ class Select(_Args, frozen=True):
     """Which jobs are meant: all that have all of this. `ids` are ids or unique prefixes, and stand alone."""
 
     ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
-    state: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
-    queue: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
+    state: ShortText | None = None
+    queue: ShortText | None = None
     tags: Annotated[list[TagText], Meta(max_length=32)] = []  # "key=value", or "key" with any value
     where: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = []  # queuectl/where.py
     since: Milliseconds | None = None  # created at this instant or later
@@ -138,7 +141,10 @@ class Release(_Chosen, frozen=True):
 
 
 class Edits(_Args, frozen=True):
-    """What is to be another; what is left out stays. Times in seconds; `timeout` 0: none."""
+    """What is to be another; what is left out stays. Times in seconds; `timeout` 0: none.
+
+    As in a job that is enqueued, what is too long or too large is refused as a bad job.
+    """
 
     command: str | None = None
     queue: str | None = None
@@ -212,7 +218,7 @@ class Job(_Args, frozen=True):
     """One job by id or unique prefix. → `{job, history, events}`; `{…, env_values}` if asked for."""
 
     id: IdText
-    state: str | None = None  # refuse unless it is in this state
+    state: ShortText | None = None  # refuse unless it is in this state
     env: bool = False  # tell the values of its environment, too; for admins
 
 
@@ -230,7 +236,7 @@ class Output(_Args, frozen=True):
     id: IdText
     attempt: Attempt | None = None  # default: the latest
     stream: Annotated[int, Meta(ge=1, le=2)] | None = None  # default: both
-    cursor: list[int] | None = None
+    cursor: Annotated[list[int], Meta(max_length=2)] | None = None
     tail_bytes: Annotated[int, Meta(ge=0)] | None = None  # only the last so many bytes of each stream
     wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
 
@@ -238,8 +244,8 @@ class Output(_Args, frozen=True):
 class List(_Args, frozen=True):
     """Jobs, newest first, in slices. → `{jobs, next}`; ask again with `cursor` = `next` until it is null."""
 
-    state: str | None = None
-    queue: str | None = None
+    state: ShortText | None = None
+    queue: ShortText | None = None
     select: Select | None = None  # instead of those two
     limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 50
     cursor: Cursor | None = None
@@ -272,7 +278,7 @@ class ConfigSet(_Args, frozen=True):
     """Change one setting, for new jobs. → `{key, value, before, per_job}`."""
 
     key: Annotated[str, Meta(max_length=64)]
-    value: str | int | float | None
+    value: Annotated[str, Meta(max_length=1024)] | int | float | None
 
 
 class ConfigUnset(_Args, frozen=True):
@@ -287,7 +293,7 @@ class WorkerStop(_Args, frozen=True):
     One that is away is told when it is back within a day, also by a broker that was started anew meanwhile.
     """
 
-    workers: list[IdText] = []
+    workers: Annotated[list[IdText], Meta(max_length=WORKERS_NAMED_MAX)] = []
     now: bool = False
 
 
@@ -300,7 +306,7 @@ class Wait(_Args, frozen=True):
 
     jobs: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] | None = None
     empty: bool = False
-    workers: list[IdText] | None = None
+    workers: Annotated[list[IdText], Meta(max_length=WORKERS_AWAITED_MAX)] | None = None
     any: bool = False  # one of the jobs is enough
     seen: Annotated[int, Meta(ge=0, le=JOBS_PER_REQUEST_MAX)] | None = None  # answer, too, when fewer jobs are left
     timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 10_000

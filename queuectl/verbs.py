@@ -5,9 +5,8 @@
     client.retry(state="dead", where=["exit_code=75"])
 
 Each takes either ids (or unique beginnings of them) or a selection: `state`, `queue`, `tags` ("key" or "key=value"),
-`where` (conditions such as "attempts>=2", see `queuectl/where.py`) and `since` (seconds since the epoch, or ms with
-`since_ms`); a selection of nothing is all jobs, and an empty list of ids is none. A
-change of many jobs goes in slices, each of which is whole.
+`where` (conditions such as "attempts>=2", see `queuectl/where.py`) and `since` (seconds since the epoch); a selection
+of nothing is all jobs, and an empty list of ids is none. A change of many jobs goes in slices, each of which is whole.
 """
 
 from __future__ import annotations
