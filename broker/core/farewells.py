@@ -20,7 +20,7 @@ def remember(core: State, turn: Turn, holders: Iterable[Holder], *, at_once: boo
     told = []
     for holder in holders:
         holder.stop = at_once or bool(holder.stop)
-        told.append(StopRow(holder.worker.worker, int(holder.stop), turn.now.wall_ms))
+        told.append(StopRow(holder.worker.worker, int(holder.stop), core.steady_wall_ms(turn.now)))
     core.stops = {**core.stops, **{row.worker: row for row in told}}
     if not core.storage_full:  # they are told all the same
         core.store.ledger.note_stops(told)

@@ -371,6 +371,19 @@ def test_worker_that_has_ended_is_forgotten(broker: BrokerHarness) -> None:
     broker.outbox.clear()
 
 
+def test_worker_that_was_told_while_the_clock_was_wrong_is_remembered_as_long_as_others(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    broker.clock.wall_ms -= 2 * farewells.REMEMBERED_MS
+    broker.ask("worker_stop")
+    worker.take(Stop)
+    broker.turn(gone=[worker.route])
+    broker.clock.wall_ms += 2 * farewells.REMEMBERED_MS
+
+    broker.after(core.TIDY_EVERY_MS)
+
+    assert stops(broker) == 1
+
+
 def test_workers_are_told_to_stop_where_nothing_can_be_written(broker: BrokerHarness) -> None:
     worker = connected(broker)
     broker.core.storage_full = True
