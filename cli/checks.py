@@ -213,7 +213,7 @@ def _dead(case: Case) -> Finding:
     kept = case.client.config()["settings"].get("keep_dead_max")
     said = counted(dead, "dead job")
     if kept and dead > kept * DEAD_SHARE:
-        return Finding(WARN, f"{said}; beyond {kept} the oldest go", "queuectl dlq list --by-cause")
+        return Finding(WARN, f"{said}; beyond {kept} those go that died first", "queuectl dlq list --by-cause")
     return Finding(OK, said)
 
 

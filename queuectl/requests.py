@@ -19,8 +19,12 @@ from queuectl.packed import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 
 JOBS_PER_REQUEST_MAX = 1000
 ROWS_PER_REPLY_MAX = 500
+WORKERS_NAMED_MAX = 1000
+WORKERS_AWAITED_MAX = 10_000  # as many as may have been told to stop
+SHORT_TEXT_MAX = 256
 
 RequestIdField = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"\A[A-Za-z0-9._:-]*\Z")]
+ShortText = Annotated[str, Meta(max_length=SHORT_TEXT_MAX)]
 IdText = Annotated[str, Meta(min_length=1, max_length=256)]
 KeyName = Annotated[str, Meta(pattern=rf"\A{KEY_NAME.pattern}\Z")]
 Role = Literal["worker", "submit", "read", "admin"]
@@ -90,8 +94,7 @@ def sound_enqueue(body: bytes) -> SoundEnqueue | None:
     return request if are_sound(request.args.jobs) else None
 
 
-SHORT_TEXT_MAX = 256
-Reason = Annotated[str, Meta(max_length=SHORT_TEXT_MAX)]
+Reason = ShortText
 TagText = Annotated[str, Meta(min_length=1, max_length=330)]  # key, or key=value
 Milliseconds = Annotated[int, Meta(ge=0, le=2**50)]
 
@@ -100,8 +103,8 @@ class Select(_Args, frozen=True):
     """Which jobs are meant: all that have all of this. `ids` are ids or unique prefixes, and stand alone."""
 
     ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
-    state: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
-    queue: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] | None = None
+    state: ShortText | None = None
+    queue: ShortText | None = None
     tags: Annotated[list[TagText], Meta(max_length=32)] = []  # "key=value", or "key" with any value
     where: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = []  # queuectl/where.py
     since: Milliseconds | None = None  # created at this instant or later
@@ -138,7 +141,10 @@ class Release(_Chosen, frozen=True):
 
 
 class Edits(_Args, frozen=True):
-    """What is to be another; what is left out stays. Times in seconds; `timeout` 0: none."""
+    """What is to be another; what is left out stays. Times in seconds; `timeout` 0: none.
+
+    As in a job that is enqueued, what is too long or too large is refused as a bad job.
+    """
 
     command: str | None = None
     queue: str | None = None
@@ -159,11 +165,12 @@ class Retry(_Chosen, frozen=True):
     """Run jobs again. → `{ids, copies, skipped, next}`.
 
     One that waits for its retry runs now; a dead one is pending again with a fresh budget; of one that is completed or
-    cancelled there is a copy (`copies`: old id → new id) that says whose retry it is.
+    cancelled there is a copy (`copies`: old id → new id) that says whose retry it is. `delay` and `interval` count
+    within a slice: for even steps over more jobs than that, ask slice by slice with the `delay` of its first.
     """
 
-    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0  # seconds until the first of them runs
-    interval: Annotated[float, Meta(ge=0, le=86400.0)] = 0.0  # seconds from each to the next
+    delay: Annotated[float, Meta(ge=0, le=10 * 365 * 86400.0)] = 0.0  # seconds until the first of the slice runs
+    interval: Annotated[float, Meta(ge=0, le=86400.0)] = 0.0  # seconds from each of the slice to the next
     hold: bool = False  # they wait until they are released
 
 
@@ -211,7 +218,7 @@ class Job(_Args, frozen=True):
     """One job by id or unique prefix. → `{job, history, events}`; `{…, env_values}` if asked for."""
 
     id: IdText
-    state: str | None = None  # refuse unless it is in this state
+    state: ShortText | None = None  # refuse unless it is in this state
     env: bool = False  # tell the values of its environment, too; for admins
 
 
@@ -229,7 +236,7 @@ class Output(_Args, frozen=True):
     id: IdText
     attempt: Attempt | None = None  # default: the latest
     stream: Annotated[int, Meta(ge=1, le=2)] | None = None  # default: both
-    cursor: list[int] | None = None
+    cursor: Annotated[list[int], Meta(max_length=2)] | None = None
     tail_bytes: Annotated[int, Meta(ge=0)] | None = None  # only the last so many bytes of each stream
     wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
 
@@ -237,8 +244,8 @@ class Output(_Args, frozen=True):
 class List(_Args, frozen=True):
     """Jobs, newest first, in slices. → `{jobs, next}`; ask again with `cursor` = `next` until it is null."""
 
-    state: str | None = None
-    queue: str | None = None
+    state: ShortText | None = None
+    queue: ShortText | None = None
     select: Select | None = None  # instead of those two
     limit: Annotated[int, Meta(ge=1, le=ROWS_PER_REPLY_MAX)] = 50
     cursor: Cursor | None = None
@@ -271,7 +278,7 @@ class ConfigSet(_Args, frozen=True):
     """Change one setting, for new jobs. → `{key, value, before, per_job}`."""
 
     key: Annotated[str, Meta(max_length=64)]
-    value: str | int | float | None
+    value: Annotated[str, Meta(max_length=1024)] | int | float | None
 
 
 class ConfigUnset(_Args, frozen=True):
@@ -281,9 +288,12 @@ class ConfigUnset(_Args, frozen=True):
 
 
 class WorkerStop(_Args, frozen=True):
-    """Tell workers to stop (all if none is named). → `{workers: [id]}`; `wait` tells when they are gone."""
+    """Tell workers to stop (all if none is named). → `{workers: [id]}`; `wait` tells when they are gone.
 
-    workers: list[IdText] = []
+    One that is away is told when it is back within a day, also by a broker that was started anew meanwhile.
+    """
+
+    workers: Annotated[list[IdText], Meta(max_length=WORKERS_NAMED_MAX)] = []
     now: bool = False
 
 
@@ -296,7 +306,7 @@ class Wait(_Args, frozen=True):
 
     jobs: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] | None = None
     empty: bool = False
-    workers: list[IdText] | None = None
+    workers: Annotated[list[IdText], Meta(max_length=WORKERS_AWAITED_MAX)] | None = None
     any: bool = False  # one of the jobs is enough
     seen: Annotated[int, Meta(ge=0, le=JOBS_PER_REQUEST_MAX)] | None = None  # answer, too, when fewer jobs are left
     timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 10_000

@@ -80,7 +80,7 @@ _TABLE = (
     Setting("keep_completed", 7 * 86400, _seconds_or_none, "seconds that completed jobs are kept; or none: for ever"),
     Setting("keep_cancelled", 7 * 86400, _seconds_or_none, "the same of cancelled jobs"),
     Setting("keep_dead", 180 * 86400, _seconds_or_none, "the same of dead jobs"),
-    Setting("keep_dead_max", 10_000, _integer_or_none, "dead jobs that are kept; the oldest go; or none", 1, 10**12),
+    Setting("keep_dead_max", 10_000, _integer_or_none, "dead jobs kept; who died first goes first; or none", 1, 10**12),
     Setting("keep_events", 30 * 86400, _seconds, "seconds for which the feed of events reaches back", 60),
     Setting("heartbeat", 2, _seconds, "seconds between heartbeats of workers and broker", 0.05, 300),
     Setting("lease", 30, _seconds, "seconds of silence after which a worker's jobs go to another", 0.25, 86400),

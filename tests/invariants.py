@@ -114,6 +114,10 @@ def _broken_sessions(core: Core) -> Iterator[str]:
             yield f"{boot} is the boot of {holder.worker.boot}"
         if holder.session is not None and core.sessions.get(holder.session.route) is not holder.session:
             yield f"{boot} has a session that is not open"
+        if holder.stop != core.stop_of(holder.worker):
+            yield f"{boot} was told to stop ({holder.stop}), and that is not what is remembered"
+    if forgotten := {row.worker for row in core.store.ledger.stops()} - core.stops.keys():
+        yield f"the store has workers that were told to stop, and memory has not: {forgotten}"
 
 
 def _broken_rooms(core: Core) -> Iterator[str]:

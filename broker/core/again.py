@@ -108,7 +108,7 @@ def note_retry(
 ) -> None:
     """Write down who had these jobs run again, themselves or their copies."""
     actor = core.actor_number(by.name)
-    core.store.history.note_deed([job.seq for job in jobs], turn.now.wall_ms, RETRIED, actor)
+    core.store.history.note_deed(jobs, turn.now.wall_ms, RETRIED, actor)
     for job in jobs:
         state = JobState.PENDING if STATES[job.state] is JobState.DEAD else STATES[job.state]
         turn.note(feed.RETRIED, job.id, actor, CODES[state], (copies or {}).get(job.id))

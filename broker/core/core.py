@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.core import deletion, endings, feed, grants, outputs, requests, sessions, waits, writing
-from broker.core.state import Before, State
+from broker.core import deletion, endings, farewells, feed, grants, outputs, requests, sessions, waits, wall, writing
+from broker.core.state import State
 from broker.core.turn import Turn
 from broker.lifecycle import ALONE_FROM_LOSSES
 from queuectl.clock import Now
@@ -18,7 +18,6 @@ REPLIES_KEPT_MS = 24 * 3600 * 1000
 MISSES_MAX = 3  # sessions in a row that end so
 MISSES_IN_A_ROW_MS = 10_000  # from one to the next: sessions begin anew in a second
 PROMOTED_PER_TURN = 1000
-CLOCK_STEP_MS = 2000  # a clock that is being slewed does not make such steps in one turn
 TIDY_ROWS = 500
 TIDY_EVERY_MS = 60_000
 
@@ -51,10 +50,10 @@ class Core(State):
         `gone`: routes whose connection has ended; their leases stay until they expire or their worker is back.
         `drained`: no worker has said anything that is not in here. Without duties only the messages are applied.
         """
-        self.before = Before(self.sessions, self.holders, self.waiters, self.stopping)
+        self.before = self.before_turn()
         self.moved = {}
         turn = Turn(now)
-        self._mind_the_clock(turn)
+        wall.mind(self, turn)
         for route in gone:
             sessions.close_route(self, turn, route, "connection lost")
         for route, body, user in from_workers:
@@ -85,22 +84,13 @@ class Core(State):
         if now.mono_ms >= self.next_tidy_ms:
             gone = self.store.ledger.forget_replies(self.steady_wall_ms(now) - REPLIES_KEPT_MS, TIDY_ROWS)
             gone = max(gone, feed.forget(self, now))
+            farewells.tidy(self, turn)
             self.next_tidy_ms = now.mono_ms + (TIDY_EVERY_MS if gone < TIDY_ROWS else 100)
         if now.mono_ms >= self.next_retire_ms:
             deletion.retire(self, turn)
         outputs.evict(self, turn)
         if self.has_doomed:
             outputs.clear(self)
-
-    def _mind_the_clock(self, turn: Turn) -> None:
-        """Leases and heartbeats do not look at the wall clock; retries do, and must not wait longer if it goes back."""
-        clock_ms = turn.now.wall_ms - turn.now.mono_ms
-        step_ms, self.clock_ms = clock_ms - self.clock_ms, clock_ms
-        if abs(step_ms) >= CLOCK_STEP_MS:
-            turn.log("warning", "clock_stepped", step_ms=step_ms)
-        if step_ms <= -CLOCK_STEP_MS:
-            self.store.jobs.hasten_retries(-step_ms, turn.now.wall_ms)
-            self.next_due_ms = self.store.jobs.next_due_ms()
 
     def _promote(self, now: Now) -> None:
         limit, alone = PROMOTED_PER_TURN, ALONE_FROM_LOSSES
@@ -120,7 +110,7 @@ class Core(State):
 
     def wake_ms(self, now: Now) -> int | None:
         """Milliseconds until the next duty that no message brings; None: there is none."""
-        if self.grants_left or self.has_doomed or self.reads_left:
+        if self.grants_left or self.has_doomed or self.reads_left or self.hastening:
             return 0
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
         if self.tally.over():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core import again, deletion, feed, sessions
+from broker.core import again, deletion, farewells, feed, sessions
 from broker.core.access import Actor
 from broker.core.find import find_many
 from broker.core.state import State
@@ -116,8 +116,8 @@ def worker_stop(core: State, turn: Turn, by: Actor, args: WorkerStop) -> dict[st
     if args.workers:
         named = [_worker_named(set(chosen), text) for text in args.workers]
         chosen = {name: chosen[name] for name in named}
+    farewells.remember(core, turn, chosen.values(), at_once=args.now)
     for name, holder in chosen.items():
-        holder.stop = args.now
         if holder.session is not None:  # one that is away is told when it is back
             turn.send(holder.session.route, Stop(holder.session.number, args.now))
             core.rooms.touch(holder.session)

@@ -63,7 +63,7 @@ def retire(core: State, turn: Turn) -> None:
     surplus = min(_surplus(core), DELETED_PER_STEP) if state is JobState.DEAD else 0
     upto: int | None = core.retired_upto
     if surplus:
-        due = [job for job, _ in core.store.changes.ended(CODES[state], 0, surplus)]
+        due = core.store.changes.died_first(surplus)
     else:
         due, upto = _next_due(core, turn, state)
     delete(core, turn, due)
@@ -89,7 +89,7 @@ def _next_due(core: State, turn: Turn, state: JobState) -> tuple[list[Known], in
     assert isinstance(kept_s, int | float | None)
     if kept_s is None:
         return [], None
-    before_ms = core.steady_wall_ms(turn.now) - round(kept_s * 1000)
+    before_ms = core.surely_ms(turn.now) - round(kept_s * 1000)
     jobs = core.store.changes.ended(CODES[state], core.retired_upto, LOOKED_AT_PER_STEP)
     due = [job for job, finished_at_ms in jobs if finished_at_ms <= before_ms]
     if len(due) > DELETED_PER_STEP:

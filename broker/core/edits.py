@@ -16,7 +16,7 @@ from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.unique import WAITING
 from broker.store.changes import Editable
-from broker.store.rows import DUE_LATER, HELD
+from broker.store.rows import DUE_LATER, HELD, Known
 from queuectl.errors import BadRequest, QueuectlError, WrongState
 from queuectl.jobs import JobSpec, parse_job
 from queuectl.requests import Edit, Edits
@@ -42,7 +42,7 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
         for old, new in zip(before, now, strict=True):
             core.tally.add(old.bucket, old.state, -1)
             core.tally.add(new.bucket, new.state, 1)
-        _note(core, turn, by, [job.id for job in now], [job.seq for job in now], changes)
+        _note(core, turn, by, chosen.jobs, changes)
     return chosen.answer()
 
 
@@ -96,10 +96,10 @@ def _run_at_ms(turn: Turn, job: Editable, wanted: JobSpec) -> int:
     return job.run_at_ms if wanted.delay is None else turn.now.wall_ms + round(wanted.delay * 1000)
 
 
-def _note(core: State, turn: Turn, by: Actor, ids: list[str], seqs: list[int], changes: dict[str, Any]) -> None:
+def _note(core: State, turn: Turn, by: Actor, jobs: list[Known], changes: dict[str, Any]) -> None:
     fields = ", ".join(changes)
     actor = core.actor_number(by.name)
-    core.store.history.note_deed(seqs, turn.now.wall_ms, EDITED, actor, fields)
-    for job_id in ids:
-        turn.note(feed.EDITED, job_id, actor, fields)
-        turn.log("info", "job_edited", job_id=job_id, fields=fields, by=by.name)
+    core.store.history.note_deed(jobs, turn.now.wall_ms, EDITED, actor, fields)
+    for job in jobs:
+        turn.note(feed.EDITED, job.id, actor, fields)
+        turn.log("info", "job_edited", job_id=job.id, fields=fields, by=by.name)

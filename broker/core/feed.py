@@ -128,9 +128,9 @@ def append(core: State, now: Now, happened: list[Happened]) -> None:
 
 
 def forget(core: State, now: Now) -> int:
-    """Forget some of what is older than is kept; how many rows went. A clock that jumps ahead makes nothing older."""
-    now_ms = min(now.wall_ms, core.steady_wall_ms(now))
-    return core.store.events.forget(now_ms - core.seconds_ms("keep_events"), core.next_event - 1, FORGOTTEN_PER_TURN)
+    """Forget some of what is older than is kept; how many rows went. A clock that is set makes nothing older."""
+    before_ms = core.surely_ms(now) - core.seconds_ms("keep_events")
+    return core.store.events.forget(before_ms, core.next_event - 1, FORGOTTEN_PER_TURN)
 
 
 # --- reading ---------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def readiness(core: State, turn: Turn, job: Editable) -> int:
 
     One that was ready when it was enqueued is, even if the clock has been set back since.
     """
-    if job.run_at_ms > max(turn.now.wall_ms, job.created_at_ms):
+    if job.run_at_ms > turn.now.wall_ms and job.run_at_ms != job.created_at_ms:
         core.wait_until(job.run_at_ms)
         return DUE_LATER
     return ready_now(core, job)
@@ -68,7 +68,7 @@ def _as_it_is(job_id: str, words: str) -> WrongState:
 
 def _note(core: State, turn: Turn, by: Actor, chosen: Chosen, deed: str, reason: str) -> None:
     actor = core.actor_number(by.name)
-    core.store.history.note_deed([job.seq for job in chosen.jobs], turn.now.wall_ms, deed, actor, reason)
+    core.store.history.note_deed(chosen.jobs, turn.now.wall_ms, deed, actor, reason)
     event = "job_held" if deed == HELD_BACK else "job_released"
     for job in chosen.jobs:
         turn.note(feed.HELD if deed == HELD_BACK else feed.RELEASED, job.id, actor, reason or None)

@@ -59,11 +59,14 @@ def next_jobs(core: State, buckets: Sequence[int], limit: int) -> Next:
 
     A queue that turns out to be empty is not asked again.
     """
+    if not buckets:
+        return Next([], True)
+    if len(buckets) == 1 and core.suspects.isdisjoint(buckets):  # as mostly: it need not be asked where it stands
+        return _of_one(core, buckets[0], limit, alone=False)
     heads = _heads(core, buckets)
     if len(heads) == 1:
         [(_, bucket, alone)] = heads
-        jobs = core.store.jobs.candidates(bucket, limit, alone=alone, bytes_max=BYTES_AT_ONCE)
-        return Next(jobs, len(jobs) < limit and sum(job.size for job in jobs) < BYTES_AT_ONCE)
+        return _of_one(core, bucket, limit, alone=alone)
     heap = [
         (key, number, _Line(core, bucket, alone=alone, limit=limit))
         for number, (key, bucket, alone) in enumerate(heads)
@@ -84,6 +87,11 @@ def next_jobs(core: State, buckets: Sequence[int], limit: int) -> Next:
         else:
             heapreplace(heap, (_key(following), number, line))
     return Next(found, not heap and len(found) < limit)
+
+
+def _of_one(core: State, bucket: int, limit: int, *, alone: bool) -> Next:
+    jobs = core.store.jobs.candidates(bucket, limit, alone=alone, bytes_max=BYTES_AT_ONCE)
+    return Next(jobs, len(jobs) < limit and sum(job.size for job in jobs) < BYTES_AT_ONCE)
 
 
 def _key(job: Candidate) -> _Key:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import feed, outputs, reports, stops, writing
+from broker.core import farewells, feed, outputs, reports, stops, writing
 from broker.core.access import ADMIN, WORKER, Actor, Queues
 from broker.core.adoption import adopt_lost
 from broker.core.memory import Holder, Session
@@ -184,7 +184,7 @@ def _holder(core: State, turn: Turn, hello: Hello, by: Actor) -> Holder:
             actor=core.actor_number(by.name),
         )
         core.part()
-        holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms)
+        holder = core.holders[hello.boot] = Holder(worker, turn.now.mono_ms, stop=core.stop_of(worker))
     holder.heard_ms = turn.now.mono_ms
     holder.hello = hello.n
     return holder
@@ -291,6 +291,7 @@ def _on_gone(core: State, turn: Turn, session: Session, gone: Gone) -> None:
         if is_its_own and core.trusts(session.by, holder.worker):
             turn.log("warning", "boot_gone", worker_id=holder.worker.name, leases=len(holder.leases))
             _lose(core, turn, holder, "its worker died")
+            farewells.has_ended(core, holder)
 
 
 def _on_bye(core: State, turn: Turn, session: Session, _: Bye) -> None:
@@ -299,6 +300,7 @@ def _on_bye(core: State, turn: Turn, session: Session, _: Bye) -> None:
     turn.send(session.route, ByeOk(session.number))
     close_route(core, turn, session.route, "left")
     core.dismiss(session.holder)
+    farewells.has_ended(core, session.holder)
 
 
 _HANDLERS: dict[type, Callable[[State, Turn, Session, Any], None]] = {

@@ -15,7 +15,7 @@ from broker.core.memory import Cancellation, Holder, Kept, Lease, Session, Tally
 from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
-from broker.store.rows import CODES, WorkerRow
+from broker.store.rows import CODES, LateRetry, StopRow, WorkerRow
 from queuectl.clock import Now
 from queuectl.errors import QueueFull
 from queuectl.jobs import JobState
@@ -106,6 +106,9 @@ class Before(NamedTuple):
     holders: dict[str, Holder]
     waiters: list[Waiter]
     stopping: bool
+    clock_ms: int
+    hastening: list[LateRetry]
+    stops: dict[int, StopRow]
 
 
 class State:
@@ -150,7 +153,6 @@ class State:
         self.missed: dict[str, tuple[int, int]] = {}  # boot: sessions in a row that missed a message, and the last time
         self.settings: dict[str, Value] = dict(DEFAULTS)
         self.read_pace()
-        self.before = Before({}, {}, [], stopping=False)
         self.moved: dict[int, tuple[int, int]] = {}  # session and push of leases that this turn has ended, or met anew
         self.has_doomed = True  # perhaps: deleted jobs of which something is left
         self.grants_left = False  # more could be leased than one turn may lease
@@ -164,6 +166,9 @@ class State:
         self.started_ms = 0
         self.clock_ms = 0  # wall clock less monotonic clock, as last seen
         self.steady_ms = 0  # the same when this epoch began
+        self.hastening: list[LateRetry] = []  # that the clock has made late; never changed in place
+        self.stops: dict[int, StopRow] = {}  # workers that were told to stop, by number; never changed in place
+        self.before = self.before_turn()
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -175,6 +180,8 @@ class State:
         self.store.ledger.note({"broker": self.broker_id, "epoch": self.epoch, "clean": 0})
         self.started_ms = now.mono_ms
         self.clock_ms = self.steady_ms = now.wall_ms - now.mono_ms
+        self.stops = {row.worker: row for row in self.store.ledger.stops()}
+        self.before = self.before_turn()
         self.next_retire_ms = now.mono_ms + max(RETIRE_FROM_MS, self._retire_from_ms(facts, now) - now.wall_ms)
         self.rebuild(now)
 
@@ -184,6 +191,12 @@ class State:
             facts["retire_from_ms"] = now.wall_ms + (RETIRE_OLD_FROM_MS if self.epoch > 1 else 0)
             self.store.ledger.note({"retire_from_ms": facts["retire_from_ms"]})
         return int(facts["retire_from_ms"])
+
+    def before_turn(self) -> Before:
+        """What the turn that begins now may have to leave as it was."""
+        return Before(
+            self.sessions, self.holders, self.waiters, self.stopping, self.clock_ms, self.hastening, self.stops
+        )
 
     def rebuild(self, now: Now) -> None:
         """Read from the store what memory mirrors; after a failed turn nothing of it is left in memory."""
@@ -211,10 +224,12 @@ class State:
 
     def _put_back(self) -> None:
         """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
-        self.sessions, self.holders, self.waiters, self.stopping = self.before
+        before = self.before
+        self.sessions, self.holders, self.waiters, self.stopping = before[:4]
+        self.clock_ms, self.hastening, self.stops = before[4:]
         self.reads_left = True
         for holder in self.holders.values():
-            holder.session, holder.leases = None, {}
+            holder.session, holder.leases, holder.stop = None, {}, self.stop_of(holder.worker)
         for session in self.sessions.values():
             session.holder.session = session
 
@@ -226,7 +241,7 @@ class State:
         missing = {row.worker for row in rows} - by_number.keys()
         grace_ms = self.silence_ms + BACKOFF_MAX_MS  # beyond the lease: for workers to find us again
         for worker in self.store.ledger.workers(missing):
-            holder = self.holders[worker.boot] = Holder(worker, now.mono_ms + grace_ms)
+            holder = self.holders[worker.boot] = Holder(worker, now.mono_ms + grace_ms, stop=self.stop_of(worker))
             by_number[worker.worker] = holder
         cancellations = self.store.changes.cancellations()
         for row in rows:
@@ -271,6 +286,10 @@ class State:
         """The wall clock as if it had not been set since this epoch began: how old something is, it tells truly."""
         return now.mono_ms + self.steady_ms
 
+    def surely_ms(self, now: Now) -> int:
+        """The wall clock, or the steady one if that is behind: by it nothing is older because a clock was set."""
+        return min(now.wall_ms, self.steady_wall_ms(now))
+
     def bucket_of(self, queue: str) -> int:
         """The number of a queue; a queue exists from when it is first named."""
         bucket = self.buckets.get(queue)
@@ -307,6 +326,11 @@ class State:
         """Before this turn changes who is connected: from what was before it, which it may fail and leave."""
         if self.sessions is self.before.sessions:
             self.sessions, self.holders = dict(self.sessions), dict(self.holders)
+
+    def stop_of(self, worker: WorkerRow) -> bool | None:
+        """Whether a worker was told to stop; True: at once."""
+        told = self.stops.get(worker.worker)
+        return None if told is None else bool(told.at_once)
 
     def dismiss(self, holder: Holder) -> None:
         """A boot that holds nothing any more is forgotten."""

@@ -41,8 +41,8 @@ def cancel(core: State, turn: Turn, by: Actor, args: Cancel) -> dict[str, Any]:
         for job in running:
             assert job.lease is not None
             _ask_to_end(core, turn, by, core.leases[job.lease], args)
-        seqs = [job.seq for job in chosen.jobs]
-        core.store.history.note_deed(seqs, turn.now.wall_ms, CANCELLED, core.actor_number(by.name), args.reason)
+        actor = core.actor_number(by.name)
+        core.store.history.note_deed(chosen.jobs, turn.now.wall_ms, CANCELLED, actor, args.reason)
     return chosen._replace(jobs=waiting).answer(stopping=[job.id for job in running])
 
 

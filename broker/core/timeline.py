@@ -9,13 +9,19 @@ from broker.core import views
 from broker.core.asks import CANCELLED
 from broker.core.state import State
 from broker.store.history import AttemptView, DeedView
-from broker.store.rows import STATES, JobRow
+from broker.store.rows import CODES, STATES, JobRow
 from queuectl.jobs import JobState, Outcome
 
 # When, its place among what happened in the same millisecond, the type of event, its fields.
-Entry = tuple[int, int, str, dict[str, Any]]
+Entry = tuple[int, tuple[int, int], str, dict[str, Any]]
 
-_FIRST, _ENDED, _DONE, _LEASED, _LAST = range(5)  # whoever revives a dead job has it leased in the same turn
+# A place is the number of runs started by then, and one of these.
+_LEASED, _DONE_WHILE_IT_RAN, _ENDED, _DONE, _LAST, _DONE_AFTERWARDS = range(6)
+_FIRST = (-1, 0)
+_OVER = frozenset(
+    {CODES[JobState.COMPLETED], CODES[JobState.CANCELLED]}
+)  # for good: whoever runs them again has a copy
+_RUNNING = CODES[JobState.PROCESSING]
 
 _LED_TO = {
     Outcome.COMPLETED.value: "completed",
@@ -28,8 +34,9 @@ _ENDINGS = frozenset({CANCELLED, "replaced"})  # deeds that end a job which wait
 def of(core: State, seq: int) -> list[dict[str, Any]]:
     """The events of a job, oldest first; of its attempts and of what people did to it, the latest thousand each."""
     row = core.store.listing.row(seq)
-    deeds = core.store.history.deeds(seq)
-    entries = [*_beginning(core, row), *_attempts(core, row), *_deeds(core, row, deeds), *_end(row, deeds)]
+    ended = core.store.history.attempts(seq)
+    deeds = [_dated(row, ended, deed) for deed in core.store.history.deeds(seq)]
+    entries = [*_beginning(core, row), *_attempts(core, row, ended), *_deeds(core, deeds), *_end(row, deeds)]
     entries.sort(key=lambda entry: entry[:2])
     return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, _, kind, fields in entries]
 
@@ -39,17 +46,16 @@ def _beginning(core: State, row: JobRow) -> Iterator[Entry]:
     yield row.created_at_ms, _FIRST, "enqueued", about
 
 
-def _attempts(core: State, row: JobRow) -> Iterator[Entry]:
-    for ended in core.store.history.attempts(row.seq):
+def _attempts(core: State, row: JobRow, attempts: list[AttemptView]) -> Iterator[Entry]:
+    for ended in attempts:
         about = {"attempt": ended.attempt, "worker": ended.worker}
         begun_ms = min(max(ended.started_at_ms, row.created_at_ms), ended.finished_at_ms)  # by its worker's clock
-        yield begun_ms, _LEASED, "leased", about
-        place = _ENDED if begun_ms < ended.finished_at_ms else _LEASED
-        yield ended.finished_at_ms, place, *_ended(ended, about)
+        yield begun_ms, (ended.attempt, _LEASED), "leased", about
+        yield ended.finished_at_ms, (ended.attempt, _ENDED), *_ended(ended, about)
     for lease in core.leases.values():
         if lease.seq == row.seq:
             about = {"attempt": lease.attempt, "worker": lease.holder.worker.name}
-            yield lease.granted_at_ms, _LEASED, "leased", about
+            yield lease.granted_at_ms, (lease.attempt, _LEASED), "leased", about
 
 
 def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -60,12 +66,37 @@ def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, An
     return "finished", {**about, **result, "state": _LED_TO.get(ended.outcome), "run_at": None}
 
 
-def _deeds(core: State, row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
+def _dated(row: JobRow, attempts: list[AttemptView], deed: DeedView) -> DeedView:
+    """A deed with where its job stood then: of an old one that is told by the time, as far as it can be."""
+    if deed.state is not None:
+        return deed
+    asked = deed.action == CANCELLED and deed.at_ms != row.finished_at_ms  # it was over later
+    over = max((ended.attempt for ended in attempts if ended.finished_at_ms <= deed.at_ms), default=0)
+    return deed._replace(state=_RUNNING if asked else CODES[JobState.PENDING], attempt=over + asked)
+
+
+def _deeds(core: State, deeds: list[DeedView]) -> Iterator[Entry]:
+    before: tuple[int, tuple[int, int]] = (0, _FIRST)
     for deed in deeds:
-        was_running = deed.action == CANCELLED and deed.at_ms != row.finished_at_ms  # it was over later
         field = "changes" if deed.action == "edited" else "reason"
         about = {"by": core.actor_name(deed.actor), field: deed.note or None}
-        yield deed.at_ms, _DONE, "cancel_asked" if was_running else deed.action, about
+        place = _place(deed)
+        if deed.at_ms == before[0]:  # a lease that is given back is as if it had not been
+            place = max(place, before[1])
+        before = deed.at_ms, place
+        yield deed.at_ms, place, "cancel_asked" if _was_asked(deed) else deed.action, about
+
+
+def _place(deed: DeedView) -> tuple[int, int]:
+    assert deed.attempt is not None
+    if deed.state in _OVER:
+        return deed.attempt, _DONE_AFTERWARDS
+    return deed.attempt, _DONE_WHILE_IT_RAN if deed.state == _RUNNING else _DONE
+
+
+def _was_asked(deed: DeedView) -> bool:
+    """Whether a cancellation was of a job that ran, and was over later."""
+    return deed.action == CANCELLED and deed.state == _RUNNING
 
 
 def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
@@ -73,10 +104,11 @@ def _end(row: JobRow, deeds: list[DeedView]) -> Iterator[Entry]:
     state = STATES[row.state]
     if row.finished_at_ms is None or state is JobState.COMPLETED:
         return
+    place = (row.attempt, _LAST)
     if state is JobState.DEAD:
-        yield row.finished_at_ms, _LAST, "dead", {"reason": row.reason}
+        yield row.finished_at_ms, place, "dead", {"reason": row.reason}
     elif row.reason == Outcome.EXPIRED:
-        yield row.finished_at_ms, _LAST, "expired", {}
-    elif not any(deed.action in _ENDINGS and deed.at_ms == row.finished_at_ms for deed in deeds):
+        yield row.finished_at_ms, place, "expired", {}
+    elif not any(deed.action in _ENDINGS and not _was_asked(deed) for deed in deeds):
         said = [deed.note for deed in deeds if deed.action == CANCELLED and deed.note]
-        yield row.finished_at_ms, _LAST, "cancelled", {"reason": said[-1] if said else row.reason}
+        yield row.finished_at_ms, place, "cancelled", {"reason": said[-1] if said else row.reason}

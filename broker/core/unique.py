@@ -76,7 +76,7 @@ def settle(
             refused[place] = in_use(core, str(spec.id), by)
         elif spec.on_conflict == "replace" and STATES[holder.state] in WAITING:
             end_waiting(core, turn, [holder], Event.CANCEL, REPLACED)
-            core.store.history.note_deed([holder.seq], turn.now.wall_ms, REPLACED, core.actor_number(by.name))
+            core.store.history.note_deed([holder], turn.now.wall_ms, REPLACED, core.actor_number(by.name))
             turn.note(feed.REPLACED, holder.id, core.actor_number(by.name))
             turn.log("info", "job_cancelled", job_id=holder.id, reason=REPLACED, by=by.name)
             new.append((place, spec))

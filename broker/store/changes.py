@@ -71,6 +71,9 @@ FREE_SPEC = "UPDATE spec SET expires_ms = NULL, deadline_ms = NULL WHERE seq = ?
 OVER = f"""
 SELECT {_KNOWN_COLUMNS}, finished_at_ms FROM job WHERE state <> 0 AND state = ? AND seq > ? ORDER BY seq LIMIT ?"""
 
+# Dead jobs, those that died first before the others.
+DIED_FIRST = f"SELECT {_KNOWN_COLUMNS} FROM job WHERE state = 4 ORDER BY finished_at_ms LIMIT ?"
+
 # A new job that does what another one does.
 COPY_JOB = """
 INSERT INTO job (seq, id, bucket, priority, state, ready, run_at_ms, attempt, attempts, losses, slot, until_ms,
@@ -217,6 +220,10 @@ class Changes:
     def ended(self, state: int, after_seq: int, limit: int) -> list[tuple[Known, int]]:
         """Jobs that are over, in order of arrival, and since when."""
         return [(Known(*row), since_ms) for *row, since_ms in self._db.query(OVER, (state, after_seq, limit))]
+
+    def died_first(self, limit: int) -> list[Known]:
+        """So many of the dead jobs, in the order in which they died."""
+        return [Known(*row) for row in self._db.query(DIED_FIRST, (limit,))]
 
     # --- jobs that nobody else is to be like ---
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from broker.store.connection import Connection
-from broker.store.rows import AttemptRow
+from broker.store.rows import AttemptRow, Known
 
 ATTEMPTS_SHOWN = 1000  # a job may have a million of them, and a reply has an end
 
@@ -27,10 +27,13 @@ SELECT a.attempt, w.name, a.started_at_ms, a.finished_at_ms, a.duration_ms, a.ou
        a.stdout_bytes, a.stderr_bytes, a.last_line, a.note, a.lease
 FROM attempt a LEFT JOIN worker w ON w.worker = a.worker WHERE a.seq = ? ORDER BY a.attempt DESC LIMIT ?"""
 
-INSERT_DEED = "INSERT INTO deed (seq, at_ms, action, actor, note) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+# One more deed, after all that were done to this job.
+INSERT_DEED = """
+INSERT INTO deed (seq, number, at_ms, action, actor, note, state, attempt)
+VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM deed WHERE seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7)"""
 
 # What people did to a job, the latest first.
-DEEDS = "SELECT at_ms, action, actor, note FROM deed WHERE seq = ? ORDER BY at_ms DESC LIMIT ?"
+DEEDS = "SELECT at_ms, action, actor, note, state, attempt FROM deed WHERE seq = ? ORDER BY number DESC LIMIT ?"
 DELETE_DEEDS = "DELETE FROM deed WHERE seq = ?"
 
 INSERT_CHUNK = "INSERT INTO output (seq, attempt, stream, offset, data, at_ms) VALUES (?, ?, ?, ?, ?, ?)"
@@ -111,6 +114,8 @@ class DeedView(NamedTuple):
     action: str
     actor: int
     note: str  # why, or what has changed
+    state: int | None  # of the job when it was done; None: from before that was noted
+    attempt: int | None  # runs started by then
 
 
 class ChunkKey(NamedTuple):
@@ -163,9 +168,10 @@ class History:
         """The ended attempts of a job, at most ATTEMPTS_SHOWN of them, the latest one last."""
         return [AttemptView(*row) for row in reversed(self._db.query(ATTEMPTS, (seq, ATTEMPTS_SHOWN)))]
 
-    def note_deed(self, seqs: Sequence[int], now_ms: int, action: str, actor: int, note: str = "") -> None:
-        """Somebody did something to these jobs."""
-        self._db.run_many(INSERT_DEED, [(seq, now_ms, action, actor, note) for seq in seqs])
+    def note_deed(self, jobs: Sequence[Known], now_ms: int, action: str, actor: int, note: str = "") -> None:
+        """Somebody did something to these jobs, which were so until then."""
+        rows = [(job.seq, now_ms, action, actor, note, job.state, job.attempt) for job in jobs]
+        self._db.run_many(INSERT_DEED, rows)
 
     def deeds(self, seq: int) -> list[DeedView]:
         """What people did to a job, at most ATTEMPTS_SHOWN of it, the latest last."""

@@ -12,7 +12,18 @@ from math import inf
 from typing import Any
 
 from broker.store.connection import Connection
-from broker.store.rows import Candidate, Completion, EndingRow, Known, LeaseRow, Move, NewJob, NewSpec, expect
+from broker.store.rows import (
+    Candidate,
+    Completion,
+    EndingRow,
+    Known,
+    LateRetry,
+    LeaseRow,
+    Move,
+    NewJob,
+    NewSpec,
+    expect,
+)
 
 # Stores one job; an id in use leaves it out.
 INSERT_JOB = """
@@ -83,8 +94,12 @@ PROMOTE = """
 UPDATE job SET ready = CASE WHEN losses < ? THEN 1 ELSE 3 END
 WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?) RETURNING bucket"""
 
-# Retries that wait, by so much earlier: the wall clock went back, and their delay is not to grow by that.
-HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE ready = 2 AND run_at_ms > ? AND state = 3"
+# Retries that wait, or are held until then.
+WAITING_RETRIES = """
+SELECT seq, run_at_ms FROM job WHERE state <> 0 AND state = 3 AND ready IN (2, 4) AND run_at_ms > ?"""
+
+# A retry by so much earlier, if it still waits for the same time.
+HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE seq = ? AND run_at_ms = ? AND state = 3"
 
 # When is the next delayed job due?
 NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
@@ -211,9 +226,13 @@ class Jobs:
         """Make jobs ready whose time has come; the queues they are in."""
         return {bucket for (bucket,) in self._db.query(PROMOTE, (alone_from_losses, now_ms, limit))}
 
-    def hasten_retries(self, step_ms: int, now_ms: int) -> None:
-        """The wall clock went back by so much: retries wait as long as they were to wait."""
-        self._db.run(HASTEN, (step_ms, now_ms))
+    def waiting_retries(self, now_ms: int) -> list[tuple[int, int]]:
+        """(seq, due time) of the retries that are due later than that."""
+        return [(seq, run_at_ms) for seq, run_at_ms in self._db.query(WAITING_RETRIES, (now_ms,))]
+
+    def hasten(self, retries: Sequence[LateRetry]) -> None:
+        """These are due by so much earlier, but for those that have been given another time since."""
+        self._db.run_many(HASTEN, retries)
 
     def next_due_ms(self) -> int | None:
         """When the next delayed job is due."""

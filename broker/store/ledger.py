@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from broker.store.connection import Connection
-from broker.store.rows import WorkerRow
+from broker.store.rows import StopRow, WorkerRow
 
 READ_META = "SELECT key, value FROM meta"
 WRITE_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
@@ -39,6 +39,11 @@ ADD_WORKER = """
 INSERT INTO worker (boot, name, host, home, pid, slots, software, first_seen_ms, actor)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING worker"""
+READ_STOPS = "SELECT worker, at_once, at_ms FROM stop"
+ADD_STOP = """
+INSERT INTO stop VALUES (?, ?, ?) ON CONFLICT (worker) DO UPDATE
+SET at_once = excluded.at_once, at_ms = excluded.at_ms"""
+DROP_STOP = "DELETE FROM stop WHERE worker = ?"
 
 
 class StoredReply(NamedTuple):
@@ -129,3 +134,15 @@ class Ledger:
         """A worker that says hello for the first time."""
         [(number,)] = self._db.query(ADD_WORKER, (boot, name, host, home, pid, slots, software, now_ms, actor))
         return WorkerRow(number, boot, name, host, home, pid, slots, software, actor)
+
+    def stops(self) -> list[StopRow]:
+        """Which workers were told to stop, and how."""
+        return [StopRow(*row) for row in self._db.query(READ_STOPS)]
+
+    def note_stops(self, stops: Iterable[StopRow]) -> None:
+        """Workers are told to stop, or once more."""
+        self._db.run_many(ADD_STOP, list(stops))
+
+    def forget_stops(self, workers: Iterable[int]) -> None:
+        """These have ended."""
+        self._db.run_many(DROP_STOP, [(worker,) for worker in workers])

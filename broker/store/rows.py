@@ -150,6 +150,14 @@ class WorkerRow(NamedTuple):
     actor: int | None  # who it is; None: from before there were keys
 
 
+class StopRow(NamedTuple):
+    """A worker that was told to stop."""
+
+    worker: int
+    at_once: int  # 1: without finishing what runs
+    at_ms: int
+
+
 class KeyRow(NamedTuple):
     """A key that somebody comes in with, or came in with."""
 
@@ -162,6 +170,14 @@ class KeyRow(NamedTuple):
     added_by: int
     revoked_at_ms: int | None
     revoked_by: int | None
+
+
+class LateRetry(NamedTuple):
+    """A retry whose time is later than it was meant to be, because the wall clock went back."""
+
+    by_ms: int
+    seq: int
+    run_at_ms: int
 
 
 class JobRow(NamedTuple):

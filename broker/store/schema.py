@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from broker.store.connection import Connection
 
 APPLICATION_ID = 0x5143544C  # "QCTL"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def _create(connection: Connection) -> None:
@@ -91,6 +91,23 @@ def _add_event(connection: Connection) -> None:
     connection.run("ALTER TABLE spec ADD COLUMN event INTEGER")
 
 
+_NUMBER_DEEDS = """
+INSERT INTO deed (seq, number, at_ms, action, actor, note)
+SELECT seq, row_number() OVER (PARTITION BY seq ORDER BY at_ms, action, actor), at_ms, action, actor, note
+FROM deed_6"""
+
+
+def _add_order(connection: Connection) -> None:
+    """In which order jobs died, in which order people did things, and which workers they told to stop."""
+    _create_parts(connection, ("INDEX job_death ", "TABLE stop "))
+    if connection.query("SELECT 1 FROM pragma_table_info('deed') WHERE name = 'number'"):
+        return  # just created
+    connection.run("ALTER TABLE deed RENAME TO deed_6")
+    _create_parts(connection, ("TABLE deed ",))
+    connection.run(_NUMBER_DEEDS)
+    connection.run("DROP TABLE deed_6")
+
+
 def _create_parts(connection: Connection, names: Iterable[str]) -> None:
     for statement in _statements(_schema()):
         if any(name in statement for name in names):
@@ -105,6 +122,7 @@ MIGRATIONS: dict[int, tuple[int, Callable[[Connection], None]]] = {
     3: (4, _add_actors),
     4: (5, _add_choices),
     5: (6, _add_event),
+    6: (7, _add_order),
 }
 
 

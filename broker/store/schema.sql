@@ -1,4 +1,4 @@
--- Version 5 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
+-- Version 7 of the database. Mutable state (job) stands apart from what never changes (spec): an UPDATE
 -- rewrites its whole row. Instants are milliseconds UTC. CHECKs repeat the rules of broker/lifecycle.py
 -- as the last guard; codes of state and ready are those of broker/store/rows.py.
 
@@ -48,6 +48,12 @@ CREATE TABLE worker (                   -- one row for each start of a worker th
   actor         INTEGER                 -- who it is; NULL: from before version 4
 ) STRICT;
 
+CREATE TABLE stop (                     -- workers that were told to stop and are not known to have ended
+  worker  INTEGER PRIMARY KEY,
+  at_once INTEGER NOT NULL CHECK (at_once IN (0, 1)),      -- 1: without finishing what runs
+  at_ms   INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE job (                      -- the mutable part of a job
   seq            INTEGER PRIMARY KEY,   -- order of arrival; never used twice (meta.next_seq, noted when jobs are deleted)
   id             TEXT NOT NULL UNIQUE,
@@ -81,6 +87,7 @@ CREATE INDEX job_ready ON job (bucket, priority DESC, run_at_ms, seq) WHERE read
 CREATE INDEX job_alone ON job (bucket, priority DESC, run_at_ms, seq) WHERE ready = 3;
 CREATE INDEX job_due   ON job (run_at_ms) WHERE ready = 2;
 CREATE INDEX job_state ON job (state, seq) WHERE state <> 0;
+CREATE INDEX job_death ON job (finished_at_ms) WHERE state = 4;
 CREATE INDEX job_until ON job (until_ms) WHERE until_ms IS NOT NULL AND ready <> 0;
 CREATE UNIQUE INDEX job_unique ON job (unique_key) WHERE unique_key IS NOT NULL AND finished_at_ms IS NULL;
 
@@ -140,12 +147,15 @@ CREATE TABLE attempt (                  -- one row for each attempt, written whe
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE deed (                     -- what people did to a job
-  seq    INTEGER NOT NULL,
-  at_ms  INTEGER NOT NULL,
-  action TEXT NOT NULL,
-  actor  INTEGER NOT NULL,
-  note   TEXT NOT NULL DEFAULT '',      -- why, or what has changed
-  PRIMARY KEY (seq, at_ms, action, actor)
+  seq     INTEGER NOT NULL,
+  number  INTEGER NOT NULL,             -- in the order in which it was done
+  at_ms   INTEGER NOT NULL,
+  action  TEXT NOT NULL,
+  actor   INTEGER NOT NULL,
+  note    TEXT NOT NULL DEFAULT '',     -- why, or what has changed
+  state   INTEGER,                      -- of the job when it was done; NULL: from before version 7
+  attempt INTEGER,                      -- runs started by then; NULL: the same
+  PRIMARY KEY (seq, number)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE output (                   -- kept pieces; offsets count all bytes written, a jump is a gap

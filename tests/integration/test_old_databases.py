@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -103,4 +105,24 @@ def test_keys_and_who_did_what_are_kept(tmp_path: Path) -> None:
     assert [key["revoked_by"] for name in keys for key in keys[name]["keys"]] == [None, None, "uid:1000"]
     assert broker.job("theirs")["enqueued_by"] == "desk"
     assert broker.job("again")["retried_by"] == "uid:1000"
+    broker.close()
+
+
+def test_deeds_are_kept_in_the_order_of_their_time(tmp_path: Path) -> None:
+    copy = tmp_path / "queue.db"
+    shutil.copyfile(next(path for path in FIXTURES if path.stem == "queue-0.5.0"), copy)
+    with closing(sqlite3.connect(copy)) as database, database:
+        [(seq, ended_ms)] = database.execute("SELECT seq, finished_at_ms FROM job WHERE id = 'dead'")
+        for at_ms, action in ((ended_ms - 2, "released"), (ended_ms - 1, "cancelled"), (ended_ms - 3, "held")):
+            database.execute("INSERT INTO deed VALUES (?, ?, ?, 1, '')", (seq, at_ms, action))
+    broker = BrokerHarness(copy)
+
+    def deeds(job: str) -> list[str]:
+        types = [event["type"] for event in broker.ask("events", id=job)["events"]]
+        return [each for each in types if each not in ("enqueued", "leased", "finished")]
+
+    assert deeds("dead") == ["held", "released", "cancel_asked", "dead"]
+    broker.ask("dlq_retry", ids=["dead"])
+    assert deeds("dead") == ["held", "released", "cancel_asked", "retried"]
+    assert (deeds("cancelled"), deeds("again")) == (["cancelled"], ["retried"])
     broker.close()

@@ -130,6 +130,7 @@ class Checks:
         self._recorded: set[int] = set()  # leases whose result a worker was told is recorded
         self._history: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._outcomes: dict[int, str] = {}  # lease → what a worker reported of it
+        self.told_to_stop: set[str] = set()  # names of workers, where that could be stored
 
     def fail(self, text: str) -> NoReturn:
         """A promise was broken."""
@@ -191,7 +192,11 @@ class Checks:
         asked = self._cluster.asked.get(about["id"])
         if asked is None:
             self.fail(f"a reply to a request that nobody made: {about['id']}")
-        elif OPERATIONS[asked.op].changes:
+        elif asked.op == "worker_stop":
+            core = self._cluster.broker.core
+            if core is not None and not core.storage_full:
+                self.told_to_stop |= set(about["ok"]["workers"])
+        elif OPERATIONS[asked.op].changes and not asked.args.get("dry"):  # what is only tried may differ each time
             before = self._acknowledged.setdefault(asked.id, about["ok"])
             if before != about["ok"]:
                 self.fail(f"{asked.id} was answered in two ways: {before} and {about['ok']}")
@@ -353,6 +358,7 @@ class Checks:
                 heard = self.diary.finished(self.rows[seq].id, attempt)
                 if heard != (None if about[1] in UNHEARD else about[1:]):
                     self.fail(f"{self.rows[seq].id}/{attempt} ended as {about}, and by the feed with {heard}")
+        self.diary.compare_deeds()
         for lease in sorted(self._recorded):
             self._expect_recorded(lease)
         for request_id in self._acknowledged:

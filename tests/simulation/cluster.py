@@ -247,5 +247,8 @@ class Cluster:
             left["workers without a session"] = {worker.boot for worker in workers} - core.holders.keys()
         for worker in workers:
             left[worker.name] = [*worker.core.slots.held(), *worker.core.reports.results.leases()]
+            name = f"{worker.machine.name}-{worker.boot[:6]}"
+            if name in self.checks.told_to_stop and not worker.core.is_draining:
+                left["workers that were told to stop"] = name
         if found := {what: things for what, things in left.items() if things}:
             self.checks.fail(f"left over when all was done: {found}")

@@ -17,11 +17,11 @@ from broker.core.rooms import Group
 from broker.core.state import State
 from broker.lifecycle import TRANSITIONS, Decision, Event
 from broker.loop import Loop
-from broker.store import changes, jobs
+from broker.store import changes, history, jobs
 from broker.store.changes import Changes, Copy, Editable
 from broker.store.connection import Connection, _prepare
 from broker.store.ledger import Ledger
-from broker.store.rows import Candidate, Known
+from broker.store.rows import CODES, Candidate, Known
 from queuectl.clock import Now
 from queuectl.jobs import JobState
 from queuectl.messages import Beat, Result
@@ -208,6 +208,16 @@ def _ended_long_ago(self: Changes, state: int, after_seq: int, limit: int) -> li
     return [(job, 0) for job, _ in _ended(self, state, after_seq, limit)]
 
 
+def _came_first(self: Changes, limit: int) -> list[Known]:
+    return [job for job, _ in _ended(self, CODES[JobState.DEAD], 0, limit)]
+
+
+_ONE_DEED = """
+INSERT INTO deed (seq, number, at_ms, action, actor, note, state, attempt)
+SELECT ?1, (SELECT coalesce(max(number), 0) + 1 FROM deed WHERE seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7
+WHERE NOT EXISTS (SELECT 1 FROM deed WHERE (seq, at_ms, action, actor) = (?1, ?2, ?3, ?4))"""
+
+
 def _keep_new_replies(self: Ledger, replies: Sequence[tuple[str, str, int, bytes]]) -> None:
     self._db.run_many("INSERT OR IGNORE INTO reply (id, op, at_ms, body) VALUES (?, ?, ?, ?)", replies)
 
@@ -323,6 +333,17 @@ CONTROLS: dict[str, Control] = {
     "running jobs are purged": Control(range(1, 50), lambda: patch.object(deletion, "TERMINAL", frozenset(JobState))),
     "jobs are deleted before their time": Control(
         range(1, 50), lambda: patch.object(Changes, "ended", _ended_long_ago)
+    ),
+    "of too many dead jobs those go that were enqueued first": Control(
+        range(220, 300), lambda: patch.object(Changes, "died_first", _came_first)
+    ),
+    "of two deeds of a millisecond one is kept": Control(
+        range(1, 100), lambda: patch.object(history, "INSERT_DEED", _ONE_DEED), ("jobs_changed",)
+    ),
+    "that a worker was told to stop is not stored": Control(
+        range(40, 140),
+        lambda: patch.object(Ledger, "note_stops", lambda self, stops: None),
+        ("workers_told_to_stop", "broker_killed", "connection_reset"),
     ),
     "tags outlive their jobs": Control(range(1, 50), lambda: patch.object(Changes, "untag", lambda self, jobs: None)),
 }

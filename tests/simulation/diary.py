@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.checks import Row
     from tests.simulation.cluster import Cluster
 
+DEEDS = "SELECT id, action, actor FROM deed JOIN job USING (seq) ORDER BY seq, number"
 EVENTS = "SELECT event, body FROM event WHERE event > ? ORDER BY event"
 WAITS, RUNS, OVER = "waits", "runs", "is over"
 _PHASES = {
@@ -48,6 +49,17 @@ _MOVES: dict[int, tuple[str, str | None]] = {
     feed.PURGED: (OVER, OVER),
 }
 
+# What people did, as the store has it: with it comes who it was, right after the job.
+_DEEDS = {
+    feed.HELD: "held",
+    feed.RELEASED: "released",
+    feed.EDITED: "edited",
+    feed.RETRIED: "retried",
+    feed.CANCELLED: "cancelled",
+    feed.CANCEL_ASKED: "cancelled",
+    feed.REPLACED: "replaced",
+}
+
 
 @dataclass
 class Life:
@@ -57,6 +69,7 @@ class Life:
     attempt: int = 0
     expected: int | None = None
     finished: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by attempt: outcome, exit code, signal
+    deeds: list[tuple[str, int]] = field(default_factory=list)  # what was done to it, and by whom
 
 
 class Diary:
@@ -82,6 +95,15 @@ class Diary:
             )
         if late := [name for name, life in self._lives.items() if life.expected is not None]:
             self._fail(f"of {late} the feed does not tell how they ended")
+
+    def compare_deeds(self) -> None:
+        """All that people did to a job is stored of it, in its order."""
+        stored: dict[str, list[tuple[str, int]]] = {name: [] for name in self._lives}
+        for name, action, actor in self._ask(DEEDS):
+            stored[name].append((action, actor))
+        for name, life in self._lives.items():
+            if life.deeds != stored[name]:
+                self._fail(f"by the feed {life.deeds} was done to {name}, and stored is {stored[name]}")
 
     def finished(self, job: str, attempt: int) -> tuple[Any, ...] | None:
         """Outcome, exit code and signal, as somebody was told; None if nobody was."""
@@ -121,6 +143,8 @@ class Diary:
         elif kind in _OF_AN_ATTEMPT:
             self._on_attempt_ended(life, event)
         life.phase = after or life.phase
+        if kind in _DEEDS:
+            life.deeds.append((_DEEDS[kind], about[0]))
         if kind == feed.PURGED:
             del self._lives[name]
 
@@ -134,10 +158,11 @@ class Diary:
         life.phase = _PHASE[state]
         life.expected = _CONCLUSIONS.get(state)
 
-    def _on_retried(self, name: str, by: object, state: int, copy: str | None = None) -> None:
+    def _on_retried(self, name: str, by: int, state: int, copy: str | None = None) -> None:
         life = self._lives.get(name)
         if life is None or life.expected is not None or (copy is not None and copy not in self._lives):
             self._fail(f"the feed tells that {name} was retried as {copy}: {life}")
+        life.deeds.append((_DEEDS[feed.RETRIED], by))
         if copy is None:
             life.phase = _PHASE[state]
 

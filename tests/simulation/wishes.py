@@ -218,10 +218,10 @@ class Wishes:
         assert isinstance(kept_s, int | float | None)
         assert isinstance(most, int | None)
         if state is JobState.DEAD and most is not None:
-            dead = sum(STATES[row.state] is JobState.DEAD for row in rows.values())
-            if dead >= most:
+            others_ms = [row.finished_at_ms or 0 for row in rows.values() if STATES[row.state] is JobState.DEAD]
+            if len(others_ms) >= most and ended_ms <= min(others_ms):  # who died first goes first
                 return True
-        now_ms = core.steady_wall_ms(self._cluster.broker.clock()) + self._cluster.broker.late_ms
+        now_ms = core.surely_ms(self._cluster.broker.clock()) + self._cluster.broker.late_ms
         return kept_s is not None and ended_ms <= now_ms - round(kept_s * 1000)
 
 

@@ -86,10 +86,12 @@ class _Asked(Verbs):
 
     def __init__(self) -> None:
         self.ops: list[str] = []
+        self.named: list[list[str]] = []
 
     def request(self, op: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
         self.ops.append(op)
-        return {"ids": [], "skipped": [], "next": None}
+        self.named.append((args or {})["select"].get("ids", []))
+        return {"ids": self.named[-1], "skipped": [], "next": None}
 
 
 @pytest.mark.parametrize("verb", ["cancel", "hold", "release", "retry", "purge"])
@@ -100,6 +102,14 @@ def test_empty_list_of_jobs_is_none_of_them(verb: str) -> None:
     assert client.ops == []
     getattr(client, verb)(queue="mail")
     assert client.ops == [verb]
+
+
+def test_many_ids_go_in_requests_that_do_not_hold_the_broker() -> None:
+    client = _Asked()
+    ids = [f"a{number}" for number in range(401)]
+
+    assert sorted(client.hold(ids).ids) == sorted(ids)
+    assert sorted(len(named) for named in client.named) == [1, 200, 200]
 
 
 @pytest.mark.parametrize("select", [{"queue": ""}, {"state": ""}, {"ids": "a1"}, {"tags": "nightly"}])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.core import core, farewells
 from queuectl.errors import BadConfig, BadRequest, UnknownJob, UnknownWorker, WrongState
 from queuectl.messages import Grant, Stop
 from tests.harness import BrokerHarness, FakeWorker, held, request
@@ -312,6 +313,87 @@ def test_worker_that_is_away_is_told_to_stop_when_it_is_back(broker: BrokerHarne
     worker.hello(held=[held(grant)])
 
     assert worker.take(Stop).now is False
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_worker_that_is_away_is_told_to_stop_though_the_broker_was_killed_meanwhile(
+    broker: BrokerHarness, now: bool
+) -> None:
+    worker, grant = away_with_a_job(broker)
+    broker.ask("worker_stop", now=now)
+    broker.ask("worker_stop")
+    for _ in range(2):
+        broker.crash()
+        broker.after(1000)
+    assert broker.ask("status")["workers"][0]["state"] == "away"
+
+    worker.hello(held=[held(grant)])
+
+    assert worker.take(Stop).now is now
+    broker.enqueue()
+    assert worker.grants() == []
+
+
+def test_idle_worker_whose_connection_was_cut_is_told_to_stop_when_it_is_back(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    broker.ask("worker_stop")
+    worker.take(Stop)
+    broker.turn(gone=[worker.route])
+    broker.crash()
+
+    worker.hello()
+
+    worker.take(Stop)
+
+
+def stops(broker: BrokerHarness) -> int:
+    return len(broker.store.ledger.stops())
+
+
+def test_worker_that_has_ended_is_forgotten(broker: BrokerHarness) -> None:
+    leaving, silent = connected(broker, "a"), connected(broker, "c")
+    dying = broker.worker("b")
+    dying.host = leaving.host
+    dying.hello()
+    broker.ask("worker_stop")
+    assert stops(broker) == 3
+
+    leaving.gone(dying.boot)
+    assert stops(broker) == 2
+    leaving.bye()
+    assert stops(broker) == 1
+    broker.turn(gone=[silent.route])
+    broker.after(farewells.REMEMBERED_MS)
+    assert stops(broker) == 1
+    broker.after(core.TIDY_EVERY_MS)
+
+    assert stops(broker) == 0
+    broker.outbox.clear()
+
+
+def test_worker_that_was_told_while_the_clock_was_wrong_is_remembered_as_long_as_others(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    broker.clock.wall_ms -= 2 * farewells.REMEMBERED_MS
+    broker.ask("worker_stop")
+    worker.take(Stop)
+    broker.turn(gone=[worker.route])
+    broker.clock.wall_ms += 2 * farewells.REMEMBERED_MS
+
+    broker.after(core.TIDY_EVERY_MS)
+
+    assert stops(broker) == 1
+
+
+def test_workers_are_told_to_stop_where_nothing_can_be_written(broker: BrokerHarness) -> None:
+    worker = connected(broker)
+    broker.core.storage_full = True
+
+    broker.ask("worker_stop")
+
+    worker.take(Stop)
+    worker.bye()
+    broker.outbox.clear()
+    assert stops(broker) == 0
 
 
 def test_worker_that_is_away_learns_a_new_heartbeat_when_it_is_back(broker: BrokerHarness) -> None:

@@ -14,7 +14,7 @@ from broker.core.waits import READS_PER_TURN
 from queuectl.ids import job_ids
 from queuectl.jobs import Outcome
 from queuectl.messages import Cancel, Echo
-from tests.harness import BrokerHarness, FakeWorker, held, request
+from tests.harness import USER, BrokerHarness, FakeWorker, held, request
 
 DAY_MS = 86_400_000
 
@@ -36,7 +36,7 @@ def now(broker: BrokerHarness) -> list[int]:
 
 
 def told(events: list[dict[str, Any]], *fields: str) -> list[tuple[Any, ...]]:
-    return [(event["type"], *(event[field] for field in fields)) for event in events]
+    return [(event["type"], *(event.get(field) for field in fields)) for event in events]
 
 
 def rows(broker: BrokerHarness) -> int:
@@ -679,15 +679,69 @@ def test_timeline_ends_as_the_job_has(broker: BrokerHarness) -> None:
 def test_deed_tells_its_note(broker: BrokerHarness) -> None:
     broker.enqueue(id="job-1")
     broker.store.begin()
-    [seq] = [broker.core.store.jobs.known(["job-1"])["job-1"].seq]
-    broker.store.history.note_deed([seq], broker.clock.wall_ms, "held", 1, "lunch")
-    broker.store.history.note_deed([seq], broker.clock.wall_ms, "edited", 1, "priority 0 → 5")
+    jobs = [broker.core.store.jobs.known(["job-1"])["job-1"]]
+    broker.store.history.note_deed(jobs, broker.clock.wall_ms, "held", 1, "lunch")
+    broker.store.history.note_deed(jobs, broker.clock.wall_ms, "edited", 1, "priority 0 → 5")
     broker.store.commit()
 
-    edited, held_event = broker.ask("events", id="job-1")["events"][1:]
+    held_event, edited = broker.ask("events", id="job-1")["events"][1:]
 
     assert (edited["type"], edited["changes"]) == ("edited", "priority 0 → 5")
     assert (held_event["type"], held_event["reason"]) == ("held", "lunch")
+
+
+def test_timeline_has_all_deeds_of_a_millisecond_in_their_order_with_who_did_them(broker: BrokerHarness) -> None:
+    admin = broker.key("boss", "admin")
+    broker.enqueue(id="job-1")
+    named: dict[str, Any] = {"select": {"ids": ["job-1"]}}
+    for user in (admin, USER):
+        broker.ask("hold", user=user, reason=f"for {user}", **named)
+        broker.ask("edit", user=user, changes={"priority": 1}, **named)
+        broker.ask("edit", user=USER, changes={"timeout": 5.0}, **named)
+        broker.ask("release", user=user, **named)
+    broker.ask("cancel", **named)
+    broker.ask("retry", user=admin, **named)
+
+    events = broker.ask("events", id="job-1")["events"]
+
+    each = [("held", None), ("edited", "priority"), ("edited", "timeout"), ("released", None)]
+    assert told(events, "changes") == [("enqueued", None), *each, *each, ("cancelled", None), ("retried", None)]
+    who = [*["boss"] * 2, USER, "boss", *[USER] * 4, USER, "boss"]
+    assert [event["by"] for event in events][1:] == who
+    assert [event["by"] for event in broker.ask("job", id="job-1")["events"]] == who
+
+
+def test_timeline_has_the_runs_of_a_millisecond_in_their_order(broker: BrokerHarness) -> None:
+    worker = working(broker)
+    now_ms = broker.clock.wall_ms
+    broker.enqueue(id="job-1", max_retries=1)
+    for _ in range(2):
+        worker.finish(worker.grant(), 1, started_at_ms=now_ms, duration_ms=0)
+        broker.ask("dlq_retry", ids=["job-1"])
+    broker.ask("cancel", select={"ids": ["job-1"]}, reason="first")
+    broker.ask("cancel", select={"ids": ["job-1"]}, reason="second")
+    broker.take_all(worker.route, Cancel)
+    worker.finish(worker.grant(), None, outcome="cancelled", signal=15, started_at_ms=now_ms, duration_ms=0)
+    broker.ask("retry", select={"ids": ["job-1"]})
+    broker.outbox.clear()
+
+    events = broker.ask("events", id="job-1")["events"]
+
+    assert told(events, "attempt", "reason") == [
+        ("enqueued", None, None),
+        ("leased", 1, None),
+        ("finished", 1, None),
+        ("retried", None, None),
+        ("leased", 2, None),
+        ("finished", 2, None),
+        ("retried", None, None),
+        ("leased", 3, None),
+        ("cancel_asked", None, "first"),
+        ("cancel_asked", None, "second"),
+        ("finished", 3, None),
+        ("cancelled", None, "second"),
+        ("retried", None, None),
+    ]
 
 
 def test_timeline_of_some_types(broker: BrokerHarness) -> None:

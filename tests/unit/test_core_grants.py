@@ -46,6 +46,18 @@ def test_order_is_priority_then_due_time_then_arrival_over_all_queues(broker: Br
     assert granted(worker) == [high, first, second, third, early, late, low]
 
 
+def test_one_queue_is_not_asked_where_it_stands(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = connected(broker, queues=["mine"])
+    broker.enqueue(queue="other")
+    broker.enqueue(queue="mine")
+    worker.finish(worker.grant())  # from here on it is known that nothing there has to run alone
+    monkeypatch.delattr("broker.store.jobs.Jobs.heads")
+
+    [job] = broker.enqueue(queue="mine")
+
+    assert granted(worker) == [job]
+
+
 def test_worker_gets_only_its_queues(broker: BrokerHarness) -> None:
     broker.enqueue(queue="other", priority=9)
     [mine] = broker.enqueue(queue="mine")

@@ -382,10 +382,12 @@ def test_broken_rule_of_the_store_voids_the_turn(broker: BrokerHarness) -> None:
     assert worker.finish(grant) == "recorded"
 
 
-def test_stop_that_was_told_in_a_failed_turn_is_told_when_it_is_asked_again(broker: BrokerHarness) -> None:
+def test_stop_that_was_told_in_a_failed_turn_was_not_told(broker: BrokerHarness) -> None:
     worker = connected(broker)
     fails(broker, lambda: broker.ask("worker_stop"))
 
+    broker.enqueue()
+    worker.grant()
     broker.ask("worker_stop")
 
     worker.take(Stop)

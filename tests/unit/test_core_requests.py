@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
+from msgspec import inspect
 
 from broker.core.operations import OPERATIONS
 from broker.store import StoreFull
 from queuectl.errors import BadRequest, Internal, RequestIdReused, ShuttingDown, StorageFailed, VersionMismatch
+from queuectl.requests import Edits
 from queuectl.times import rfc3339
 from tests.harness import BrokerHarness, request
 
@@ -413,3 +417,29 @@ def test_error_of_the_wire_is_what_was_raised() -> None:
     }
     assert issubclass(RequestIdReused, Exception)
     assert BadRequest("x").to_wire()["message"] == "x"
+
+
+# --- what a request may be ---------------------------------------------------------------------------------
+
+
+def endless(kind: inspect.Type, where: str) -> Iterator[str]:
+    """Texts and lists in a type for which nothing says how long they may be."""
+    match kind:
+        case inspect.UnionType(types=types):
+            for each in types:
+                yield from endless(each, where)
+        case inspect.ListType(item_type=item, max_length=most):
+            yield from () if most else (where,)
+            yield from endless(item, where)
+        case inspect.StrType(max_length=None, pattern=pattern):
+            yield from () if pattern and re.search(r"\d\}\\Z$", pattern) else (where,)
+        case inspect.StructType(fields=fields, cls=cls) if (
+            cls is not Edits
+        ):  # a job checks those, with words of its own
+            for field in fields:
+                yield from endless(field.type, f"{where}.{field.name}")
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_everything_that_is_asked_has_an_end(op: str) -> None:
+    assert list(endless(inspect.type_info(OPERATIONS[op].args), op)) == []

@@ -94,12 +94,36 @@ def test_without_a_limit_they_stay(broker: BrokerHarness, worker: FakeWorker) ->
     assert len(there(broker)) == 2
 
 
+@pytest.mark.parametrize("was_ahead", [False, True], ids=["set ahead", "set back to the right time"])
+def test_a_clock_that_is_set_makes_no_job_older(broker: BrokerHarness, worker: FakeWorker, was_ahead: bool) -> None:
+    run(broker, worker, 0, 1)
+    broker.clock.wall_ms += 365 * DAY_MS
+    if was_ahead:
+        broker.crash()
+        broker.clock.wall_ms -= 365 * DAY_MS
+    walk(broker)
+
+    assert len(there(broker)) == 2
+
+
 def test_no_more_dead_jobs_are_kept_than_wanted_and_the_oldest_go(broker: BrokerHarness, worker: FakeWorker) -> None:
     broker.ask("config_set", key="keep_dead_max", value=2)
     ids = run(broker, worker, 1, 1, 1, 1, 1)
     walk(broker)
 
     assert there(broker) == ids[-2:]
+
+
+def test_of_dead_jobs_those_go_that_died_first(broker: BrokerHarness, worker: FakeWorker) -> None:
+    broker.ask("config_set", key="keep_dead_max", value=2)
+    ids = broker.enqueue(*"xxxxx", max_retries=1)
+    grants = worker.grants()
+    for place in (3, 0, 4, 2, 1):
+        broker.clock.advance(1)
+        worker.finish(grants[place], 1)
+    walk(broker)
+
+    assert there(broker) == [ids[1], ids[2]]
 
 
 def test_many_go_in_small_steps(broker: BrokerHarness, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,7 @@ def test_migrated_database_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
 
     assert _columns(old) == _columns(new)
     assert _checks_of_job(old) == _checks_of_job(new)
+    assert _indexes(old) == _indexes(new)
     old.close()
     new.close()
 
@@ -177,6 +178,12 @@ def _checks_of_job(store: Store) -> list[str]:
     """The last rules of the largest table, which are worked out for each row that is written."""
     [(sql,)] = store._db.query("SELECT sql FROM sqlite_schema WHERE name = 'job'")
     return [line.split("--")[0].strip() for line in str(sql).splitlines() if line.startswith("  CHECK")]
+
+
+def _indexes(store: Store) -> set[tuple[str, str]]:
+    """Every index that was made by a statement of its own, however that was spaced."""
+    rows = store._db.query("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+    return {(name, " ".join(sql.split())) for name, sql in rows}
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0"])
