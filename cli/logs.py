@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cli.escape import visible, visible_lines
+from cli.letters import Letters
 from cli.options import JOB, completed, shared, usage
 from cli.output import mark
 from cli.render import counted
@@ -84,6 +85,8 @@ def logs(
         if not follow:
             raise
         return INTERRUPTED  # that is how it ends: nothing to say about it
+    finally:
+        writer.end(None)
     if not writer.wrote_any and lines != 0:
         _say_why_there_is_none(session, job_id, number)
     return 0
@@ -143,23 +146,30 @@ def _start_of_last(data: bytes, lines: int) -> int:
 
 
 class _JsonWriter:
-    """One JSON object for each piece, and one for each end of an attempt."""
+    """One JSON object for each piece, none of which ends within a letter."""
 
-    wrote_any = False
+    def __init__(self) -> None:
+        self.wrote_any = False
+        self._letters = Letters()
 
     def write(self, piece: Chunk) -> None:
         self.wrote_any = True
-        head: dict[str, Any] = {"stream": piece.stream, "offset": piece.offset, "attempt": piece.attempt}
-        head |= {"at": _instant(piece.at)} if piece.at is not None else {}
-        rest = (
-            {"gap_bytes": piece.gap_bytes}
-            if piece.gap_bytes
-            else {"text": piece.data.decode(errors="backslashreplace")}
-        )
-        click.echo(json.dumps(head | rest))
+        self._tell(self._letters.cut(piece))
 
-    def end(self, end: AttemptEnd) -> None:
-        """Nothing: what is printed is output."""
+    def end(self, end: AttemptEnd | None) -> None:
+        """What is printed is output: of its end nothing is said."""
+        self._tell(self._letters.rest())
+
+    def _tell(self, pieces: list[Chunk]) -> None:
+        for piece in pieces:
+            click.echo(json.dumps(_as_json(piece)))
+
+
+def _as_json(piece: Chunk) -> dict[str, Any]:
+    head: dict[str, Any] = {"stream": piece.stream, "offset": piece.offset, "attempt": piece.attempt}
+    head |= {"at": _instant(piece.at)} if piece.at is not None else {}
+    text = {"text": piece.data.decode(errors="backslashreplace")}
+    return head | ({"gap_bytes": piece.gap_bytes} if piece.gap_bytes else text)
 
 
 class _Writer:
@@ -172,9 +182,14 @@ class _Writer:
         self._shows_ends = shows_ends
         self._is_terminal = sys.stdout.isatty()
         self._at_line_start = True
+        self._letters = Letters()
 
     def write(self, piece: Chunk) -> None:
         self.wrote_any = True
+        for part in self._letters.cut(piece) if self._is_terminal else [piece]:
+            self._write(part)
+
+    def _write(self, piece: Chunk) -> None:
         data = piece.data
         if piece.gap_bytes:
             data = (b"" if self._at_line_start else b"\n") + mark(piece.gap_bytes).encode()
@@ -192,9 +207,11 @@ class _Writer:
         starts = [self._at_line_start, *[True] * len(lines)]
         return b"".join((stamp if start else b"") + line for start, line in zip(starts, lines, strict=False))
 
-    def end(self, end: AttemptEnd) -> None:
-        """A line after each attempt, where more than one is shown."""
-        if self._shows_ends:
+    def end(self, end: AttemptEnd | None) -> None:
+        """A line after each attempt, where more than one is shown; None: nothing more comes now."""
+        for part in self._letters.rest():
+            self._write(part)
+        if end is not None and self._shows_ends:
             ended = ending_words(end.outcome, end.exit_code, end.signal)
             over = f"; the job is {visible(end.state)}" if end.is_last and end.state != "completed" else ""
             begin = "" if self._at_line_start or not self._is_terminal else "\n"

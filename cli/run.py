@@ -11,6 +11,7 @@ import click
 
 from cli.escape import visible, visible_lines
 from cli.job_options import CommandAfterDashes, command_of, fields_of, job_options, request_id_of
+from cli.letters import Letters
 from cli.options import completed, shared, usage
 from cli.output import attempt_text, mark
 from cli.session import Session
@@ -227,6 +228,7 @@ class Show(Silent):
         self._streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
         self._is_terminal = {"stdout": sys.stdout.isatty(), "stderr": sys.stderr.isatty()}
         self._at_line_start = {"stdout": True, "stderr": True}
+        self._letters = Letters()
 
     def chunk(self, chunk: Chunk) -> None:
         """Show a piece; where bytes are missing, a line on stderr says how many."""
@@ -234,16 +236,20 @@ class Show(Silent):
             self._write(
                 "stderr", ("" if self._at_line_start["stderr"] else "\n").encode() + mark(chunk.gap_bytes).encode()
             )
-        else:
-            self._write(chunk.stream, chunk.data)
+        for piece in self._letters.cut(chunk) if self._is_terminal[chunk.stream] else [chunk]:
+            self._write(piece.stream, piece.data)
 
     def finish(self) -> None:
         """The attempt is over: what comes next on a terminal begins a line."""
+        for piece in self._letters.rest():
+            self._write(piece.stream, piece.data)
         for name, is_terminal in self._is_terminal.items():
             if is_terminal and not self._at_line_start[name]:
                 self._write(name, b"\n")
 
     def _write(self, name: str, data: bytes) -> None:
+        if not data:
+            return
         if self._is_terminal[name]:
             data = visible_lines(data.decode(errors="backslashreplace")).encode(errors="backslashreplace")
         self._streams[name].write(data)

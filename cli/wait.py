@@ -14,9 +14,10 @@ from cli.run import because, code_of, ending_words, own_code
 from cli.selecting import filter_of, filtering, named
 from cli.session import Session
 from cli.waiting import away
+from queuectl.feed import ENDS
 
 FAILED = 1
-UNFINISHED = ("pending", "processing", "failed")
+UNFINISHED = "unfinished"
 
 
 @click.command()
@@ -48,26 +49,16 @@ def wait(
     names = named(session, ids) if ids else _unfinished(session, select)
     ended = _wait(session, names, _Progress() if progress else None, any_job=any_job, timeout=timeout)
     if any_job:
-        ended = [job for job in ended if job["state"] not in UNFINISHED]
+        ended = [job for job in ended if job["state"] in ENDS]
     return _report(session, ended, is_one=len(ids) == 1, any_job=any_job)
 
 
 def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
-    """The jobs of a selection that are not over yet."""
-    states = [select.pop("state")] if select.get("state") in UNFINISHED else list(UNFINISHED)
-    if "state" in select:
-        return []  # these are over
-    client = session.client()
-    found: list[str] = []
-    for state in states:
-        args: dict[str, Any] = {"select": {**select, "state": state}, "limit": 500}
-        while True:
-            page = client.request("list", args)
-            found += [job["id"] for job in page["jobs"]]
-            if page["next"] is None:
-                break
-            args["cursor"] = page["next"]
-    return list(dict.fromkeys(found))
+    """The jobs of a selection that are not over yet. One that changes its state meanwhile is not missed."""
+    if select.get("state") in ENDS:
+        return []
+    wanted = {"state": UNFINISHED, **select}
+    return [job["id"] for page in session.client().list_pages(wanted) for job in page["jobs"]]
 
 
 def _wait(session: Session, ids: list[str], tell: _Progress | None, **how: Any) -> list[dict[str, Any]]:

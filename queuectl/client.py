@@ -11,6 +11,7 @@ plain dicts with the keys of `queuectl list --json`: times are RFC 3339 in UTC, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,9 +169,12 @@ class Client(Follows, Verbs, Waits):
         """Send what was prepared. Raises BrokerUnreachable."""
         self._link.send(begun)
 
-    def finish(self, begun: Begun, *, timeout: float | None = None) -> Reply:
-        """Wait for the reply to what was begun, and return it together with how it came about."""
-        return self._link.finish(begun, timeout_s=self.timeout if timeout is None else timeout)
+    def finish(self, begun: Begun, *, timeout: float | None = None, until: float = math.inf) -> Reply:
+        """Wait for the reply to what was begun, and return it together with how it came about.
+
+        It goes out again where no reply comes within `timeout` seconds, a few times, but not after `until` (monotonic).
+        """
+        return self._link.finish(begun, timeout_s=self.timeout if timeout is None else timeout, until=until)
 
     def ping(self) -> dict[str, Any]:
         """Who answers: `broker` (its id), `version`, `pid`, `epoch`, `time` (RFC 3339), `data_dir`."""

@@ -11,7 +11,7 @@ not kept is known, and is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from queuectl.patience import Away, patiently
@@ -214,16 +214,25 @@ class Follows:
         """
         client = cast("Client", self)
         job_id = client.enqueue(command, **fields)
-        kept = {"stdout": bytearray(), "stderr": bytearray()}
-        attempt = 0
+        kept = last = _Kept()
         for piece in self.logs(job_id, follow=True, attempt=ALL):
             if isinstance(piece, Chunk):
-                if piece.attempt != attempt:
-                    attempt = piece.attempt
-                    kept = {"stdout": bytearray(), "stderr": bytearray()}
-                kept[piece.stream] += piece.data
+                kept.add(piece)
                 if on_output is not None:
                     on_output(piece)
+            elif piece.outcome is not None:  # else it never began: the one before it is the last
+                last, kept = kept, _Kept()
         [job] = client.wait([job_id])["jobs"]
-        out, err = bytes(kept["stdout"]), bytes(kept["stderr"])
+        out, err = bytes(last.stdout), bytes(last.stderr)
         return RunResult(job_id, job["state"], job["exit_code"], job["signal"], out, err)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What an attempt has printed, as far as it is kept."""
+
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+
+    def add(self, piece: Chunk) -> None:
+        (self.stdout if piece.stream == "stdout" else self.stderr).extend(piece.data)

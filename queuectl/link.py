@@ -7,6 +7,7 @@ so repeating is safe. Knows nothing of jobs. Belongs to one thread; a forked chi
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,16 +94,19 @@ class Link:
             raise
         begun.tries = 1
 
-    def finish(self, begun: Begun, *, timeout_s: float) -> Reply:
+    def finish(self, begun: Begun, *, timeout_s: float, until: float = math.inf) -> Reply:
         """Wait for the reply, and send the request again until there is one; `timeout_s` bounds each wait.
 
-        Raises OutcomeUnknown (sent, no reply), or the error of the reply.
+        After `until` (monotonic) nothing more is waited for, or sent. Raises OutcomeUnknown (sent, no reply), or the
+        error of the reply.
         """
         obstacle: QueuectlError | None = None
         for pause_s in (0.0, *PAUSES_S):
+            if pause_s and time.monotonic() >= until:
+                break
             if pause_s and (obstacle := self._send_again(begun, pause_s)) is not None:
                 continue
-            envelope = self._receive(begun.request_id, timeout_s)
+            envelope = self._receive(begun.request_id, min(timeout_s, until - time.monotonic()))
             if envelope is not None:
                 return self._open(envelope, begun.tries)
             self.close()

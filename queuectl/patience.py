@@ -14,23 +14,27 @@ Away = Callable[[QueuectlError], None]
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # while the broker is away; the last one again and again
 
 
-def patiently(ask: Callable[[], T], on_away: Away | None = None, *, deadline: float | None = None) -> T:
+def may_be_asked_again(error: QueuectlError) -> bool:
+    """Whether the broker may answer the same question later; that time was up is an answer."""
+    return error.retryable and not isinstance(error, WaitTimedOut)
+
+
+def patiently(ask: Callable[[], T], on_away: Away | None = None, *, deadline: float = math.inf) -> T:
     """Ask until there is an answer, for ever or until then (monotonic). Raises what asking again does not mend.
 
     `on_away` hears of the first error.
     """
     from random import uniform  # loaded by those who wait only
 
-    end = math.inf if deadline is None else deadline
     tries = 0
     while True:
         try:
             return ask()
         except QueuectlError as error:
-            if not error.retryable or isinstance(error, WaitTimedOut) or time.monotonic() >= end:
+            if not may_be_asked_again(error) or time.monotonic() >= deadline:
                 raise
             if tries == 0 and on_away is not None:
                 on_away(error)
         pause_s = PAUSES_S[min(tries, len(PAUSES_S) - 1)] * uniform(0.5, 1.0)
-        time.sleep(max(0.0, min(pause_s, end - time.monotonic())))
+        time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         tries += 1

@@ -99,8 +99,15 @@ TagText = Annotated[str, Meta(min_length=1, max_length=330)]  # key, or key=valu
 Milliseconds = Annotated[int, Meta(ge=0, le=2**50)]
 
 
+UNFINISHED = "unfinished"  # in a selection: of all states that are not the last
+
+
 class Select(_Args, frozen=True):
-    """Which jobs are meant: all that have all of this. `ids` are ids or unique prefixes, and stand alone."""
+    """Which jobs are meant: all that have all of this. `ids` are ids or unique prefixes, and stand alone.
+
+    `state` is one, or `unfinished`: those that wait, run, or wait for a retry. One that goes from one of these to
+    another state between two slices is not missed.
+    """
 
     ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []
     state: ShortText | None = None

@@ -8,18 +8,20 @@ The broker holds its reply until it is so, or for some seconds, after which it i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from queuectl.errors import BadRequest, QueuectlError, WaitTimedOut
-from queuectl.patience import Away, patiently
+from queuectl.patience import Away, may_be_asked_again, patiently
 
 if TYPE_CHECKING:
     from queuectl.client import Client
 
 JOBS_PER_WAIT = 1000
 SLICE_S = 10.0  # the broker holds a reply so long
+LATE_S = 1.0  # after the end of a wait, for the broker's answer that it was in vain
 
 
 class Waits:
@@ -69,8 +71,9 @@ class _Wait:
     ) -> None:
         self._client = client
         self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._progress = progress
+        self._told: int | None = None
         self._on_away = on_away
 
     def all_of(self, jobs: Sequence[str]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class _Wait:
         try:
             return patiently(lambda: self.until(what, behind), self._on_away, deadline=self._deadline)
         except QueuectlError as error:
-            if not error.retryable or isinstance(error, WaitTimedOut):
+            if not may_be_asked_again(error):
                 raise
             raise self._timed_out() from error
 
@@ -96,16 +99,24 @@ class _Wait:
         """Until the broker says so; `behind` jobs are left besides."""
         seen: dict[str, int] = {}
         while True:
-            left_s = SLICE_S if self._deadline is None else min(SLICE_S, max(0.0, self._deadline - time.monotonic()))
+            left_s = min(SLICE_S, max(0.0, self._deadline - time.monotonic()))
             asked = {**what, **seen, "timeout_ms": int(left_s * 1000)}
-            reply = self._client.request("wait", asked, timeout=left_s + self._client.timeout)
+            begun = self._client.begin("wait", asked)
+            reply = self._client.finish(
+                begun, timeout=left_s + self._client.timeout, until=self._deadline + LATE_S
+            ).value
             if self._progress is not None:
-                self._progress(reply["jobs_left"] + behind)
                 seen = {"seen": reply["jobs_left"]}
+                self._tell(reply["jobs_left"] + behind)
             if reply["done"]:
                 return reply
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if time.monotonic() >= self._deadline:
                 raise self._timed_out()
+
+    def _tell(self, left: int) -> None:
+        if self._progress is not None and left != self._told:
+            self._told = left
+            self._progress(left)
 
     def _timed_out(self) -> WaitTimedOut:
         return WaitTimedOut(f"the wait timed out after {self._timeout:g} s", details={"waited_s": self._timeout})

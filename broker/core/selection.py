@@ -12,14 +12,15 @@ from broker.core.state import State
 from broker.store.listing import Filter
 from broker.store.rows import CODES, STATES, Known
 from queuectl.errors import BadRequest, QueuectlError, WrongState
-from queuectl.jobs import JobState
-from queuectl.requests import Select
+from queuectl.jobs import TERMINAL, JobState
+from queuectl.requests import UNFINISHED, Select
 from queuectl.where import parse_condition
 
 FAR = 2**62
 CHANGED_PER_SLICE = 200  # jobs; each is some statements
 SHOWN_PER_SLICE = 2000  # where nothing is changed
 _NOBODY = 0  # no actor has this number
+_UNFINISHED = frozenset(JobState) - TERMINAL
 
 
 class Request(Protocol):
@@ -94,7 +95,9 @@ def filter_of(
     core: State, by: Actor, select: Select, states: AbstractSet[JobState] | None = None, verb: str = ""
 ) -> Filter | None:
     """What jobs must have in common; None: there can be none. Raises BadRequest, WrongState."""
-    if select.state is not None:
+    if select.state == UNFINISHED:
+        states = _UNFINISHED & states if states is not None else _UNFINISHED
+    elif select.state is not None:
         state = parse_state(select.state)
         if states is not None and state not in states:
             raise WrongState(f"jobs that are {state} cannot be {verb}")

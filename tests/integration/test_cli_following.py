@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -301,18 +302,35 @@ def interrupt_readers(monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
 
 
 def test_wait_on_a_selection_asks_for_those_that_are_not_over(broker: ScriptedBroker) -> None:
-    found = {"pending": ["a1"], "processing": ["a2"], "failed": []}
-    broker.on(
-        "list", lambda args: {"jobs": [job_view(id=each) for each in found[args["select"]["state"]]], "next": None}
-    )
+    broker.on("list", {"jobs": [job_view(id="a1"), job_view(id="a2")], "next": None})
     jobs = [{"id": each, "state": "completed", "exit_code": 0, "signal": None, "reason": None} for each in ("a1", "a2")]
     broker.on("wait", {"done": True, "jobs_left": 0, "jobs": jobs})
 
     ran = run_cli("wait", "--queue", "mail", "--tag", "night")
 
     assert ran.code == 0
+    assert broker.only("list").args["select"] == {"state": "unfinished", "queue": "mail", "tags": ["night"]}
     assert broker.only("wait").args["jobs"] == ["a1", "a2"]
     assert [line.split()[:2] for line in ran.out.splitlines()[1:]] == [["a1", "completed"], ["a2", "completed"]]
+
+
+def test_letter_that_comes_in_two_pieces_is_one(broker: ScriptedBroker) -> None:
+    data = "1 € 😀".encode()
+    places = [(0, 3), (3, 7), (7, 9), (9, len(data))]
+    pieces = [[1, start, data[start:end]] for start, end in places]
+    broker.on("output", reply(*pieces, [1, 20, b"\xe2"], [2, 0, b"\xff \xe2"], totals={"1": 21, "2": 3}))
+    ended(broker)
+
+    told = [json.loads(line) for line in run_cli("logs", "a1", "--json").out.splitlines()]
+    shown = [(each["stream"], each["offset"], each.get("text", each.get("gap_bytes"))) for each in told]
+    assert shown == [
+        *[("stdout", 0, "1 "), ("stdout", 2, "€ "), ("stdout", 6, "😀"), ("stdout", 10, 10)],
+        *[("stderr", 0, "\\xff "), ("stdout", 20, "\\xe2"), ("stderr", 2, "\\xe2")],
+    ]
+    for line in (["logs", "a1"], ["run", "--", "x"]):
+        out = run_cli(*line, tty=True).out
+        assert out.startswith("1 € 😀")
+        assert out.count("\\xe2") == 2 - (line[0] == "run")
 
 
 def test_wait_on_nothing_says_so(broker: ScriptedBroker) -> None:

@@ -368,6 +368,59 @@ def test_wait_is_over_in_time_though_the_broker_is_away(tmp_path: Path) -> None:
         client.wait(["a1"], timeout=0.1)
 
 
+def test_wait_is_over_in_time_though_the_broker_says_nothing(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queuectl.waiting.LATE_S", 0.0)
+
+    def say_nothing(_: Any) -> Any:
+        raise Silence
+
+    broker.on("wait", say_nothing)
+    with Client(broker.endpoint, timeout=0.1) as client, pytest.raises(WaitTimedOut):
+        client.wait(["a1"], timeout=0.2)
+    assert len(broker.asked) == 1
+
+
+def test_progress_is_told_when_it_is_another(broker: ScriptedBroker, client: Client) -> None:
+    left = iter([3, 3, 2, 2, 0])
+    broker.on("wait", lambda _: {"jobs_left": (now := next(left)), "done": not now, "jobs": []})
+    told: list[int] = []
+
+    client.wait(["a1", "a2", "a3"], progress=told.append)
+
+    assert told == [3, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("last", "result"),
+    [({"finished": True, "outcome": "completed"}, (b"", 0)), ({"outcome": None}, (b"first", 1))],
+    ids=["silent", "never begun"],
+)
+def test_run_tells_what_the_last_attempt_has_printed(
+    broker: ScriptedBroker, client: Client, last: dict[str, Any], result: tuple[bytes, int]
+) -> None:
+    common = {"totals": None, "next": None, "cursor": [1, 1], "signal": None, "finished": True}
+    first = {
+        "attempt": 1,
+        "segments": [[1, 0, b"first"]],
+        "over": False,
+        "latest": 1,
+        "outcome": "exit",
+        "state": "failed",
+    }
+    then = {"attempt": 2, "segments": [], "over": True, "latest": 2, "state": "completed"}
+    replies = iter([common | first | {"exit_code": 1}, common | then | {"exit_code": 0} | last])
+    broker.on("enqueue", {"ids": ["a1"], "errors": []})
+    broker.on("output", lambda _: next(replies))
+    job = {"id": "a1", "state": "completed", "exit_code": result[1], "signal": None}
+    broker.on("wait", {"done": True, "jobs_left": 0, "jobs": [job]})
+
+    ran = client.run("x")
+
+    assert (ran.stdout, ran.returncode) == result
+
+
 def test_wait_for_workers_is_not_patient(tmp_path: Path) -> None:
     with Client(f"ipc://{tmp_path}/nobody.sock") as client, pytest.raises(BrokerUnreachable):
         client.wait(workers=["w1"], timeout=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import BrokerHarness
+from tests.harness import BrokerHarness, patient
 
 
 def found(broker: BrokerHarness, *where: str) -> list[str]:
@@ -92,3 +92,19 @@ def test_that_no_worker_serves_a_job_is_a_matter_of_the_moment(stuck: BrokerHarn
 
     assert found(stuck, "reason=no_worker") == ["a7", "a8", "a9"]
     assert stuck.ask("cancel", select={"where": ["reason=no_worker"]})["ids"] == ["a9", "a8", "a7"]
+
+
+def test_unfinished_jobs_are_found_in_whatever_state_they_are(broker: BrokerHarness) -> None:
+    worker = broker.worker(slots=3)
+    patient(broker)
+    worker.hello()
+    broker.enqueue("runs", "failed", "done")
+    _, failed, done = worker.grants()
+    worker.finish(failed, 1)
+    worker.finish(done)
+    broker.enqueue("waits", delay=60)
+
+    found = broker.ask("list", select={"state": "unfinished"})["jobs"]
+    assert [job["state"] for job in found] == ["pending", "failed", "processing"]
+    assert broker.ask("hold", select={"state": "unfinished"}, dry=True)["ids"] == ["a4", "a2"]
+    assert broker.ask("purge", select={"state": "unfinished"}, dry=True)["ids"] == []
