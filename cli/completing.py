@@ -23,6 +23,7 @@ from click.shell_completion import (
 )
 
 from cli.escape import visible
+from queuectl.feed import ENDS
 
 if TYPE_CHECKING:
     from cli.session import Session
@@ -33,7 +34,6 @@ JOBS_READ = 200  # the newest
 OFFERED = 50
 COMMAND_SHOWN = 60
 WAITING = frozenset({"pending", "failed"})
-OVER = frozenset({"completed", "dead", "cancelled"})
 
 # The states of jobs to which a command can be done; all, where it is not named.
 STATES_OF: dict[str, frozenset[str]] = {
@@ -43,8 +43,8 @@ STATES_OF: dict[str, frozenset[str]] = {
     "hold": WAITING,
     "release": WAITING,
     "edit": WAITING,
-    "retry": OVER | {"failed"},
-    "purge": OVER,
+    "retry": ENDS | {"failed"},
+    "purge": ENDS,
 }
 
 

@@ -130,7 +130,8 @@ def _explain(error: Exception) -> tuple[dict[str, Any], int]:
         context = error.ctx if isinstance(error, click.UsageError) else None
         return wire | ({"hint": _hint(error, context)} if context else {}), 2
     if isinstance(error, OSError):
-        return {"code": "os_error", "message": str(error)}, 1
+        words = error.strerror or str(error)
+        return {"code": "os_error", "message": f"{error.filename}: {words}" if error.filename else words}, 1
     wire = {"code": "internal", "message": f"{type(error).__name__}: {error}"}
     return wire | {"hint": "this is a bug of queuectl; --debug shows where it happened"}, 1
 
@@ -158,6 +159,10 @@ def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_broken_pipe()
+    except OSError as error:  # stdout takes nothing, not even this
+        _leave_broken_pipe()
+        if as_json:
+            _report({"message": f"nothing can be written: {error.strerror}"}, code, as_json=False)
     return code
 
 

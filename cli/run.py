@@ -16,6 +16,7 @@ from cli.options import completed, shared, usage
 from cli.output import attempt_text, mark
 from cli.session import Session
 from cli.waiting import Reasons, away
+from queuectl.feed import ENDS
 from queuectl.ids import new_request_id
 from queuectl.patience import patiently
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 OWN_FAILURE = 125
 INTERRUPTED = 130
 SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
-OVER = frozenset({"completed", "dead", "cancelled"})
 _REASONS = {
     "timeout": "it took longer than its timeout",
     "deadline": "its deadline came",
@@ -267,7 +267,7 @@ def _interrupted(session: Session, followed: Followed, job_id: str, how: str | N
         how = _asked(job_id)
     name = visible(job_id)
     try:
-        if patiently(lambda: session.client().get(job_id))["state"] in OVER:
+        if patiently(lambda: session.client().get(job_id))["state"] in ENDS:
             session.warn(f"\nqueuectl: {name} was over by then")
             return followed.report(followed.to_the_end())
         if how == DETACH:

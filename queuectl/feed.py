@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from queuectl.client import Client
 
 OLDEST = "0"
+PURGED = "purged"
 MISSED = "missed"  # type of the event that stands for those which were forgotten before they were read
 EVENTS_PER_REPLY = 500
 WAIT_S = 10.0  # the broker holds a reply so long; then the client asks again
@@ -46,7 +47,7 @@ class Event:
     @property
     def ends_job(self) -> bool:
         """Whether its job is over with it: nothing follows unless somebody has it run again."""
-        return self.type == "purged" or _LEADS_TO.get(self.type, self.more.get("state")) in ENDS
+        return self.type == PURGED or _LEADS_TO.get(self.type, self.more.get("state")) in ENDS
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as one flat map."""
@@ -119,18 +120,27 @@ class Feed:
                 return
 
     def follow(self) -> Iterator[Event]:
-        """What has happened since, and all that happens from now on; of one job until that is over.
+        """What has happened since, and all that happens from now on; of one job until that is over, and stays so.
 
         While the broker is away it waits, and then goes on where it was.
         """
-        if self._job_id is not None and self._client.get(self._job_id)["state"] in ENDS:
+        if self._job_id is not None and self._is_over():
             yield from self.rest()
             return
         while True:
             reply = self._ask_patiently({"limit": EVENTS_PER_REPLY, "wait_ms": int(WAIT_S * 1000)})
             yield from self._take(reply)
-            if self._job_id is not None and any(_event(raw).ends_job for raw in reply["events"]):
+            ends = [raw["type"] for raw in reply["events"] if _event(raw).ends_job]
+            if self._job_id is None or not ends:
+                continue
+            if PURGED in ends:
                 return
+            if self._is_over():  # else somebody has had it run again since
+                yield from self.rest()
+                return
+
+    def _is_over(self) -> bool:
+        return patiently(lambda: self._client.get(str(self._job_id)), self._on_away)["state"] in ENDS
 
     def _ask(self, how: dict[str, Any]) -> dict[str, Any]:
         about: dict[str, Any] = {"types": self._types} if self._job_id is None else {"id": self._job_id}

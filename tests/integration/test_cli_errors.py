@@ -12,7 +12,7 @@ import pytest
 
 from queuectl import link
 from queuectl.errors import BY_CODE, NotAllowed, QueuectlError
-from tests.harness_client import ScriptedBroker, Silence, job_view, run_cli, scripted_broker
+from tests.harness_client import ScriptedBroker, Silence, job_view, run_cli, scripted_broker, status_view
 
 CONTRACT = {0, 1, 2, 3, 4, 5, 69, 74, 75, 124, 130}
 
@@ -168,3 +168,17 @@ def test_command_loads_nothing_slow(broker: ScriptedBroker) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("args", [["status", "--json"], ["status"], ["--version"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_told_in_a_line(broker: ScriptedBroker, args: list[str]) -> None:
+    broker.on("status", status_view())
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(cli(*args), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("No space left on device")

@@ -95,15 +95,31 @@ def test_history_of_a_job_is_all_that_happened_to_it(broker: ScriptedBroker, cli
     assert types(client.events("a1", types=["finished"])) == ["finished"]
 
 
+def stands(broker: ScriptedBroker, *states: str) -> None:
+    """In which state the job is, each time that somebody asks."""
+    left = iter(states)
+    broker.on("job", lambda _: {"job": job_view(id="a1", state=next(left)), "history": []})
+
+
+def test_end_that_was_undone_is_none(broker: ScriptedBroker, client: Client) -> None:
+    script = ScriptedFeed(ENQUEUED, history=(ENQUEUED,))
+    again, done = event_view("retried", job_id="a1", state="pending"), FINISHED | {"state": "completed"}
+    script.later = [[DEAD], [again], [done]]
+    broker.on("events", script)
+    stands(broker, "pending", "pending", "completed")
+
+    assert types(client.events("a1", follow=True)) == ["enqueued", "dead", "retried", "finished"]
+
+
 def test_job_is_followed_until_it_is_over(broker: ScriptedBroker, client: Client) -> None:
     script = ScriptedFeed(ENQUEUED, history=(ENQUEUED,))
     script.later = [[], [FINISHED], [event_view("leased", job_id="a1")], [DEAD]]
     broker.on("events", script)
-    broker.on("job", {"job": job_view(id="a1"), "history": []})
+    stands(broker, "pending", "dead")
 
     assert types(client.events("a1", follow=True, types=["enqueued", "finished"])) == ["enqueued", "finished"]
     assert script.later == []
-    assert {args["wait_ms"] for args in script.asked[1:]} == {10_000}
+    assert {args["wait_ms"] for args in script.asked[1:-1]} == {10_000}
 
 
 @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
