@@ -198,19 +198,18 @@ class Bash(BashComplete):
 
     source_template = """\
 _queuectl_completion() {
-    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" type value answer
-    answer=$(COMP_LINE="$line" %(complete_var)s=bash_complete %(prog_name)s 2>/dev/null)
+    local line="${COMP_LINE:0:COMP_POINT}" type value answer
     local word="${line##*[[:space:]]}"
     local kept="${word%%"${word##*[=:]}"}"  # bash completes what comes after these alone
     COMPREPLY=()
-    for answer in $answer; do
+    while IFS= read -r answer; do
         type="${answer%%%%,*}" value="${answer#*,}"
         case "$type" in
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
             *) COMPREPLY+=("${value#"$kept"}") ;;
         esac
-    done
+    done < <(COMP_LINE="$line" %(complete_var)s=bash_complete %(prog_name)s 2>/dev/null)
     [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == *= ]] && compopt -o nospace
     return 0
 }

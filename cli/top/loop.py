@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING
 
 from cli.escape import visible
 from cli.top.asking import Answer, Asker, Look
 from cli.top.state import Do, Effect, Follow, Page, Quit, Refresh, State
-from cli.top.terminal import Terminal
+from cli.top.terminal import Happened, Terminal
 from cli.top.view import frame
 from cli.why import why_text
 from queuectl.errors import QueuectlError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
 INTERRUPTED = SIGNAL_CODE + signal.SIGINT
+HUNG_UP = SIGNAL_CODE + signal.SIGHUP
 _IDLE_S = 3600.0
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -44,17 +46,26 @@ class Top:
         """Go on until somebody quits; the exit code. Raises the errors that asking again does not mend."""
         while self._code is None:
             self._look_if_due()
-            self._terminal.draw(frame(self._state, *self._terminal.size))
-            happened = self._terminal.wait(self._idle_s())
-            for number in happened.signals:
-                self._signal(number)
-            if happened.hung_up:
-                self._code = SIGNAL_CODE + signal.SIGHUP
+            try:
+                happened = self._show_and_wait()
+            except (OSError, termios.error):  # the terminal is gone
+                return HUNG_UP
             for key in happened.keys:
                 self._do(self._state.key(key))
             for answer in self._asker.answers():
                 self._take(answer)
         return self._code
+
+    def _show_and_wait(self) -> Happened:
+        self._terminal.draw(frame(self._state, *self._terminal.size))
+        happened = self._terminal.wait(self._idle_s())
+        for number in happened.signals:
+            self._signal(number)
+            if self._code is not None:
+                break
+        if happened.hung_up:
+            self._code = HUNG_UP
+        return happened
 
     # --- looking ---------------------------------------------------------------------------------------
 

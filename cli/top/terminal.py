@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import termios
+import time
 import tty
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ class Terminal:
         self._fd = sys.stdin.fileno()
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=False)
         self._keys = Keys()
+        self._read_at_s = 0.0
         self._noted: list[int] = []
         self._ear, self._mouth = os.pipe()  # never closed: a thread may write to it until the process ends
         for end in (self._ear, self._mouth):
@@ -105,11 +107,11 @@ class Terminal:
     def wait(self, seconds: float) -> Happened:
         """Wait for a key, a signal or `wake`, at most so long."""
         if self._keys.pending:
-            seconds = min(seconds, ESC_S)
+            seconds = min(seconds, self._read_at_s + ESC_S - time.monotonic())
         ready, _, _ = select.select([self._fd, self._ear], [], [], max(0.0, seconds))
         if self._ear in ready:
             os.read(self._ear, _READ_BYTES)
-        keys, hung_up = self._read() if self._fd in ready else (self._keys.flush(), False)
+        keys, hung_up = self._read() if self._fd in ready else (self._esc(), False)
         noted, self._noted = self._noted, []
         return Happened(keys, noted, hung_up)
 
@@ -124,7 +126,12 @@ class Terminal:
             data = os.read(self._fd, _READ_BYTES)
         except OSError:
             return [], True
+        self._read_at_s = time.monotonic()
         return self._keys.feed(data), not data
+
+    def _esc(self) -> list[str]:
+        """What began as a key and was not followed by anything for a while."""
+        return self._keys.flush() if time.monotonic() >= self._read_at_s + ESC_S else []
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted.append(number)

@@ -132,7 +132,8 @@ def _pane(state: State, pane: str, rows: list[Row], width: int, lines: int) -> l
     first = state.place(pane) // room * room if is_open else 0
     shown = rows[first : first + room] if room > 0 else []
     columns = [column for column in _COLUMNS[pane] if width >= column.from_width]
-    cells = [[visible(column.text(row, state)) for column in columns] for row in shown]
+    most = 2 * width  # letters: some take no room, and more than that is not looked at
+    cells = [[visible(column.text(row, state)[:most]) for column in columns] for row in shown]
     widths = _widths(columns, cells)
     if is_open:
         drawn.append(_row([column.head for column in columns], widths, width, marker="  ", style="dim"))

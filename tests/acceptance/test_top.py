@@ -107,6 +107,20 @@ def test_the_terminal_is_given_back_whatever_ends_it(
         assert_given_back(terminal)
 
 
+def test_it_ends_with_its_terminal_though_it_is_told_to_go_on(q: CommandLine) -> None:
+    """As a shell does with a job that was stopped when its terminal hangs up: SIGHUP, and SIGCONT with it."""
+    q.broker()
+
+    with top(q) as terminal:
+        terminal.await_line("No job waits or runs.")
+        terminal.process.send_signal(signal.SIGSTOP)
+        terminal.process.send_signal(signal.SIGHUP)
+        terminal.process.send_signal(signal.SIGCONT)
+
+        assert terminal.wait() == 129
+        assert_given_back(terminal)
+
+
 def test_it_ends_with_its_terminal(q: CommandLine) -> None:
     q.broker()
 
