@@ -59,8 +59,8 @@ def run(
     It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
     attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
     ran to an end. Ctrl-C asks whether to cancel the job or to leave it running; whatever else ends this command leaves
-    it running. --json prints how the job has ended,
-    with the end of what its last attempt has printed.
+    it running. --json prints how the job has ended, with the end of what its last attempt has printed; of one that was
+    left, its state.
 
     \b
     Examples:
@@ -148,6 +148,12 @@ class Followed:
             again = f"; run it again: queuectl retry {name}" if job["state"] == "dead" else ""
             self._session.note(f"queuectl: {name} is {visible(job['state'])}: {because(self._client, job)}{again}")
         return code_of(self._session, job)
+
+    def leave(self, state: str | None) -> int:
+        """Show no more of it, though it is not over; its state, as far as it is known."""
+        if self._session.as_json:
+            self._session.emit({"id": self._job_id, "state": state, "attempt": self._attempt or None})
+        return INTERRUPTED
 
     def _on_end(self, end: AttemptEnd) -> None:
         self._show.finish()
@@ -266,20 +272,26 @@ def _interrupted(session: Session, followed: Followed, job_id: str, how: str | N
     if how == ASK:
         how = _asked(job_id)
     name = visible(job_id)
+    state: str | None = None
     try:
-        if patiently(lambda: session.client().get(job_id))["state"] in ENDS:
+        state = patiently(lambda: session.client().get(job_id))["state"]
+        if state in ENDS:
             session.warn(f"\nqueuectl: {name} was over by then")
             return followed.report(followed.to_the_end())
         if how == DETACH:
             session.warn(f"\nqueuectl: {name} goes on; follow it: queuectl logs -f {name}")
-            return INTERRUPTED
+            return followed.leave(state)
         session.warn(f"\nqueuectl: cancelling {name} …")
         session.client().cancel([job_id], reason="interrupted")
         job = followed.to_the_end()
     except KeyboardInterrupt:
         session.warn(f"\nqueuectl: left before {name} was over; see: queuectl show {name}")
-        return INTERRUPTED
-    return INTERRUPTED if job["state"] == "cancelled" else followed.report(job)
+        return followed.leave(state)
+    if job["state"] != "cancelled":
+        return followed.report(job)
+    if session.as_json:
+        followed.report(job)
+    return INTERRUPTED
 
 
 def _can_be_asked() -> bool:

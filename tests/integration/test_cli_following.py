@@ -273,6 +273,21 @@ def test_second_interrupt_leaves_and_says_so(broker: ScriptedBroker, monkeypatch
     assert "left before a1 was over; see: queuectl show a1" in ran.err
 
 
+@pytest.mark.parametrize(("choice", "state"), [("cancel", "cancelled"), ("detach", "processing")])
+def test_interrupt_leaves_one_value_of_json(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, choice: str, state: str
+) -> None:
+    interrupt_readers(monkeypatch)
+    broker.on("cancel", {"ids": [], "stopping": ["a1"], "skipped": [], "next": None})
+    broker.on("output", reply([1, 0, b"hi\n"]))
+    ended(broker, state="cancelled")
+
+    ran = run_cli("run", "--json", "--on-interrupt", choice, "--", "sleep 9")
+
+    assert (ran.code, ran.json["id"], ran.json["state"]) == (130, "a1", state)
+    assert ran.json.get("stdout") == ("hi\n" if choice == "cancel" else None)
+
+
 def test_reader_goes_on_where_it_was_interrupted(broker: ScriptedBroker) -> None:
     broker.on("output", reply([1, 0, b"one"], [1, 3, b"two"], [2, 5, b"!"]))
     with Client(broker.endpoint) as client:
