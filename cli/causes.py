@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cli.endings import ending
+
 _DIFFERS = re.compile(
     r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"  # a UUID
     r"|0x[0-9a-fA-F]+|\b(?=[a-fA-F]*\d)[0-9a-fA-F]{7,}\b"  # a hash
@@ -49,17 +51,6 @@ class Cause:
 def shape(text: str) -> str:
     """The text without what differs from run to run: `copy 17 files` → `copy # files`."""
     return _BLANKS.sub(" ", _DIFFERS.sub("#", text)).strip()[:SHOWN_CHARS]
-
-
-def ending(job: dict[str, Any]) -> str:
-    """How the last attempt of a dead job ended, in a word or two."""
-    if job["reason"] in ("timeout", "spawn_error", "poison", "deadline", "lost"):
-        return "not started" if job["reason"] == "spawn_error" else str(job["reason"])
-    if job.get("exit_code") is not None:
-        return f"exit {job['exit_code']}"
-    if job.get("signal") is not None:
-        return f"signal {job['signal']}"
-    return str(job["reason"] or "-")
 
 
 def causes(jobs: Iterable[dict[str, Any]]) -> list[Cause]:

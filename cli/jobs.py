@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.causes import ending
+from cli.endings import ending
 from cli.formats import TABLE, Form, Row, listing, print_listing
 from cli.options import JOB, completed, shared
 from cli.output import attempt_text

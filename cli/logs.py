@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
+from cli.endings import ending_words
 from cli.escape import visible, visible_lines
 from cli.letters import Letters
 from cli.options import JOB, completed, shared, usage
 from cli.output import mark
 from cli.render import counted
-from cli.run import ending_words
 from cli.selecting import named
 from cli.session import Session
 from cli.waiting import Reasons, away

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.endings import because, code_of, ending_words, own_code
 from cli.escape import visible, visible_lines
 from cli.job_options import CommandAfterDashes, command_of, fields_of, job_options, request_id_of
 from cli.letters import Letters
@@ -21,20 +22,9 @@ from queuectl.ids import new_request_id
 from queuectl.patience import patiently
 
 if TYPE_CHECKING:
-    from queuectl.client import Client
     from queuectl.following import AttemptEnd, Chunk
 
-OWN_FAILURE = 125
 INTERRUPTED = 130
-SIGNAL_CODE = 128  # and the number of the signal, as a shell has it
-_REASONS = {
-    "timeout": "it took longer than its timeout",
-    "deadline": "its deadline came",
-    "lost": "its worker was lost",
-    "poison": "it lost one worker after the other",
-    "expired": "it expired before it was started",
-    "replaced": "another has taken its unique key",
-}
 _NO_TEXT = {"stdout": "", "stderr": ""}
 ASK, CANCEL, DETACH = "ask", "cancel", "detach"
 
@@ -173,48 +163,6 @@ class Followed:
             then = f"the next one starts {distance(job['run_at'])}"
         words = ending_words(end.outcome, end.exit_code, end.signal)
         self._session.note(f"queuectl: {ended}: {words}; {then}")
-
-
-def because(client: Client, job: dict[str, Any]) -> str:
-    """Why a job has ended as it has; empty: nobody knows more than that."""
-    reason = job["reason"] or ""
-    if reason == "spawn_error":
-        text = client.get(job["id"]).get("last_line")
-        return f"its command could not be started{f': {visible(text)}' if text else ''}"
-    if reason in ("exit", "signal"):
-        return ending_words(reason, job["exit_code"], job["signal"])
-    return _REASONS.get(reason, "" if reason == job["state"] else visible(reason))
-
-
-def ending_words(outcome: str | None, exit_code: int | None, signal: int | None) -> str:
-    """`exit 3`, `signal 9`, `timeout`, `lost`."""
-    if outcome == "exit" and exit_code is not None:
-        return f"exit {exit_code}"
-    if outcome == "signal" and signal is not None:
-        return f"signal {signal}"
-    return visible(outcome or "not started")
-
-
-def own_code(job: dict[str, Any]) -> int | None:
-    """The exit code that a job has ended with; None: it has none of its own."""
-    if job["state"] == "completed":
-        return 0
-    if job["signal"] is not None and job["reason"] not in ("lost", "poison"):
-        return SIGNAL_CODE + int(job["signal"])
-    if job["state"] == "dead" and job["exit_code"] is not None and job["reason"] in ("exit", "deadline"):
-        return int(job["exit_code"]) or OWN_FAILURE
-    return None
-
-
-def code_of(session: Session, job: dict[str, Any]) -> int:
-    """The exit code that stands for how a job has ended; where it has none of its own, a line says why."""
-    code = own_code(job)
-    if code is not None:
-        return code
-    why = because(session.client(), job)
-    words = f"{visible(job['state'])}{f' ({why})' if why else ''}"
-    session.warn(f"error: job {visible(job['id'])} is {words}: it has no exit code of its own")
-    return OWN_FAILURE
 
 
 class Silent:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from cli.endings import because, code_of, ending, own_code
 from cli.escape import visible
 from cli.options import DURATION, JOB, completed, shared, usage
 from cli.render import counted, state_word, table
-from cli.run import because, code_of, ending_words, own_code
 from cli.selecting import filter_of, filtering, named
 from cli.session import Session
 from cli.waiting import away
@@ -108,7 +108,7 @@ def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool, any_j
     elif not jobs:
         session.note("There is nothing to wait for.")
     elif not is_one:
-        rows = [(job["id"], job["state"], _ending(job)) for job in jobs]
+        rows = [(job["id"], job["state"], ending(job)) for job in jobs]
         session.print(table(("ID", "STATE", "ENDED BY"), rows, state_column=1))
     if is_one and jobs:
         [job] = jobs
@@ -118,13 +118,3 @@ def _report(session: Session, jobs: list[dict[str, Any]], *, is_one: bool, any_j
         return code_of(session, job)
     is_well = any if any_job else all
     return 0 if is_well(job["state"] == "completed" for job in jobs) or not jobs else FAILED
-
-
-def _ending(job: dict[str, Any]) -> str:
-    if job["state"] == "completed":
-        return "exit 0"
-    if job["signal"] is not None:
-        return ending_words("signal", None, job["signal"])
-    if job["exit_code"] is not None:
-        return ending_words("exit", job["exit_code"], None)
-    return visible(job["reason"] or "-")

@@ -13,7 +13,7 @@ from datetime import datetime
 from rich.cells import cell_len
 from rich.text import Text
 
-from cli.causes import ending
+from cli.endings import ending
 from cli.escape import visible
 from cli.render import STATE_COLOURS, distance
 from cli.top.state import DEAD, JOBS, PANES, WORKERS, Row, State
