@@ -1,6 +1,7 @@
 """Dead jobs by what they have died of: the shape of the command, how it ended, and what it said last.
 
-A shape is the text with everything out of it that differs from one run to the next: numbers, hashes, quoted words.
+A shape is the text with everything out of it that differs from one run to the next: numbers, times, hashes, UUIDs. In what
+was said last, quoted words as well, which name what it was about; in a command they are what it does (`sh -c 'tar …'`).
 Jobs of one cause have one fingerprint, eight hex digits, which `dlq retry --group` and `dlq purge --group` take.
 """
 
@@ -18,8 +19,8 @@ _DIFFERS = re.compile(
     r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"  # a UUID
     r"|0x[0-9a-fA-F]+|\b(?=[a-fA-F]*\d)[0-9a-fA-F]{7,}\b"  # a hash
     r"|\d+(?:[.,:]\d+)*"  # numbers, times
-    r"|'[^']*'|\"[^\"]*\""
 )
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _BLANKS = re.compile(r"\s+")
 SHOWN_CHARS = 200
 
@@ -49,7 +50,7 @@ class Cause:
 
 
 def shape(text: str) -> str:
-    """The text without what differs from run to run: `copy 17 files` → `copy # files`."""
+    """A command without what differs from run to run: `copy 17 files` → `copy # files`."""
     return _BLANKS.sub(" ", _DIFFERS.sub("#", text)).strip()[:SHOWN_CHARS]
 
 
@@ -57,7 +58,7 @@ def causes(jobs: Iterable[dict[str, Any]]) -> list[Cause]:
     """The causes of these dead jobs, those of most jobs first."""
     found: dict[str, Cause] = {}
     for job in jobs:
-        parts = ending(job), shape(job["command"]), shape(job.get("last_line") or "")
+        parts = ending(job), shape(job["command"]), shape(_QUOTED.sub("#", job.get("last_line") or ""))
         fingerprint = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
         cause = found.setdefault(fingerprint, Cause(fingerprint, *parts))
         cause.ids.append(str(job["id"]))

@@ -142,9 +142,19 @@ def _say_changed(session: Session, told: dict[str, Any]) -> int:
         session.emit(told)
         return 0
     session.print(f"Set {told['key']} = {value_text(told['value'])}")
+    _say_unit(session, told["key"], told["value"])
     if told.get("per_job"):
         session.note("It holds for jobs enqueued from now on; those in the queue keep what they came with.")
     return 0
+
+
+def _say_unit(session: Session, key: str, value: Any) -> None:
+    """Whoever wrote 5 may have meant days."""
+    from queuectl.settings import SETTINGS
+    from queuectl.times import human_duration
+
+    if key in SETTINGS and SETTINGS[key].is_time and value is not None:
+        session.note(f"That is {human_duration(value)}.")
 
 
 def _set_machine(session: Session, name: str, text: str) -> int:

@@ -33,6 +33,11 @@ class Setting:
     choices: tuple[str, ...] = ()
     per_job: bool = False
 
+    @property
+    def is_time(self) -> bool:
+        """Whether its value is in seconds."""
+        return self.parse in (_seconds, _seconds_or_none, _age_or_none)
+
 
 def _integer(text: str) -> int:
     try:
@@ -64,6 +69,13 @@ def _seconds_or_none(text: str) -> float | None:
     return None if text.strip().lower() in ("none", "off", "0") else _seconds(text)
 
 
+def _age_or_none(text: str) -> float | None:
+    """How long something is kept. 0 might be meant as not at all or as for ever."""
+    if text.strip() == "0":
+        raise ValueError("0 keeps nothing; write none to keep them for ever, or how long: 12h, 7d")
+    return _seconds_or_none(text)
+
+
 def _size_or_auto(text: str) -> int | None:
     return None if text.strip().lower() in ("auto", "none") else parse_size(text)
 
@@ -77,9 +89,9 @@ _TABLE = (
     Setting("output_limit", 2**20, parse_size, "bytes kept of a stream of an attempt", high=64 * 2**20, per_job=True),
     Setting("max_losses", 3, _integer, "times a job may lose its worker before it is dead (poison)", 1, 1000),
     Setting("output_total", 2**30, parse_size, "bytes of output kept in all; the oldest goes first", high=2**50),
-    Setting("keep_completed", 7 * 86400, _seconds_or_none, "seconds that completed jobs are kept; or none: for ever"),
-    Setting("keep_cancelled", 7 * 86400, _seconds_or_none, "the same of cancelled jobs"),
-    Setting("keep_dead", 180 * 86400, _seconds_or_none, "the same of dead jobs"),
+    Setting("keep_completed", 7 * 86400, _age_or_none, "seconds that completed jobs are kept; or none: for ever"),
+    Setting("keep_cancelled", 7 * 86400, _age_or_none, "the same of cancelled jobs"),
+    Setting("keep_dead", 180 * 86400, _age_or_none, "the same of dead jobs"),
     Setting("keep_dead_max", 10_000, _integer_or_none, "dead jobs kept; who died first goes first; or none", 1, 10**12),
     Setting("keep_events", 30 * 86400, _seconds, "seconds for which the feed of events reaches back", 60),
     Setting("heartbeat", 2, _seconds, "seconds between heartbeats of workers and broker", 0.05, 300),

@@ -58,7 +58,7 @@ def test_values_are_read_as_people_write_them(
 
 
 def test_setting_that_is_not_copied_into_jobs_says_nothing_of_them(broker: ScriptedBroker) -> None:
-    assert run_cli("config", "set", "lease", "60").err == ""
+    assert run_cli("config", "set", "lease", "60").err == "That is 1m00s.\n"
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,28 @@ def test_json(broker: ScriptedBroker, home: Path) -> None:
         "value": False,
         "file": str(home / "config.toml"),
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("keep_completed", 604800, "That is 7d00h.\n"),
+        ("heartbeat", 0.5, "That is 0.50s.\n"),
+        ("keep_dead", None, ""),
+        ("max_retries", 5, ""),
+        ("output_limit", 4096, ""),
+    ],
+)
+def test_times_are_told_with_their_unit(broker: ScriptedBroker, key: str, value: float | None, told: str) -> None:
+    broker.on("config_set", {"key": key, "value": value, "before": 1, "per_job": False})
+
+    ran = run_cli("config", "set", key, "none" if value is None else str(value))
+
+    assert (ran.out, ran.err) == (f"Set {key} = {'none' if value is None else value}\n", told)
+
+
+def test_nothing_is_kept_for_no_time(broker: ScriptedBroker) -> None:
+    ran = run_cli("config", "set", "keep-completed", "0")
+
+    assert (ran.code, broker.asked) == (2, [])
+    assert "write none to keep them for ever" in ran.err

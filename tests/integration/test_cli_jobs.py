@@ -509,6 +509,22 @@ def test_list_says_of_what_a_job_waits_for(broker: ScriptedBroker, fields: dict[
     assert f" {shown} " in run_cli("list").out
 
 
+def test_quoted_words_tell_commands_apart_and_what_they_said_not(broker: ScriptedBroker) -> None:
+    said = [("sh -c 'tar 1'", "no 'a.txt'"), ("sh -c 'tar 2'", "no 'b.txt'"), ("sh -c 'dump'", "no 'a.txt'")]
+    jobs = [
+        job_view(id=f"j{place}", command=command, last_line=line, state="dead", reason="exit", exit_code=1)
+        for place, (command, line) in enumerate(said)
+    ]
+    broker.on("list", {"jobs": jobs, "next": None})
+
+    groups = run_cli("dlq", "list", "--by-cause", "--json").json
+
+    assert [(group["jobs"], group["command"], group["last_line"]) for group in groups] == [
+        (2, "sh -c 'tar #'", "no #"),
+        (1, "sh -c 'dump'", "no #"),
+    ]
+
+
 def test_dlq_list_of_nothing(broker: ScriptedBroker) -> None:
     answer_list(broker, 0)
 
