@@ -1,7 +1,7 @@
 """Dead jobs by what they have died of: the shape of the command, how it ended, and what it said last.
 
-A shape is the text with everything out of it that differs from one run to the next: numbers, times, hashes, UUIDs. In what
-was said last, quoted words as well, which name what it was about; in a command they are what it does (`sh -c 'tar …'`).
+A shape is the text with everything out of it that differs from one run to the next: numbers, times, hashes, UUIDs. In
+what was said last, quoted words as well, which name what it was about; in a command they say what it does.
 Jobs of one cause have one fingerprint, eight hex digits, which `dlq retry --group` and `dlq purge --group` take.
 """
 

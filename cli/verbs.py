@@ -125,13 +125,15 @@ def release(session: Session, **options: Any) -> int:
 def edit(session: Session, to_queue: str | None, **options: Any) -> int:
     """Change waiting jobs: what they run, where, when, and how often.
 
-    --queue says which jobs are meant; --to-queue is where they go.
+    --queue says which jobs are meant, and --to-queue where they go; where jobs are named, --queue does, too.
 
     \b
     Examples:
-      queuectl edit a17 --priority 10
+      queuectl edit a17 --priority 10 --queue night
       queuectl edit --queue mail --to-queue night --delay 2h --yes
     """
+    if options["ids"] and to_queue is None:
+        to_queue, options["queue"] = options["queue"], None
     names = ("command", "priority", "delay", "run_at", "max_retries", "timeout")
     changes = {name: value for name in names if (value := options.pop(name)) is not None}
     changes |= {"queue": to_queue} if to_queue is not None else {}

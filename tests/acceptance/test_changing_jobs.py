@@ -112,6 +112,11 @@ def test_life_of_a_job_that_is_held_edited_released_and_retried(q: CommandLine) 
     job = q.enqueue("echo before", hold=True)
     assert "it is held; release it" in q.ok("why", job)
     assert q.ok("edit", "last", "--command", "echo after", "--priority", "3") == f"Job {job} changed.\n"
+    for option in ("--queue", "--to-queue"):
+        q.ok("edit", job, option, f"night{option}")
+        assert q.show(job)["queue"] == f"night{option}"
+    assert q.run("edit", job, "--queue", "").code == 2
+    q.ok("edit", job, "--queue", "default")
     assert q.ok("release", job) == f"Job {job} released.\n"
     q.await_state("completed", job)
     assert q.ok("logs", job) == "after\n"
