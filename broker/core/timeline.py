@@ -18,9 +18,8 @@ Entry = tuple[int, tuple[int, int], str, dict[str, Any]]
 # A place is the number of runs started by then, and one of these.
 _LEASED, _DONE_WHILE_IT_RAN, _ENDED, _DONE, _LAST, _DONE_AFTERWARDS = range(6)
 _FIRST = (-1, 0)
-_OVER = frozenset(
-    {CODES[JobState.COMPLETED], CODES[JobState.CANCELLED]}
-)  # for good: whoever runs them again has a copy
+# For good: whoever runs them again has a copy.
+_OVER = frozenset(CODES[state] for state in (JobState.COMPLETED, JobState.CANCELLED))
 _RUNNING = CODES[JobState.PROCESSING]
 
 _LED_TO = {
