@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from cli.autostart import tilde
-from cli.options import shared
+from cli.options import Whole, shared
 from cli.progress import progress_bar, shows_progress
 from cli.render import counted
 from cli.session import Session
@@ -78,7 +78,9 @@ class House:
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 4096), default=2, show_default=True, help="Jobs to run at a time.")
+@click.option(
+    "--workers", type=Whole(1, 4096), metavar="N", default=2, show_default=True, help="Jobs to run at a time."
+)
 @click.option("--jobs", "file", type=click.Path(path_type=Path), metavar="FILE", help="Enqueue these, one JSON a line.")
 @click.option("--until-empty", is_flag=True, help="End when no job is left to run.")
 @click.option("--temp", is_flag=True, help="Use a fresh home, and remove it at the end.")

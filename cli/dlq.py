@@ -11,7 +11,7 @@ from cli.dlq_changes import purge, retry
 from cli.dlq_files import export_jobs, import_jobs
 from cli.formats import TABLE, Form, listing, print_listing
 from cli.jobs import print_jobs, show_job
-from cli.options import JOB, Group, completed, shared
+from cli.options import JOB, Group, Whole, completed, shared
 from cli.render import distance, table
 from cli.selecting import filter_of, filtering_dead
 from cli.session import Session
@@ -33,7 +33,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @filtering_dead
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
+@click.option("--limit", type=Whole(1), metavar="N", help="At most so many; a table shows 50 unless given.")
 @click.option("--by-cause", is_flag=True, help="Put together what has died of the same.")
 @listing
 @shared

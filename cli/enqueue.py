@@ -12,7 +12,7 @@ import click
 
 from cli.escape import visible
 from cli.job_options import DASHES, CommandAfterDashes, command_of, fields_of, job_options, request_id_of
-from cli.options import completed, shared, usage
+from cli.options import Whole, completed, shared, usage
 from cli.session import Session
 from cli.strict_json import parse_object
 
@@ -24,7 +24,7 @@ _JUST_NOW_MS = 60_000  # a moment in minutes, written within its minute
 @click.option("--file", "file", type=click.Path(path_type=Path), metavar="F", help="Jobs from a file, one JSON a line.")
 @job_options
 @click.option("--at", metavar="T", help="The same in other words: +2h, 18:00, tomorrow 03:00, fri 22:30.")
-@click.option("--from-line", type=click.IntRange(1), metavar="N", help="Of many: skip the lines before this one.")
+@click.option("--from-line", type=Whole(1), metavar="N", help="Of many: skip the lines before this one.")
 @click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
 @click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
 @shared

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import JOB, completed, shared, usage
+from cli.options import JOB, Whole, completed, shared, usage
 from cli.render import state_word
 from cli.selecting import named
 from cli.session import Session
@@ -29,9 +29,7 @@ INTERRUPTED = 130
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens; of one job until it is over.")
 @click.option("--since", metavar="CURSOR", help="Go on after this event (--json shows cursors); 0 for all.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given again.")
-@click.option(
-    "-n", "--last", type=click.IntRange(0, LAST_MAX), metavar="N", help="Begin with the last N: 50, or 0 with -f."
-)
+@click.option("-n", "--last", type=Whole(0, LAST_MAX), metavar="N", help="Begin with the last N: 50, or 0 with -f.")
 @shared
 def events(
     session: Session, job_id: str | None, follow: bool, since: str | None, types: tuple[str, ...], last: int | None

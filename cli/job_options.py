@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.options import BACKOFF, CODES, DURATION, SIZE, completed, usage
+from cli.options import BACKOFF, CODES, DURATION, SIZE, Whole, completed, usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 DASHES = "queuectl.after_dashes"
@@ -18,8 +18,8 @@ DASHES = "queuectl.after_dashes"
 _OPTIONS = (
     click.option("--id", "id", metavar="ID", help="Its id; one is made up if left out."),
     click.option("--queue", metavar="NAME", help="The queue it waits in.", shell_complete=completed("queues")),
-    click.option("--priority", type=int, metavar="N", help="Higher runs first."),
-    click.option("--max-retries", type=int, metavar="N", help="Attempts it gets, the first one included."),
+    click.option("--priority", type=Whole(), metavar="N", help="Higher runs first."),
+    click.option("--max-retries", type=Whole(), metavar="N", help="Attempts it gets, the first one included."),
     click.option("--backoff-base", type=float, metavar="B", help="The n-th retry waits B ** n seconds."),
     click.option("--backoff-max", type=DURATION, metavar="D", help="Longest wait before a retry."),
     click.option("--backoff-jitter", metavar="J", help="Spread of retries: none, full or equal."),

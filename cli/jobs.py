@@ -9,7 +9,7 @@ import click
 
 from cli.endings import ending
 from cli.formats import TABLE, Form, Row, listing, print_listing
-from cli.options import JOB, completed, shared
+from cli.options import JOB, Whole, completed, shared
 from cli.output import attempt_text
 from cli.render import distance, table
 from cli.selecting import filter_of, filtering, named
@@ -38,7 +38,7 @@ JOB_FIELDS += ("stdin_bytes", "on_lost", "keep_children", "output_limit", "enque
 
 @click.command("list")
 @filtering
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; a table shows 50 unless given.")
+@click.option("--limit", type=Whole(1), metavar="N", help="At most so many; a table shows 50 unless given.")
 @listing
 @shared
 def list_jobs(session: Session, form: Form, limit: int | None, **options: Any) -> int:

@@ -14,7 +14,7 @@ import click
 from cli.endings import ending_words
 from cli.escape import visible, visible_lines
 from cli.letters import Letters
-from cli.options import JOB, completed, shared, usage
+from cli.options import JOB, Whole, completed, shared, usage
 from cli.output import mark
 from cli.render import counted
 from cli.selecting import named
@@ -34,7 +34,7 @@ ALL = "all"
 @click.option("--attempt", metavar="N|all", help="Of this attempt rather than the latest, or of all.")
 @click.option("--stdout", "only_stdout", is_flag=True, help="Only what went to its stdout.")
 @click.option("--stderr", "only_stderr", is_flag=True, help="Only what went to its stderr.")
-@click.option("-n", "--lines", type=click.IntRange(0, LINES_MAX), metavar="N", help="Begin with the last N lines.")
+@click.option("-n", "--lines", type=Whole(0, LINES_MAX), metavar="N", help="Begin with the last N lines.")
 @click.option("--timestamps", is_flag=True, help="Before each line, when it came to the broker.")
 @shared
 def logs(

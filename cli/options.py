@@ -137,6 +137,7 @@ def _size(text: str) -> int:
 
 CODE_MAX = 255
 ID_CHARS_MAX = 128
+WORKER_CHARS_MAX = 256
 
 
 def _backoff(text: str) -> str | list[float]:
@@ -165,13 +166,23 @@ def _codes(text: str) -> list[int]:
     return sorted(set(codes))
 
 
-def _job_id(text: str) -> str:
+def _id_up_to(chars_max: int) -> Callable[[str], str]:
     """An id, a beginning of one, or `last`: as it is, if it can be one at all."""
-    if not text.strip():
-        raise ValueError("an id is empty; is a variable not set?")
-    if len(text) > ID_CHARS_MAX:
-        raise ValueError(f"no id has more than {ID_CHARS_MAX} characters")
-    return text
+
+    def parse(text: str) -> str:
+        if not text.strip():
+            raise ValueError("an id is empty; is a variable not set?")
+        if len(text) > chars_max:
+            raise ValueError(f"no id has more than {chars_max} characters")
+        return text
+
+    return parse
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, called so where something else was given."""
+
+    name = "whole number"
 
 
 def duration_up_to(most: str) -> Converted:
@@ -189,8 +200,9 @@ def duration_up_to(most: str) -> Converted:
 BACKOFF = Converted("backoff", _backoff)
 CODES = Converted("codes", _codes)
 DURATION = Converted("duration", _duration)
-JOB = Converted("id", _job_id)
+JOB = Converted("id", _id_up_to(ID_CHARS_MAX))
 SIZE = Converted("size", _size)
+WORKER = Converted("id", _id_up_to(WORKER_CHARS_MAX))
 
 
 def usage(message: str, hint: str | None = None) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from cli.escape import visible
-from cli.options import JOB, completed, usage
+from cli.options import JOB, Whole, completed, usage
 from cli.render import counted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _FILTERS = (
 )
 _CHANGES = (
     click.option("--all", "everything", is_flag=True, help="All that it can be done to."),
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the newest."),
+    click.option("--limit", type=Whole(1), metavar="N", help="At most so many, the newest."),
     click.option("-n", "--dry-run", "dry", is_flag=True, help="Say what would happen, and change nothing."),
     click.option("--yes", is_flag=True, help="Do not ask; needed for a selection where there is no terminal."),
 )

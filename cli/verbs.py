@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
-from cli.options import DURATION, Converted, completed, duration_up_to, shared, usage
+from cli.options import DURATION, Converted, Whole, completed, duration_up_to, shared, usage
 from cli.selecting import Choice, change, chosen, report, selecting
 from cli.session import Session
 
@@ -116,10 +116,10 @@ def release(session: Session, **options: Any) -> int:
     help="The queue that it waits in from now on.",
     shell_complete=completed("queues"),
 )
-@click.option("--priority", type=int, metavar="N", help="Higher runs first.")
+@click.option("--priority", type=Whole(), metavar="N", help="Higher runs first.")
 @click.option("--delay", type=DURATION, metavar="D", help="Start it so much later than now.")
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
-@click.option("--max-retries", type=int, metavar="N", help="Attempts it gets, those it had included.")
+@click.option("--max-retries", type=Whole(), metavar="N", help="Attempts it gets, those it had included.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt; 0: none.")
 @shared
 def edit(session: Session, to_queue: str | None, **options: Any) -> int:

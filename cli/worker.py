@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.autostart import given_again
-from cli.options import DURATION, Group, completed, shared, usage
+from cli.options import DURATION, WORKER, Group, Whole, completed, shared, usage
 from cli.render import counted, table
 from cli.session import Session
 from queuectl.errors import QueuectlError
@@ -28,7 +28,7 @@ def worker() -> None:
 
 
 @worker.command()
-@click.option("--count", type=click.IntRange(1, 4096), default=1, show_default=True, help="Jobs to run at a time.")
+@click.option("--count", type=Whole(1, 4096), metavar="N", default=1, show_default=True, help="Jobs to run at a time.")
 @click.option(
     "--queue",
     "queues",
@@ -132,7 +132,7 @@ def _free_log(logs: Path) -> Path:
 
 
 @worker.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=completed("workers"))
+@click.argument("ids", nargs=-1, type=WORKER, metavar="[ID]...", shell_complete=completed("workers"))
 @click.option("--all", "everyone", is_flag=True, help="Stop all workers; the default where no ID is given.")
 @click.option(
     "--now", is_flag=True, help="Kill running jobs and give them back (--on-lost dead: let them die), not finish them."

@@ -325,7 +325,8 @@ def _check_stdin(data: bytes) -> None:
 def _within(name: str, high: float, unit: str = "") -> Callable[[float], None]:
     def check(value: float) -> None:
         if not 0 <= value <= high:  # so NaN is refused as well
-            raise BadJob(f"{name}: must be between 0 and {high:.0f}{unit}, not {str(value)[:40]}")
+            shown = str(value)[:40].removesuffix(".0")
+            raise BadJob(f"{name}: must be between 0 and {high:.0f}{unit}, not {shown}")
 
     return check
 

@@ -38,6 +38,13 @@ class Setting:
         """Whether its value is in seconds."""
         return self.parse in (_seconds, _seconds_or_none, _age_or_none)
 
+    @property
+    def bounds(self) -> str:
+        """Between which numbers it may be, with their unit."""
+        unit = " seconds" if self.is_time else " bytes" if self.parse in (parse_size, _size_or_auto) else ""
+        years = " (10 years)" if self.is_time and self.high == SECONDS_MAX else ""
+        return f"between {self.low:.15g} and {self.high:.15g}{unit}{years}"
+
 
 def _integer(text: str) -> int:
     try:
@@ -134,8 +141,7 @@ def parse_setting(key: str, given: Value) -> tuple[str, Value]:
     if setting.choices and value not in setting.choices:
         raise BadConfig(f"{setting.key}: must be one of {', '.join(setting.choices)}")
     if isinstance(value, int | float) and not setting.low <= value <= setting.high:  # so NaN is refused as well
-        shown = str(value)[:40]
-        raise BadConfig(f"{setting.key}: must be between {setting.low:g} and {setting.high:g}, not {shown}")
+        raise BadConfig(f"{setting.key}: must be {setting.bounds}, not {str(value)[:40]}")
     return setting.key, value
 
 

@@ -105,7 +105,7 @@ def test_relative_directory_is_made_absolute(
         (["-", "--id", "x"], "--id names one job"),
         (["-", "--request-id", "01234567"], "--request-id is about one job"),
         (["--request-id", "short", "--", "x"], "'short' is not a request id"),
-        (["--priority", "high", "--", "x"], "not a valid integer"),
+        (["--priority", "high", "--", "x"], "not a valid whole number"),
     ],
 )
 def test_bad_job_is_refused_before_anything_is_sent(broker: ScriptedBroker, args: list[str], message: str) -> None:

@@ -46,6 +46,10 @@ def test_error_of_the_broker_keeps_code_message_and_hint(broker: ScriptedBroker,
         (["show"], "Missing argument 'ID'"),
         (["list", "--limit", "0"], "0 is not in the range x>=1"),
         (["worker", "start", "--count", "0"], "0 is not in the range"),
+        (["worker", "start", "--count", "two"], "'two' is not a valid whole number"),
+        (["edit", "a1", "--priority", "high"], "'high' is not a valid whole number"),
+        (["worker", "stop", ""], "an id is empty"),
+        (["worker", "stop", "x" * 257], "no id has more than 256 characters"),
     ],
 )
 def test_usage_errors_go_through_the_same_door(home: Path, args: list[str], message: str) -> None:

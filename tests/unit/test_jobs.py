@@ -96,6 +96,12 @@ def test_number_out_of_range(name: str, value: float) -> None:
     assert len(message) < 150
 
 
+def test_seconds_out_of_range_are_told_as_people_write_them() -> None:
+    message = problem({"command": "x", "timeout": 863913600.0}).message
+
+    assert message == "timeout: must be between 0 and 315360000 seconds (10 years), not 863913600"
+
+
 @pytest.mark.parametrize("job_id", ["", "a b", "a/b", "ä", "x" * 129, "a\n"])
 def test_what_is_no_id(job_id: str) -> None:
     assert problem({"command": "x", "id": job_id}).message.startswith("id: ")
