@@ -36,7 +36,7 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Queue", f"{visible(job['queue'])}, priority {job['priority']}"),
         ("Failures", f"{job['attempts']} of {job['max_retries']} allowed"),
         ("Lost", f"{counted(job['losses'], 'time')} with its worker" if job.get("losses") else None),
-        ("Next run", moment(job.get("run_at")) if waits else None),
+        ("Next run", _next_run(job) if waits else None),
         ("Retries", _policy(job)),
         (
             "Tags",
@@ -52,6 +52,12 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Directory", visible(job["cwd"]) if job.get("cwd") else None),
         ("Worker", visible(job["worker"]) if job.get("worker") else None),
     ]
+
+
+def _next_run(job: dict[str, Any]) -> str | None:
+    if job.get("reason") == "held":
+        return f"when it is released: queuectl release {visible(job['id'])}"
+    return moment(job.get("run_at"))
 
 
 def _variables(told: dict[str, Any]) -> list[tuple[str, str | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core.access import Actor
-from broker.core.asks import CANCELLED
+from broker.core.asks import CANCELLED, RETRIED
 from broker.core.find import find
 from broker.core.holds import HELD_BACK
 from broker.core.memory import Session
@@ -59,8 +59,8 @@ def _deed(core: State, row: JobRow, *actions: str) -> DeedView | None:
     return next((deed for deed in reversed(deeds) if deed.action in actions), None)
 
 
-def _by(core: State, deed: DeedView | None) -> str:
-    return "" if deed is None or deed.actor is None else f" by {core.actor_name(deed.actor)}"
+def _by(core: State, actor: int | None) -> str:
+    return "" if actor is None else f" by {core.actor_name(actor)}"
 
 
 def _over(core: State, state: JobState, row: JobRow) -> Reason:
@@ -73,8 +73,9 @@ def _over(core: State, state: JobState, row: JobRow) -> Reason:
     if state is JobState.COMPLETED:
         return _reason(state.value, f"it completed at {at}", at=at)
     deed = _deed(core, row, CANCELLED, REPLACED)
+    who = _by(core, deed.actor if deed is not None else None)
     said = (deed.note if deed is not None else "") or (row.reason if row.reason != state.value else "")
-    return _reason(state.value, f"it was cancelled at {at}{_by(core, deed)}{f': {said}' if said else ''}", at=at)
+    return _reason(state.value, f"it was cancelled at {at}{who}{f': {said}' if said else ''}", at=at)
 
 
 def _cause_of_death(row: JobRow) -> str:
@@ -122,13 +123,13 @@ def _running(core: State, turn: Turn, row: JobRow) -> list[Reason]:
 
 
 def _held(core: State, row: JobRow) -> Reason:
-    mend = f"release it: queuectl release {row.id}"
-    deed = _deed(core, row, HELD_BACK)
-    if deed is None:  # since it was enqueued, or retried
-        return _reason("held", f"it is held; {mend}")
-    at = rfc3339(deed.at_ms)
-    said = f": {deed.note}" if deed.note else ""
-    return _reason("held", f"it is held since {at}{_by(core, deed)}{said}; {mend}", at=at)
+    deed = _deed(core, row, HELD_BACK, RETRIED)
+    if deed is None:  # since it was enqueued
+        at, who, note = rfc3339(row.created_at_ms), _by(core, row.enqueued_by), ""
+    else:
+        at, who, note = rfc3339(deed.at_ms), _by(core, deed.actor), deed.note
+    said = f": {note}" if note else ""
+    return _reason("held", f"it is held since {at}{who}{said}; release it: queuectl release {row.id}", at=at)
 
 
 def _of_itself(core: State, row: JobRow) -> list[Reason]:

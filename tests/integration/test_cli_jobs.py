@@ -341,6 +341,12 @@ def test_show_tells_policy_reason_and_attempts(failed: ScriptedBroker) -> None:
     assert "oops\\xff\\x1b[2J" in ran.out
 
 
+def test_show_of_a_held_job_says_what_it_waits_for(broker: ScriptedBroker) -> None:
+    broker.on("job", {"job": job_view(reason="held"), "history": []})
+
+    assert "Next run  when it is released: queuectl release a1\n" in run_cli("show", "a1").out
+
+
 def test_show_json_has_history_with_output(failed: ScriptedBroker) -> None:
     job = run_cli("show", "a1", "--json").json
 

@@ -125,7 +125,25 @@ def test_held_job_says_how_to_release_it(broker: BrokerHarness) -> None:
     broker.enqueue("x", hold=True)
 
     assert codes(broker) == ["held", "no_worker"]
-    assert "queuectl release a1" in why(broker)["reasons"][0]["text"]
+    assert why(broker)["reasons"][0]["text"] == (
+        "it is held since 2027-01-15T08:00:00.000Z by uid:1000; release it: queuectl release a1"
+    )
+
+
+def test_job_that_is_held_again_tells_the_last_time(broker: BrokerHarness) -> None:
+    broker.enqueue("x", max_retries=1)
+    broker.ask("hold", select={"ids": ["a1"]}, reason="the server is down")
+    broker.ask("release", select={"ids": ["a1"]})
+    worker = broker.worker()
+    worker.hello()
+    worker.finish(worker.grant(), exit_code=1)
+    broker.after(60_000)
+    broker.ask("retry", select={"ids": ["a1"]}, hold=True)
+
+    reason = why(broker)["reasons"][0]
+
+    assert (reason["code"], reason["at"]) == ("held", "2027-01-15T08:01:00.000Z")
+    assert "the server is down" not in reason["text"]
 
 
 def test_suspect_waits_for_a_worker_of_its_own(broker: BrokerHarness) -> None:
