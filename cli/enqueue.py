@@ -142,11 +142,10 @@ def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | Non
 
 def _tell_when(session: Session, run_at: str) -> None:
     """What was understood, to a person only."""
-    from cli.render import distance
-    from queuectl.times import parse_rfc3339, rfc3339_local
+    from cli.render import moment
 
     if sys.stderr.isatty():
-        session.note(f"It runs at {rfc3339_local(parse_rfc3339(run_at))} ({distance(run_at)}).")
+        session.note(f"It runs at {moment(run_at)}.")
 
 
 def _from_words(words: tuple[str, ...], after_dashes: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -12,12 +11,12 @@ import click
 
 from cli.escape import visible
 from cli.options import JOB, Whole, completed, shared, usage
-from cli.render import state_word
+from cli.render import local, state_word
 from cli.selecting import named
 from cli.session import Session
 from cli.waiting import away
 from queuectl.feed import MISSED, Event, Feed
-from queuectl.times import human_duration, parse_rfc3339
+from queuectl.times import human_duration
 
 SHOWN = 50
 LAST_MAX = 1_000_000
@@ -86,14 +85,7 @@ def line(event: Event) -> str:
     """An event for people: when it was, by the clock of this machine, what, to which job, and who did it."""
     words = [*_about(event), *([f"by {visible(event.by)}"] if event.by else [])]
     subject = f"{visible(event.job_id)}  " if event.job_id is not None else ""
-    return f"{_local(event.at)}  {visible(event.type):<15}  {subject}{', '.join(words)}".rstrip()
-
-
-def _local(instant: str) -> str:
-    try:
-        return f"{datetime.fromtimestamp(parse_rfc3339(instant) / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError):
-        return visible(instant)
+    return f"{local(event.at)}  {visible(event.type):<15}  {subject}{', '.join(words)}".rstrip()
 
 
 def _about(event: Event) -> Iterator[str]:
@@ -130,6 +122,6 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "key_name": visible,
     "value": lambda value: f"is {visible(value)}",
     "copy": lambda value: f"as {visible(value)}",
-    "run_at": lambda value: f"again at {_local(value)}",
+    "run_at": lambda value: f"again at {local(value)}",
     "before": lambda value: f"was {visible(value)}",
 }

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import click
@@ -21,6 +20,7 @@ from cli.selecting import named
 from cli.session import Session
 from cli.waiting import Reasons, away
 from queuectl.following import AttemptEnd, Chunk, Reader
+from queuectl.times import rfc3339_local
 
 INTERRUPTED = 130
 LINES_MAX = 1_000_000
@@ -202,7 +202,7 @@ class _Writer:
         self._at_line_start = data.endswith(b"\n")
 
     def _stamped(self, piece: Chunk) -> bytes:
-        stamp = f"{_instant(piece.at) or '-':<24} ".encode()
+        stamp = f"{_instant(piece.at) or '-':<25} ".encode()
         lines = piece.data.splitlines(keepends=True)
         starts = [self._at_line_start, *[True] * len(lines)]
         return b"".join((stamp if start else b"") + line for start, line in zip(starts, lines, strict=False))
@@ -221,4 +221,4 @@ class _Writer:
 def _instant(at: float | None) -> str | None:
     if at is None:
         return None
-    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+    return rfc3339_local(int(at * 1000))

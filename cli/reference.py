@@ -29,7 +29,8 @@ HEAD = """# Commands
 Made from the commands themselves by `python -m cli.reference > docs/commands.md`; `make test` checks that it is
 current. The same text is in `queuectl COMMAND --help`.
 
-Data goes to stdout, words about it to stderr. Every command takes these options:
+Data goes to stdout, words about it to stderr. Moments are told by the clock of this machine, with its zone; in JSON,
+csv and --fields they are in UTC. Every command takes these options:
 
 {shared}
 

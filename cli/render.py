@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from cli.escape import shortened, visible, width
-from queuectl.times import human_duration, parse_rfc3339
+from queuectl.times import human_duration, parse_rfc3339, rfc3339_local
 
 COLUMNS_MIN = 40
 LAST_COLUMN_MIN, LAST_COLUMN_WANTED = 10, 20
@@ -133,9 +133,17 @@ def distance(instant: str | None, now_ms: int | None = None) -> str:
     return f"in {human_duration(round(gap_s))}" if gap_s > 0 else f"{human_duration(round(-gap_s))} ago"
 
 
+def local(instant: str) -> str:
+    """An RFC 3339 instant by the clock here, in whole seconds and with its zone; what is none stays as it is."""
+    try:
+        return rfc3339_local(parse_rfc3339(instant))
+    except (ValueError, OverflowError, OSError):
+        return visible(instant)
+
+
 def moment(instant: str | None) -> str | None:
-    """An RFC 3339 instant, and how far it is from now."""
-    return f"{visible(instant)} ({distance(instant)})" if instant else None
+    """An RFC 3339 instant by the clock here, and how far it is from now."""
+    return f"{local(instant)} ({distance(instant)})" if instant else None
 
 
 def bytes_text(count: int) -> str:

@@ -8,7 +8,7 @@ import click
 
 from cli.escape import visible
 from cli.options import JOB, completed, shared
-from cli.render import distance
+from cli.render import moment
 from cli.selecting import named
 from cli.session import Session
 from queuectl.times import human_duration
@@ -38,10 +38,10 @@ def why(session: Session, job_id: str) -> int:
 
 
 def _as_of_now(reason: dict[str, Any]) -> str:
-    """A reason, with how far from now its moment is."""
+    """A reason, with its moment by the clock here, and how far from now that is."""
     text = visible(reason["text"])
-    at = visible(reason.get("at") or reason.get("until") or "")
-    return text.replace(at, f"{at} ({distance(at)})") if at else text
+    at = reason.get("at") or reason.get("until")
+    return text.replace(visible(at), moment(at) or "", 1) if at else text
 
 
 def why_text(told: dict[str, Any]) -> str:

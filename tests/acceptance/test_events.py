@@ -64,7 +64,7 @@ def test_job_is_followed_to_its_end_and_its_history_stays(q: CommandLine) -> Non
     gate.open()
 
     assert follower.wait() == 0
-    words = [line.split()[2] for line in follower.stdout.splitlines()]
+    words = [line.split()[1] for line in follower.stdout.splitlines()]
     assert words == ["enqueued", "leased", "finished", "dead"]
     assert "exit 3" in follower.stdout
-    assert [line.split()[2] for line in q.ok("events", job).splitlines()] == words
+    assert [line.split()[1] for line in q.ok("events", job).splitlines()] == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from cli.dlq import CAUSE_FIELDS
 from cli.escape import width
 from cli.jobs import JOB_FIELDS
+from cli.render import local
 from queuectl.errors import UnknownJob, WrongState
 from tests.harness import BrokerHarness
 from tests.harness_client import (
@@ -341,6 +343,29 @@ def test_show_tells_policy_reason_and_attempts(failed: ScriptedBroker) -> None:
     assert "oops\\xff\\x1b[2J" in ran.out
 
 
+@pytest.fixture
+def east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The clock here is two hours and a half before UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XXX-02:30")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_moments_are_told_by_the_clock_here(broker: ScriptedBroker, east: None) -> None:
+    at, here = "2026-11-22T22:00:00.500Z", "2026-11-23T00:30:00+02:30 ("
+    broker.on("job", {"job": job_view(state="dead", finished_at=at), "history": []})
+    reason = {"code": "delayed", "text": f"it starts at {at}", "until": at}
+    broker.on("why", {"id": "a1", "state": "pending", "reasons": [reason], "position": None, "estimate_s": None})
+
+    shown, explained = run_cli("show", "a1").out, run_cli("why", "a1").out
+
+    assert f"Finished  {here}" in shown
+    assert f"it starts at {here}" in explained
+    assert at not in shown + explained
+
+
 def test_show_of_a_held_job_says_what_it_waits_for(broker: ScriptedBroker) -> None:
     broker.on("job", {"job": job_view(reason="held"), "history": []})
 
@@ -367,7 +392,7 @@ def test_show_names_who_did_what(broker: ScriptedBroker) -> None:
     shown = [line.split() for line in run_cli("show", "a1").out.splitlines()]
 
     assert [line[-2:] for line in shown if line[0] == "Enqueued"] == [["by", "uid:1000"]]
-    assert [(line[1], line[-1]) for line in shown if line[0] == "Retried"] == [(deed["at"], "boss")]
+    assert [(line[1], line[-1]) for line in shown if line[0] == "Retried"] == [(local(deed["at"]), "boss")]
     assert run_cli("show", "a1", "--json").json["events"] == [deed]
 
 
