@@ -23,6 +23,7 @@ from queuectl.config import Config
 from queuectl.errors import BY_CODE, from_wire
 from queuectl.following import Chunk
 from queuectl.jobs import JobState, Outcome
+from queuectl.link import Begun, Reply
 from queuectl.logs import open_log
 from tests.fuzz import samples
 
@@ -84,6 +85,7 @@ class Answers(Client):
         self.chance = chance
         self.fails = chance.random() < ERRORS
         self.skips = chance.random() < ERRORS
+        self._asked: tuple[str, Mapping[str, Any] | None] = ("status", None)
 
     def text(self) -> str:
         return samples.hostile(self.chance)
@@ -131,6 +133,14 @@ class Answers(Client):
             raise from_wire(wire | {"details": {"id": self.text()}})
         return self._replies.get(op, Answers._say_changed)(self)
 
+    def begin(self, op: str, args: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> Begun:
+        self._asked = op, args
+        return Begun(op, request_id or "", b"")
+
+    def finish(self, begun: Begun, *, timeout: float | None = None, until: float = 0.0) -> Reply:
+        op, args = self._asked
+        return Reply(self.request(op, args), repeated=False, tries=1)
+
     def _say_job(self) -> dict[str, Any]:
         return {"job": self.job(), "history": [self.attempt() for _ in range(self.chance.randrange(3))]}
 
@@ -141,7 +151,10 @@ class Answers(Client):
         return {"events": [self.event() for _ in range(3)], "cursor": [1, 0], "more": False, "missed": False}
 
     def _say_why(self) -> dict[str, Any]:
-        reasons = [{"code": self.text(), "text": self.text()} for _ in range(self.chance.randrange(3))]
+        reasons = [
+            {"code": self.text(), "text": self.text(), "at": self.maybe(self.instant)}
+            for _ in range(self.chance.randrange(3))
+        ]
         return {"id": self.text(), "state": self.text(), "reasons": reasons, "position": 3, "estimate_s": 5.0}
 
     def _say_wait(self) -> dict[str, Any]:
