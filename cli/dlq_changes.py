@@ -62,6 +62,8 @@ def retry(session: Session, interval: float | None, delay: float, edited: bool, 
 
     choice, everything = _dead(session, options)
     if edited:
+        if choice.dry or delay or interval is not None:
+            usage("--edit stands alone", "queuectl dlq retry ID --edit")
         return _edit(session, choice)
     if everything and not (sys.stdin.isatty() and sys.stderr.isatty()):
         choice = replace(choice, yes=True)  # nothing is lost by it, and scripts have never been asked

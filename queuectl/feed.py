@@ -7,11 +7,11 @@ cursor is text here, `ROW.PLACE`; that of an event says where the feed goes on a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from queuectl.errors import BadRequest
+from queuectl.errors import BadRequest, UnknownJob
 from queuectl.patience import Away, patiently
 
 if TYPE_CHECKING:
@@ -111,10 +111,11 @@ class Feed:
                 return list(latest)
             rows *= 8
 
-    def rest(self) -> Iterator[Event]:
-        """What has happened since, up to now."""
+    def rest(self, *, patient: bool = False) -> Iterator[Event]:
+        """What has happened since, up to now; `patient`: though the broker is away meanwhile."""
+        ask = self._ask_patiently if patient else self._ask
         while True:
-            reply = self._ask({"limit": EVENTS_PER_REPLY})
+            reply = ask({"limit": EVENTS_PER_REPLY})
             yield from self._take(reply)
             if not reply["more"]:
                 return
@@ -124,8 +125,7 @@ class Feed:
 
         While the broker is away it waits, and then goes on where it was.
         """
-        if self._job_id is not None and self._is_over():
-            yield from self.rest()
+        if self._job_id is not None and (yield from self._to_the_end()):
             return
         while True:
             reply = self._ask_patiently({"limit": EVENTS_PER_REPLY, "wait_ms": int(WAIT_S * 1000)})
@@ -133,14 +133,22 @@ class Feed:
             ends = [raw["type"] for raw in reply["events"] if _event(raw).ends_job]
             if self._job_id is None or not ends:
                 continue
-            if PURGED in ends:
-                return
-            if self._is_over():  # else somebody has had it run again since
-                yield from self.rest()
+            if PURGED in ends or (yield from self._to_the_end()):
                 return
 
-    def _is_over(self) -> bool:
-        return patiently(lambda: self._client.get(str(self._job_id)), self._on_away)["state"] in ENDS
+    def _to_the_end(self) -> Generator[Event, None, bool]:
+        """If the job is over: what else has happened. Whether that is all: nobody has had it run again since."""
+        while (state := self._state()) in ENDS:
+            yield from self.rest(patient=True)
+            if self._state() in (*ENDS, PURGED):
+                return True
+        return state == PURGED
+
+    def _state(self) -> str:
+        try:
+            return str(patiently(lambda: self._client.get(str(self._job_id)), self._on_away)["state"])
+        except UnknownJob:  # it was there when this began
+            return PURGED
 
     def _ask(self, how: dict[str, Any]) -> dict[str, Any]:
         about: dict[str, Any] = {"types": self._types} if self._job_id is None else {"id": self._job_id}

@@ -97,7 +97,8 @@ def test_edit_that_makes_no_sense_leaves_the_job_dead(dead: CommandLine, tmp_pat
         assert (ran.code, ran.stdout) == (2, ""), ran
         assert message in ran.stderr
     assert dead.run("dlq", "retry", job, "--edit", env={"EDITOR": "true"}).code == 1
-    assert dead.run("dlq", "retry", "--all", "--edit").code == 2
+    for args in (["--all"], [job, "-n"], [job, "--delay", "1h"], [job, "--rate", "1/s"]):
+        assert dead.run("dlq", "retry", *args, "--edit", env=editor(tmp_path, '{"priority": 1}')).code == 2
     assert dead.show(job)["state"] == "dead"
 
 

@@ -131,7 +131,7 @@ def test_history_of_a_job(broker: ScriptedBroker) -> None:
 def test_job_is_followed_until_it_is_over(broker: ScriptedBroker) -> None:
     script = on(broker, WORK[2], history=(WORK[2],))
     script.later = [[WORK[3]], [WORK[7]]]
-    states = iter(["pending", "dead"])
+    states = iter(["pending", "dead", "dead"])
     broker.on("job", lambda _: {"job": job_view(id="a1", state=next(states)), "history": []})
 
     ran = run_cli("events", "a1", "-f", "-q", "--json")
@@ -171,7 +171,7 @@ def test_it_says_that_it_waits_for_the_broker(broker: ScriptedBroker) -> None:
     script = on(broker, WORK[2], history=(WORK[2],))
     script.trouble = [ShuttingDown("stopping"), ShuttingDown("stopping")]
     script.later = [[WORK[7]]]
-    states = iter(["pending", "dead"])
+    states = iter(["pending", "dead", "dead"])
     broker.on("job", lambda _: {"job": job_view(id="a1", state=next(states)), "history": []})
 
     ran = run_cli("events", "a1", "-f")

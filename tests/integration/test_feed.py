@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_history_of_a_job_is_all_that_happened_to_it(broker: ScriptedBroker, cli
 
 def stands(broker: ScriptedBroker, *states: str) -> None:
     """In which state the job is, each time that somebody asks."""
-    left = iter(states)
+    left = chain(states, repeat(states[-1]))
     broker.on("job", lambda _: {"job": job_view(id="a1", state=next(left)), "history": []})
 
 
