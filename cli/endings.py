@@ -56,6 +56,15 @@ def ending_words(outcome: str | None, exit_code: int | None, signal: int | None)
     return visible(outcome or _NOT_STARTED)
 
 
+def whole_ending(outcome: str, exit_code: int | None, signal: int | None) -> str:
+    """The same, and by what a process has ended that did not end by itself: `cancelled, signal 15`."""
+    words = ending_words(outcome, exit_code, signal)
+    if outcome in ("completed", "exit", "signal"):
+        return words
+    more = f", exit {exit_code}" if exit_code is not None else f", signal {signal}" if signal is not None else ""
+    return words + more
+
+
 def own_code(job: dict[str, Any]) -> int | None:
     """The exit code that a job has ended with; None: it has none of its own."""
     if job["state"] == "completed":

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cli.endings import whole_ending
 from cli.escape import visible
 from cli.options import JOB, Whole, completed, shared, usage
 from cli.render import local, state_word
@@ -104,12 +105,8 @@ def _about(event: Event) -> Iterator[str]:
 
 
 def _outcome(more: dict[str, Any]) -> str:
-    code, signal, took = more.get("exit_code"), more.get("signal"), more.get("duration_s")
-    ended = visible(more["outcome"])
-    if code is not None and more["outcome"] != "completed":
-        ended = f"{ended} {code}"
-    elif signal is not None:
-        ended = f"{ended} {signal}"
+    took = more.get("duration_s")
+    ended = whole_ending(more["outcome"], more.get("exit_code"), more.get("signal"))
     return ended + (f" after {human_duration(took)}" if took is not None else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cli.endings import whole_ending
 from cli.escape import visible, visible_lines
 from cli.render import bytes_text, counted, facts, moment, state_word
 from queuectl.times import human_duration
@@ -128,11 +129,8 @@ def _outcome(attempt: dict[str, Any]) -> str:
     outcome = visible(attempt.get("outcome") or "running")
     if outcome == "timeout":
         return "timed out"
-    if attempt.get("exit_code") is not None and outcome != "completed":
-        return f"{outcome} {attempt['exit_code']}{_MEANINGS.get(attempt['exit_code'], '')}"
-    if attempt.get("signal") is not None:
-        return f"{outcome} {attempt['signal']}"
-    return outcome
+    meaning = _MEANINGS.get(attempt.get("exit_code") or 0, "") if outcome == "exit" else ""
+    return whole_ending(outcome, attempt.get("exit_code"), attempt.get("signal")) + meaning
 
 
 def _sizes(attempt: dict[str, Any]) -> str | None:

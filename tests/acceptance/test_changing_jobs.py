@@ -110,7 +110,7 @@ def test_life_of_a_job_that_is_held_edited_released_and_retried(q: CommandLine) 
     q.broker()
     q.worker()
     job = q.enqueue("echo before", hold=True)
-    assert "it is held; release it" in q.ok("why", job)
+    assert f"release it: queuectl release {job}" in q.ok("why", job)
     assert q.ok("edit", "last", "--command", "echo after", "--priority", "3") == f"Job {job} changed.\n"
     for option in ("--queue", "--to-queue"):
         q.ok("edit", job, option, f"night{option}")
