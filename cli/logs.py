@@ -20,7 +20,7 @@ from cli.selecting import named
 from cli.session import Session
 from cli.waiting import Reasons, away
 from queuectl.following import AttemptEnd, Chunk, Reader
-from queuectl.times import rfc3339_local
+from queuectl.times import rfc3339, rfc3339_local
 
 INTERRUPTED = 130
 LINES_MAX = 1_000_000
@@ -167,7 +167,7 @@ class _JsonWriter:
 
 def _as_json(piece: Chunk) -> dict[str, Any]:
     head: dict[str, Any] = {"stream": piece.stream, "offset": piece.offset, "attempt": piece.attempt}
-    head |= {"at": _instant(piece.at)} if piece.at is not None else {}
+    head |= {"at": rfc3339(int(piece.at * 1000))} if piece.at is not None else {}
     text = {"text": piece.data.decode(errors="backslashreplace")}
     return head | ({"gap_bytes": piece.gap_bytes} if piece.gap_bytes else text)
 
@@ -202,7 +202,7 @@ class _Writer:
         self._at_line_start = data.endswith(b"\n")
 
     def _stamped(self, piece: Chunk) -> bytes:
-        stamp = f"{_instant(piece.at) or '-':<25} ".encode()
+        stamp = f"{'-' if piece.at is None else rfc3339_local(int(piece.at * 1000)):<25} ".encode()
         lines = piece.data.splitlines(keepends=True)
         starts = [self._at_line_start, *[True] * len(lines)]
         return b"".join((stamp if start else b"") + line for start, line in zip(starts, lines, strict=False))
@@ -216,9 +216,3 @@ class _Writer:
             over = f"; the job is {visible(end.state)}" if end.is_last and end.state != "completed" else ""
             begin = "" if self._at_line_start or not self._is_terminal else "\n"
             self._note(f"{begin}--- attempt {end.attempt} has ended ({ended}){over} ---")
-
-
-def _instant(at: float | None) -> str | None:
-    if at is None:
-        return None
-    return rfc3339_local(int(at * 1000))

@@ -184,6 +184,9 @@ class Whole(click.IntRange):
 
     name = "whole number"
 
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 def duration_up_to(most: str) -> Converted:
     """A duration that is at most so long."""
