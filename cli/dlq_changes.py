@@ -83,11 +83,14 @@ def retry(session: Session, interval: float | None, delay: float, edited: bool, 
 
 def _planned(session: Session, op: str, choice: Choice) -> Changed:
     """The dead jobs that are meant; of those that are named, the ones that are not dead are skipped."""
-    if not choice.names:
-        return planned(session, op, choice, {})
     from queuectl.errors import QueuectlError
     from queuectl.verbs import Changed, Skipped
 
+    if choice.is_found:  # a while ago: some may have been retried since
+        dead = {job["id"] for job in session.client().list(state="dead")}
+        return Changed(ids=[job_id for job_id in choice.select["ids"] if job_id in dead])
+    if not choice.names:
+        return planned(session, op, choice, {})
     plan = Changed()
     for name in choice.names:
         try:

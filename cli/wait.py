@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,10 +15,12 @@ from cli.render import counted, state_word, table
 from cli.selecting import filter_of, filtering, named
 from cli.session import Session
 from cli.waiting import away
+from queuectl.errors import BadRequest
 from queuectl.feed import ENDS
 
 FAILED = 1
 UNFINISHED = "unfinished"
+UNFINISHED_STATES = ("pending", "processing", "failed")
 
 
 @click.command()
@@ -57,8 +60,18 @@ def _unfinished(session: Session, select: dict[str, Any]) -> list[str]:
     """The jobs of a selection that are not over yet. One that changes its state meanwhile is not missed."""
     if select.get("state") in ENDS:
         return []
-    wanted = {"state": UNFINISHED, **select}
-    return [job["id"] for page in session.client().list_pages(wanted) for job in page["jobs"]]
+    states = [select["state"]] if "state" in select else [UNFINISHED]
+    try:
+        return _listed(session, select, states)
+    except BadRequest:
+        if states != [UNFINISHED]:
+            raise
+        return _listed(session, select, UNFINISHED_STATES)  # brokers before 0.6 know no word for them
+
+
+def _listed(session: Session, select: dict[str, Any], states: Sequence[str]) -> list[str]:
+    pages = (page for state in states for page in session.client().list_pages({**select, "state": state}))
+    return list(dict.fromkeys(job["id"] for page in pages for job in page["jobs"]))
 
 
 def _wait(session: Session, ids: list[str], tell: _Progress | None, **how: Any) -> list[dict[str, Any]]:

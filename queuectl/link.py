@@ -104,7 +104,8 @@ class Link:
         for pause_s in (0.0, *PAUSES_S):
             if pause_s and time.monotonic() >= until:
                 break
-            if pause_s and (obstacle := self._send_again(begun, pause_s)) is not None:
+            left_s = until - time.monotonic()
+            if pause_s and (obstacle := self._send_again(begun, pause_s, left_s)) is not None:
                 continue
             envelope = self._receive(begun.request_id, min(timeout_s, until - time.monotonic()))
             if envelope is not None:
@@ -112,11 +113,11 @@ class Link:
             self.close()
         raise self._unanswered(begun, obstacle)
 
-    def _send_again(self, begun: Begun, pause_s: float) -> QueuectlError | None:
-        """Why it could not go out; None if it did."""
+    def _send_again(self, begun: Begun, pause_s: float, left_s: float) -> QueuectlError | None:
+        """After a pause, of at most `left_s`. Why it could not go out; None if it did."""
         import random
 
-        time.sleep(pause_s * random.uniform(1.0, 1.5))
+        time.sleep(min(pause_s * random.uniform(1.0, 1.5), max(0.0, left_s)))
         try:
             self._send(begun.body)
         except (BrokerUnreachable, NotAllowed) as error:

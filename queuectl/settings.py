@@ -78,9 +78,12 @@ def _seconds_or_none(text: str) -> float | None:
 
 def _age_or_none(text: str) -> float | None:
     """How long something is kept. 0 might be meant as not at all or as for ever."""
-    if text.strip() == "0":
+    if text.strip().lower() in ("none", "off"):
+        return None
+    seconds = _seconds(text)
+    if seconds <= 0:
         raise ValueError("0 keeps nothing; write none to keep them for ever, or how long: 12h, 7d")
-    return _seconds_or_none(text)
+    return seconds
 
 
 def _size_or_auto(text: str) -> int | None:

@@ -54,12 +54,13 @@ class Changed:
 def slices(client: Asks, op: str, select: Mapping[str, Any], args: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Do it slice by slice; each reply. Ids go in slices, too."""
     ids = list(select.get("ids", ()))
-    for start in range(IDS_PER_REQUEST, len(ids), IDS_PER_REQUEST):
+    for start in range(0, len(ids) - IDS_PER_REQUEST, IDS_PER_REQUEST):
         yield client.request(op, {**args, "select": {"ids": ids[start : start + IDS_PER_REQUEST]}})
-    first = {**select, "ids": ids[:IDS_PER_REQUEST]} if ids else dict(select)
+    last = (len(ids) - 1) // IDS_PER_REQUEST * IDS_PER_REQUEST
+    rest = {**select, "ids": ids[last:]} if ids else dict(select)
     cursor: dict[str, Any] = {}
     while True:
-        reply = client.request(op, {**args, **cursor, "select": first})
+        reply = client.request(op, {**args, **cursor, "select": rest})
         yield reply
         if reply["next"] is None:
             return

@@ -36,20 +36,17 @@ def rounds(places: Iterable[tuple[int, JobSpec]]) -> Iterable[list[tuple[int, Jo
 def more(core: State, jobs: list[tuple[int, JobSpec]]) -> list[JobSpec]:
     """Those of which there will be one job more: their keys are free, or who has one is replaced in another queue."""
     holders = core.store.changes.holding({spec.unique for _, spec in jobs if spec.unique is not None})
-    seen: set[str | None] = set()
+    stays = {key for key, holder in holders.items() if STATES[holder.state] not in WAITING}  # nothing replaces these
+    queue_of = {key: core.queues[holder.bucket] for key, holder in holders.items()}
     found: list[JobSpec] = []
     for _, spec in jobs:
-        if spec.unique is None or (spec.unique not in seen and _adds(core, spec, holders.get(spec.unique))):
+        key, queue = spec.unique, spec.queue or DEFAULT_QUEUE
+        if key is None:
             found.append(spec)
-        seen.add(spec.unique)
+        elif key not in queue_of or (spec.on_conflict == "replace" and key not in stays and queue_of[key] != queue):
+            found.append(spec)
+            queue_of[key] = queue
     return found
-
-
-def _adds(core: State, spec: JobSpec, holder: Known | None) -> bool:
-    if holder is None:
-        return True
-    is_replaced = spec.on_conflict == "replace" and STATES[holder.state] in WAITING
-    return is_replaced and core.queues[holder.bucket] != (spec.queue or DEFAULT_QUEUE)
 
 
 def settle(

@@ -480,3 +480,15 @@ def test_all_together_hold_so_many_replies_and_no_more(broker: BrokerHarness, mo
     assert isinstance(broker.refused("wait", empty=True), TooManyRequests)
     broker.after(1000)
     assert len(broker.replies()) == 1
+
+
+def test_key_that_goes_to_another_queue_in_one_request_is_counted_there(broker: BrokerHarness) -> None:
+    limit(broker, max_queue_backlog=1)
+    pair = [
+        {"command": "x", "unique": "k", "queue": "a"},
+        {"command": "y", "unique": "k", "queue": "b", "on_conflict": "replace"},
+    ]
+    broker.enqueue(queue="b")
+
+    assert isinstance(broker.refused("enqueue", jobs=pair), QueueFull)
+    assert broker.core.counts()["total"] == 1
