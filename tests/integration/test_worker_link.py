@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,8 @@ def test_looks_at_whoever_hangs_up_leave_neither_descriptor_nor_thread_behind(
     thread.start()
     threads, file = threading.active_count(), tmp_path / "credentials.toml"
     endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-    write_secret(file, text_of(credentials("builder", "worker", [new_key_pair()[0]])).replace("[]", f'["{endpoint}"]'))
+    who = credentials("builder", "worker", [new_key_pair()[0]])
+    write_secret(file, text_of(replace(who, endpoints=(endpoint,))))
     link = connected(credentials=file)
     said, counts = set(), []
     for _ in range(200):
