@@ -15,6 +15,7 @@ from broker.core.holds import readiness
 from broker.core.selection import Chosen, choose
 from broker.core.state import State
 from broker.core.turn import Turn
+from broker.core.wall import leave
 from broker.lifecycle import Event, after
 from broker.store.changes import Copy
 from broker.store.rows import CODES, DUE_LATER, HELD, READY, STATES, Known
@@ -84,6 +85,7 @@ def _hasten(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due
     waiting = [job._replace(run_at_ms=due.of(places[job.seq])) for job in core.store.changes.editable(places)]
     now = [job._replace(ready=HELD if due.is_held else readiness(core, turn, job)) for job in waiting]
     core.store.changes.edit(now, turn.now.wall_ms)
+    leave(core, places)
 
 
 def revive(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due) -> None:

@@ -110,7 +110,7 @@ class Core(State):
 
     def wake_ms(self, now: Now) -> int | None:
         """Milliseconds until the next duty that no message brings; None: there is none."""
-        if self.grants_left or self.has_doomed or self.reads_left or self.hastening:
+        if self.grants_left or self.has_doomed or self.reads_left or self.setbacks:
             return 0
         waits_ms: list[int] = [waiter.deadline_ms - now.mono_ms for waiter in self.waiters]
         if self.tally.over():

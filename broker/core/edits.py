@@ -15,6 +15,7 @@ from broker.core.selection import Chosen, choose
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.core.unique import WAITING
+from broker.core.wall import leave
 from broker.store.changes import Editable
 from broker.store.rows import DUE_LATER, HELD, Known
 from queuectl.errors import BadRequest, QueuectlError, WrongState
@@ -39,6 +40,8 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
         before = core.store.changes.editable(job.seq for job in chosen.jobs)
         now = [_edited(core, turn, job, wanted, changes) for job in before]
         core.store.changes.edit(now, turn.now.wall_ms)
+        if wanted.delay is not None or wanted.run_at is not None:
+            leave(core, (job.seq for job in now))
         for old, new in zip(before, now, strict=True):
             core.tally.add(old.bucket, old.state, -1)
             core.tally.add(new.bucket, new.state, 1)

@@ -80,6 +80,15 @@ class Cancellation(NamedTuple):
     reason: str  # what a person said
 
 
+class Setback(NamedTuple):
+    """The wall clock went back: retries that wait since before are late by that, unless they get another time."""
+
+    by_ms: int
+    last: int  # the newest job of then
+    upto: int = 0  # retries up to this one are late no more
+    timed: frozenset[int] = frozenset()  # those that have got another time since
+
+
 class Lease(msgspec.Struct, eq=False):
     """The right of one boot to one attempt of one job. A struct, because one is made for each run of a job."""
 

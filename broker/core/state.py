@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from broker.core.access import Access, Actor, Pace
-from broker.core.memory import Cancellation, Holder, Kept, Lease, Session, Tally, lease_from_row
+from broker.core.memory import Cancellation, Holder, Kept, Lease, Session, Setback, Tally, lease_from_row
 from broker.core.rooms import Rooms
 from broker.core.turn import Turn
 from broker.store import Store
-from broker.store.rows import CODES, LateRetry, StopRow, WorkerRow
+from broker.store.rows import CODES, StopRow, WorkerRow
 from queuectl.clock import Now
 from queuectl.errors import QueueFull
 from queuectl.jobs import JobState
@@ -107,7 +107,7 @@ class Before(NamedTuple):
     waiters: list[Waiter]
     stopping: bool
     clock_ms: int
-    hastening: list[LateRetry]
+    setbacks: tuple[Setback, ...]
     stops: dict[int, StopRow]
 
 
@@ -166,7 +166,7 @@ class State:
         self.started_ms = 0
         self.clock_ms = 0  # wall clock less monotonic clock, as last seen
         self.steady_ms = 0  # the same when this epoch began
-        self.hastening: list[LateRetry] = []  # that the clock has made late; never changed in place
+        self.setbacks: tuple[Setback, ...] = ()  # of the clock, that have made retries late which wait
         self.stops: dict[int, StopRow] = {}  # workers that were told to stop, by number; never changed in place
         self.before = self.before_turn()
 
@@ -195,7 +195,7 @@ class State:
     def before_turn(self) -> Before:
         """What the turn that begins now may have to leave as it was."""
         return Before(
-            self.sessions, self.holders, self.waiters, self.stopping, self.clock_ms, self.hastening, self.stops
+            self.sessions, self.holders, self.waiters, self.stopping, self.clock_ms, self.setbacks, self.stops
         )
 
     def rebuild(self, now: Now) -> None:
@@ -226,7 +226,7 @@ class State:
         """Sessions and waiters as they were before the turn; what only steers them for a moment is left."""
         before = self.before
         self.sessions, self.holders, self.waiters, self.stopping = before[:4]
-        self.clock_ms, self.hastening, self.stops = before[4:]
+        self.clock_ms, self.setbacks, self.stops = before[4:]
         self.reads_left = True
         for holder in self.holders.values():
             holder.session, holder.leases, holder.stop = None, {}, self.stop_of(holder.worker)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from broker.core.memory import Setback
 from broker.core.state import State
 from broker.core.turn import Turn
-from broker.store.rows import LateRetry
 
 STEP_MS = 2000  # a clock that is being slewed does not make such steps in one turn
 HASTENED_PER_TURN = 1000  # some milliseconds
@@ -19,15 +21,25 @@ def mind(core: State, turn: Turn) -> None:
     if abs(step_ms) >= STEP_MS:
         turn.log("warning", "clock_stepped", step_ms=step_ms)
     if step_ms <= -STEP_MS:
-        core.hastening = _made_late(core, turn, -step_ms)
-    if core.hastening:
-        core.store.jobs.hasten(core.hastening[:HASTENED_PER_TURN])
-        core.hastening = core.hastening[HASTENED_PER_TURN:]
+        core.setbacks = (*core.setbacks, Setback(-step_ms, core.next_seq - 1))
+    if core.setbacks:
+        _make_up(core, turn)
+
+
+def leave(core: State, seqs: Iterable[int]) -> None:
+    """The time of these jobs was said by the clock of now: no setback of before has made them late."""
+    if core.setbacks:
+        timed = frozenset(seqs)
+        core.setbacks = tuple(each._replace(timed=each.timed | timed) for each in core.setbacks)
+
+
+def _make_up(core: State, turn: Turn) -> None:
+    """The next retries of the oldest setback, in the order of their numbers."""
+    oldest, *others = core.setbacks
+    found = core.store.jobs.retries(oldest.upto, oldest.last, HASTENED_PER_TURN, now_ms=turn.now.wall_ms)
+    late = [seq for seq, waits in found if waits and seq not in oldest.timed]
+    core.store.jobs.hasten(oldest.by_ms, late)
+    if late:
         core.next_due_ms = core.store.jobs.next_due_ms()
-
-
-def _made_late(core: State, turn: Turn, step_ms: int) -> list[LateRetry]:
-    """The retries that wait, among them those that are late already because the clock went back a moment ago."""
-    before = {(late.seq, late.run_at_ms): late.by_ms for late in core.hastening}
-    waiting = core.store.jobs.waiting_retries(turn.now.wall_ms)
-    return [LateRetry(step_ms + before.get(retry, 0), *retry) for retry in waiting]
+    left = [oldest._replace(upto=found[-1][0])] if len(found) == HASTENED_PER_TURN else []
+    core.setbacks = (*left, *others)

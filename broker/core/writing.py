@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from broker.core.state import State
 from broker.core.turn import Turn
+from broker.core.wall import leave
+from broker.store.rows import CODES
+from queuectl.jobs import JobState
 
 
 def flush(core: State, turn: Turn) -> None:
@@ -18,6 +21,7 @@ def flush(core: State, turn: Turn) -> None:
         turn.completions = []
     if turn.moves:
         core.store.jobs.move(turn.moves)
+        leave(core, (move.seq for move in turn.moves if move.state == CODES[JobState.FAILED]))
         turn.moves = []
     if turn.ended:
         core.store.history.record(turn.ended)

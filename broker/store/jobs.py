@@ -17,7 +17,6 @@ from broker.store.rows import (
     Completion,
     EndingRow,
     Known,
-    LateRetry,
     LeaseRow,
     Move,
     NewJob,
@@ -94,12 +93,13 @@ PROMOTE = """
 UPDATE job SET ready = CASE WHEN losses < ? THEN 1 ELSE 3 END
 WHERE seq IN (SELECT seq FROM job WHERE ready = 2 AND run_at_ms <= ? ORDER BY run_at_ms LIMIT ?) RETURNING bucket"""
 
-# Retries that wait, or are held until then.
-WAITING_RETRIES = """
-SELECT seq, run_at_ms FROM job WHERE state <> 0 AND state = 3 AND ready IN (2, 4) AND run_at_ms > ?"""
+# The next failed jobs in the order of their numbers; and do they wait for their time, or are they held until then?
+RETRIES = """
+SELECT seq, ready IN (2, 4) AND run_at_ms > ? FROM job WHERE state <> 0 AND state = 3 AND seq > ? AND seq <= ?
+ORDER BY seq LIMIT ?"""
 
-# A retry by so much earlier, if it still waits for the same time.
-HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE seq = ? AND run_at_ms = ? AND state = 3"
+# A retry by so much earlier.
+HASTEN = "UPDATE job SET run_at_ms = run_at_ms - ? WHERE seq = ?"
 
 # When is the next delayed job due?
 NEXT_DUE = "SELECT run_at_ms FROM job WHERE ready = 2 ORDER BY run_at_ms LIMIT 1"
@@ -226,13 +226,13 @@ class Jobs:
         """Make jobs ready whose time has come; the queues they are in."""
         return {bucket for (bucket,) in self._db.query(PROMOTE, (alone_from_losses, now_ms, limit))}
 
-    def waiting_retries(self, now_ms: int) -> list[tuple[int, int]]:
-        """(seq, due time) of the retries that are due later than that."""
-        return [(seq, run_at_ms) for seq, run_at_ms in self._db.query(WAITING_RETRIES, (now_ms,))]
+    def retries(self, after: int, last: int, limit: int, *, now_ms: int) -> list[tuple[int, bool]]:
+        """The failed jobs after this one, up to the last, at most so many: (seq, whether its time is yet to come)."""
+        return [(seq, bool(waits)) for seq, waits in self._db.query(RETRIES, (now_ms, after, last, limit))]
 
-    def hasten(self, retries: Sequence[LateRetry]) -> None:
-        """These are due by so much earlier, but for those that have been given another time since."""
-        self._db.run_many(HASTEN, retries)
+    def hasten(self, by_ms: int, seqs: Iterable[int]) -> None:
+        """These retries are due by so much earlier."""
+        self._db.run_many(HASTEN, [(by_ms, seq) for seq in seqs])
 
     def next_due_ms(self) -> int | None:
         """When the next delayed job is due."""

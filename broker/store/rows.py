@@ -172,14 +172,6 @@ class KeyRow(NamedTuple):
     revoked_by: int | None
 
 
-class LateRetry(NamedTuple):
-    """A retry whose time is later than it was meant to be, because the wall clock went back."""
-
-    by_ms: int
-    seq: int
-    run_at_ms: int
-
-
 class JobRow(NamedTuple):
     """A job with everything that its view shows."""
 

@@ -100,6 +100,26 @@ def test_many_retries_are_made_earlier_in_steps_each_once(
     assert [left[job] - now_ms for job in jobs] == [10_000, 10_000, 10_000, 50_000, 100_000]
 
 
+def test_retry_that_fails_again_before_its_turn_has_come_keeps_its_new_time(
+    broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wall, "HASTENED_PER_TURN", 1)
+    worker = broker.worker(slots=3)
+    worker.hello()
+    broker.enqueue(*"xx", max_retries=2, backoff=[10.0])
+    [again] = broker.enqueue(max_retries=2, backoff=[10.0])
+    *others, last = worker.grants()
+    for grant in others:
+        worker.finish(grant, 1)
+    broker.clock.wall_ms -= HOUR_MS
+    worker.finish(last, 1)
+    while broker.core.wake_ms(broker.clock.now) == 0:
+        broker.after(0)
+
+    due = dict(broker.store._db.query("SELECT id, run_at_ms FROM job"))[again]
+    assert due - broker.clock.wall_ms == 10_000
+
+
 def test_clock_that_goes_back_leaves_delayed_jobs_to_their_time(broker: BrokerHarness) -> None:
     [job] = broker.enqueue(delay=10.0)
     run_at = broker.ask("job", id=job)["job"]["run_at"]

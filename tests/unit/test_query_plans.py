@@ -133,7 +133,7 @@ PLANS: dict[str, tuple[str, ...]] = {
         "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
     ),
     "EVICT": ("SEARCH output USING INTEGER PRIMARY KEY (rowid=?)",),
-    "WAITING_RETRIES": ("SEARCH job USING INDEX job_state (state=?)",),
+    "RETRIES": ("SEARCH job USING INDEX job_state (state=? AND seq>? AND seq<?)",),
     "HASTEN": ("SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",),
     "DOOM": (),
     "NEXT_DOOMED": ("SCAN doomed",),
