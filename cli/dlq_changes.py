@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,17 +82,29 @@ def retry(session: Session, interval: float | None, delay: float, edited: bool, 
 
 
 def _planned(session: Session, op: str, choice: Choice) -> Changed:
-    """The dead jobs that are meant; of those that are named, the ones that are not dead are skipped."""
-    from queuectl.errors import QueuectlError
-    from queuectl.verbs import Changed, Skipped
+    """The dead jobs that are meant; of those that are named, the ones that it cannot be done to are skipped."""
+    from queuectl.verbs import Changed
 
     if choice.is_found:  # a while ago: some may have been retried since
         dead = {job["id"] for job in session.client().list(state="dead")}
-        return Changed(ids=[job_id for job_id in choice.select["ids"] if job_id in dead])
-    if not choice.names:
+        plan = Changed(ids=[job_id for job_id in choice.select["ids"] if job_id in dead])
+    elif choice.names:
+        plan = _dead_of(session, choice.names)
+    else:
         return planned(session, op, choice, {})
+    if plan.ids:
+        asked = planned(session, op, Choice({"ids": plan.ids}, choice.limit, dry=True, yes=True), {})
+        plan = Changed(asked.ids, skipped=[*plan.skipped, *asked.skipped])
+    return plan
+
+
+def _dead_of(session: Session, names: Sequence[str]) -> Changed:
+    """Those of named jobs that are dead."""
+    from queuectl.errors import QueuectlError
+    from queuectl.verbs import Changed, Skipped
+
     plan = Changed()
-    for name in choice.names:
+    for name in names:
         try:
             plan.ids.append(session.client().request("job", {"id": name, "state": "dead"})["job"]["id"])
         except QueuectlError as error:
@@ -223,43 +235,54 @@ def _raise_skipped(reply: dict[str, Any]) -> None:
 
 def apply(session: Session, op: str, ids: Any, sentence: Sentence) -> int:
     """Do it to each of the ids, or to all; report each; the first failure decides the exit code."""
-    done: list[str] = []
-    failed: list[tuple[str, QueuectlError]] = []
-    for result in _each(session, op, tuple(ids)):
-        if isinstance(result, str):
-            done.append(result)
-            if not session.as_json:
-                session.print(visible(result) if session.quiet else sentence(visible(result)))
-        else:
-            failed.append(result)
-            if not session.as_json and len(ids) > 1:
-                session.warn(f"error: {visible(result[1].message)}")
-    if failed and len(ids) == 1:
-        raise failed[0][1]
-    if session.as_json:
-        errors = [{"id": job_id, **error.to_wire()} for job_id, error in failed]
-        session.emit({"ids": done, "errors": errors} | ({"error": failed[0][1].to_wire()} if failed else {}))
-    elif not done and not failed:
-        session.note("The dead letter queue is empty.")
-    return failed[0][1].exit_code if failed else 0
-
-
-def _each(session: Session, op: str, ids: tuple[str, ...]) -> Any:
     from queuectl.errors import QueuectlError
 
+    ids = tuple(dict.fromkeys(ids))
+    done: list[str] = []
+    failed: list[tuple[str, QueuectlError]] = []
+    stopped: QueuectlError | None = None
+    try:
+        for result in _each(session, op, ids):
+            if isinstance(result, str):
+                done.append(result)
+                if not session.as_json:
+                    session.print(visible(result) if session.quiet else sentence(visible(result)))
+            else:
+                failed.append(result)
+                if not session.as_json and len(ids) != 1:
+                    session.warn(f"error: {visible(result[1].message)}")
+    except QueuectlError as error:
+        if not (session.as_json and (done or failed)):  # else what was done is told with it
+            raise
+        stopped = error
+    if failed and len(ids) == 1:
+        raise failed[0][1]
+    verdict = stopped or (failed[0][1] if failed else None)
+    if session.as_json:
+        errors = [{"id": job_id, **error.to_wire()} for job_id, error in failed]
+        session.emit({"ids": done, "errors": errors} | ({"error": verdict.to_wire()} if verdict else {}))
+    elif not done and not failed:
+        session.note("The dead letter queue is empty.")
+    return verdict.exit_code if verdict else 0
+
+
+def _each(session: Session, op: str, ids: tuple[str, ...]) -> Iterator[str | tuple[str, QueuectlError]]:
+    """The id of each job that it was done to; of each other one, why not. Raises what is in the way of all."""
+    from queuectl.errors import QueuectlError, QueueFull, from_wire
+
     client = session.client()
-    for job_id in dict.fromkeys(ids):
+    for job_id in ids:
         try:
             yield from client.request(op, {"ids": [job_id]})["ids"]
         except QueuectlError as error:
-            if error.retryable:
+            if error.retryable and not isinstance(error, QueueFull):
                 raise
             yield job_id, error
-    if not ids:
-        args: dict[str, Any] = {"all": True}
-        while True:
-            reply = client.request(op, args)
-            yield from reply["ids"]
-            if reply["next"] is None:
-                return
-            args["cursor"] = reply["next"]
+    args: dict[str, Any] = {"all": True}
+    while not ids:
+        reply = client.request(op, args)
+        yield from reply["ids"]
+        yield from ((each["id"], from_wire(each)) for each in reply.get("skipped", ()))
+        if reply["next"] is None:
+            return
+        args["cursor"] = reply["next"]

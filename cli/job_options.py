@@ -77,7 +77,9 @@ def request_id_of(request_id: str | None, token: str | None) -> str | None:
         usage("--idempotency-token is empty", "leave it out, or say which")
     from hashlib import sha256
 
-    return f"token:{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"
+    from queuectl.ids import OF_TOKEN
+
+    return f"{OF_TOKEN}{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"
 
 
 def fields_of(options: dict[str, Any]) -> dict[str, Any]:

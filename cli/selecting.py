@@ -13,6 +13,7 @@ import click
 from cli.escape import visible
 from cli.options import JOB, Whole, completed, usage
 from cli.render import counted
+from queuectl.ids import LAST
 
 if TYPE_CHECKING:
     from cli.session import Session
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled")
-LAST = "last"
 SAMPLE = 3
 COUNTED = 10_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,8 +50,9 @@ def wait(
         usage("ids and a selection exclude each other", "name jobs, or say what they have in common")
     if not ids and not select:
         usage("which jobs?", "name them, or say what they have in common: --queue, --tag, --where …")
+    began = time.monotonic()
     names = named(session, ids) if ids else _unfinished(session, select)
-    ended = _wait(session, names, _Progress() if progress else None, any_job=any_job, timeout=timeout)
+    ended = _wait(session, names, _Progress() if progress else None, any_job=any_job, timeout=timeout, began=began)
     if any_job:
         ended = [job for job in ended if job["state"] in ENDS]
     return _report(session, ended, is_one=len(ids) == 1, any_job=any_job)
@@ -74,21 +76,26 @@ def _listed(session: Session, select: dict[str, Any], states: Sequence[str]) -> 
     return list(dict.fromkeys(job["id"] for page in pages for job in page["jobs"]))
 
 
-def _wait(session: Session, ids: list[str], tell: _Progress | None, **how: Any) -> list[dict[str, Any]]:
+def _wait(
+    session: Session, ids: list[str], tell: _Progress | None, *, any_job: bool, timeout: float | None, began: float
+) -> list[dict[str, Any]]:
     """How the jobs have ended; a broker that is away meanwhile comes back."""
     from queuectl.errors import WaitTimedOut
 
     if not ids:
         return []
+    left_s = None if timeout is None else max(0.0, began + timeout - time.monotonic())
     try:
-        reply = session.client().wait(ids, progress=tell, on_away=lambda error: away(session, error), **how)
+        reply = session.client().wait(
+            ids, any_job=any_job, timeout=left_s, progress=tell, on_away=lambda error: away(session, error)
+        )
         return list(reply["jobs"])
     except WaitTimedOut:
-        if how["timeout"] is None:
+        if timeout is None:
             raise  # the broker's own word for it
         name = visible(ids[0]) if len(ids) == 1 else "ID"
         hint = f"wait again, or see: queuectl why {name}"
-        raise WaitTimedOut(f"not over after {how['timeout']:g} s", hint=hint) from None
+        raise WaitTimedOut(f"not over after {timeout:g} s", hint=hint) from None
     finally:
         if tell is not None:
             tell.finish()

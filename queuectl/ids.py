@@ -12,10 +12,12 @@ import re
 import time
 
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+LAST = "last"  # in the place of an id: the newest job
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a key, and of a context; never like uid:1000
 QUEUE_GLOB = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,64}")  # of the names of queues, as fnmatch reads it
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")
+OF_TOKEN = "token:"  # so begin the request ids that the command line makes of idempotency tokens
 
 
 def job_id_of(seq: int) -> str:

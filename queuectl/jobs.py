@@ -17,7 +17,7 @@ from msgspec import Meta
 from msgspec.structs import astuple
 
 from queuectl.errors import BadJob
-from queuectl.ids import JOB_ID, QUEUE_NAME
+from queuectl.ids import JOB_ID, LAST, QUEUE_NAME
 from queuectl.plain import in_plain_words
 from queuectl.suggest import did_you_mean
 from queuectl.times import parse_rfc3339
@@ -245,6 +245,8 @@ def _check_env(env: dict[str, str]) -> None:
 def _check_id(job_id: str) -> None:
     if not JOB_ID.fullmatch(job_id):
         raise BadJob(f"id: {job_id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
+    if job_id == LAST:
+        raise BadJob(f"id: {LAST!r} means the newest job wherever a job is named", hint="give it another id")
 
 
 def _check_retry_of(job_id: str) -> None:

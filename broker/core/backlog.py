@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from broker.core.state import State
 from queuectl.errors import QueuectlError, QueueFull
@@ -17,13 +19,16 @@ class Backlog:
         self._in_queue: dict[str, int] = {}  # as far as somebody wanted to know
         self._new: set[str] = set()  # queues that this turn is the first to name
 
-    def take(self, queues: Mapping[str, int]) -> None:
-        """Count so many jobs of each queue in. Raises QueueFull if there are too many, then none of them is taken."""
-        jobs = sum(queues.values())
+    def take(self, queues: Mapping[str, int], moved: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Count so many jobs of each queue in, and those that are there and come from another queue.
+
+        Raises QueueFull if there are too many, then none of them is taken.
+        """
+        jobs, all_queues = sum(queues.values()), Counter(queues) + Counter(moved)
         _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
-        new = self._new | {queue for queue in queues if queue not in self._core.buckets}
+        new = self._new | {queue for queue in all_queues if queue not in self._core.buckets}
         self._core.refuse_new_queues(new)
-        self.move(queues)
+        self.move(all_queues)
         self._in_all += jobs
         self._new = new
 

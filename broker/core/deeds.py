@@ -25,19 +25,21 @@ _FAR = 2**62
 
 def dlq_retry(core: State, turn: Turn, by: Actor, args: DlqRetry) -> dict[str, Any]:
     """Dead jobs back to the queue with a fresh budget; their history stays."""
-    jobs, following = _dead(core, by, args)
-    refused = again.keys_taken(core, jobs)
-    surplus = again.surplus(core, [job for job in jobs if job.seq not in refused])
+    meant, following = _dead(core, by, args)
+    taken = again.keys_taken(core, meant)
+    surplus = again.surplus(core, [job for job in meant if job.seq not in taken])
+    refused = taken | surplus
     if refused and not args.all:
         raise next(iter(refused.values()))
-    if surplus and (not args.all or len(refused | surplus) == len(jobs)):  # of all: as many as there is room for
+    if surplus and len(refused) == len(meant):  # of all: as many as there is room for
         raise next(iter(surplus.values()))
-    jobs = [job for job in jobs if job.seq not in refused | surplus]
+    jobs = [job for job in meant if job.seq not in refused]
     again.revive(core, turn, list(enumerate(jobs)), again.Due(turn.now.wall_ms))
     again.note_retry(core, turn, by, jobs)
     for job in jobs:
         turn.log("info", "dlq_retried", job_id=job.id, by=by.name)
-    return {"ids": [job.id for job in jobs], "next": following}
+    skipped = [{"id": job.id, **refused[job.seq].to_wire()} for job in meant if job.seq in refused]
+    return {"ids": [job.id for job in jobs], "next": following} | ({"skipped": skipped} if skipped else {})
 
 
 def dlq_purge(core: State, turn: Turn, by: Actor, args: DlqPurge) -> dict[str, Any]:

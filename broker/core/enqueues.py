@@ -18,7 +18,7 @@ from broker.core.find import in_use
 from broker.core.state import State
 from broker.core.turn import Turn
 from broker.store.rows import CODES, DUE_LATER, HELD, READY, NewJob, NewSpec
-from queuectl.errors import NotAllowed, QueuectlError
+from queuectl.errors import NotAllowed, QueuectlError, QueueFull
 from queuectl.ids import job_ids
 from queuectl.jobs import DEFAULT_QUEUE, JobSpec, JobState, in_common, parse_job, refuse_over_before
 from queuectl.requests import Enqueue, SoundJobs
@@ -115,18 +115,35 @@ class Batch:
     def take(self, wanted: Wanted) -> None:
         """Store the jobs of a request, by the next `store` at the latest. Raises QueueFull, then none of them is."""
         if not wanted.has_unique:
-            self._backlog.take(Counter(spec.queue or DEFAULT_QUEUE for spec in wanted.specs if spec is not None))
+            self._make_room(wanted)
             self._plain.append(wanted)
             return
         self.store()  # its keys may be those of jobs before it
-        self._backlog.take(Counter(spec.queue or DEFAULT_QUEUE for spec in unique.more(self._core, wanted.sound)))
+        self._backlog.take(*map(_queues, unique.more(self._core, wanted.sound)))
         _store_unique(self._core, self._turn, wanted)
+
+    def _make_room(self, wanted: Wanted) -> None:
+        """A job whose id is in use needs none, whatever else is to be told of it."""
+        specs = [spec for spec in wanted.specs if spec is not None]
+        try:
+            self._backlog.take(_queues(specs))
+        except QueueFull:
+            self.store()
+            taken = self._core.store.jobs.known(spec.id for spec in specs if spec.id is not None)
+            if not taken:
+                raise
+            self._backlog.take(_queues(spec for spec in specs if spec.id not in taken))
 
     def store(self) -> None:
         """Store what is taken and not stored yet."""
         if self._plain:
             _store_all(self._core, self._turn, self._plain)
             self._plain = []
+
+
+def _queues(specs: Iterable[JobSpec]) -> Counter[str]:
+    """How many of them there are for each queue."""
+    return Counter(spec.queue or DEFAULT_QUEUE for spec in specs)
 
 
 def _store_all(core: State, turn: Turn, requests: Sequence[Wanted]) -> None:
@@ -243,7 +260,7 @@ def _waits(spec: JobSpec) -> Sequence[float]:
     """The waits that a job names itself: where it names no longest one, they are not cut to that of the settings."""
     if isinstance(spec.backoff, list):
         return spec.backoff
-    return (spec.backoff_base or 0.0,) if spec.backoff == "fixed" else (0.0,)
+    return (spec.backoff_base or 0.0,) if spec.backoff in ("fixed", "linear") else (0.0,)
 
 
 def _count(core: State, jobs: Iterable[NewJob]) -> None:

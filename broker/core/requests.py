@@ -34,6 +34,7 @@ from queuectl.errors import (
     TooManyRequests,
     VersionMismatch,
 )
+from queuectl.ids import OF_TOKEN
 from queuectl.requests import Enqueue, Events, Output, Request, SoundEnqueue, Wait, sound_enqueue
 from queuectl.suggest import did_you_mean
 from queuectl.wire import CLIENT_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, convert, encode, unpack
@@ -42,7 +43,7 @@ AnyRequest = Request | SoundEnqueue
 RETRY_MS = 200  # for one who asked too often
 REVOKED = "this key was revoked"
 HEAD_BYTES = 512  # where the id of a request is looked for that is refused unread
-_OWN_ID = "a request that is not a repeat takes an id of its own"
+_OWN_ID = "a request that is not a repeat takes an id, or a token, of its own"
 
 
 class Asked(NamedTuple):
@@ -199,11 +200,16 @@ def _refuse_reuse(core: State, turn: Turn, asked: Asked, before: StoredReply) ->
     """A repeat is the same request. What is compared costs nothing where nothing is repeated."""
     request = asked.request
     if before.op != request.op:
-        raise RequestIdReused(f"request id {request.id} was used for '{before.op}' before", hint=_OWN_ID)
+        raise RequestIdReused(f"{_named(request.id)} was used for '{before.op}' before", hint=_OWN_ID)
     if request.op != "enqueue":
         return
     if not is_repeat(core, _wanted(turn, asked).specs, unpack(before.body, bytes_max=len(before.body))):
-        raise RequestIdReused(f"request id {request.id} was used for other jobs before", hint=_OWN_ID)
+        raise RequestIdReused(f"{_named(request.id)} was used for other jobs before", hint=_OWN_ID)
+
+
+def _named(request_id: str) -> str:
+    """A request id as those know it who gave it: nobody has seen what was made of a token."""
+    return "this idempotency token" if request_id.startswith(OF_TOKEN) else f"request id {request_id}"
 
 
 def _hold(core: State, turn: Turn, waiter: Waiter) -> None:

@@ -97,6 +97,8 @@ def filter_of(
     """What jobs must have in common; None: there can be none. Raises BadRequest, WrongState."""
     if select.state == UNFINISHED:
         states = _UNFINISHED & states if states is not None else _UNFINISHED
+        if not states:
+            raise WrongState(f"jobs that are not over cannot be {verb}")
     elif select.state is not None:
         state = parse_state(select.state)
         if states is not None and state not in states:

@@ -33,20 +33,27 @@ def rounds(places: Iterable[tuple[int, JobSpec]]) -> Iterable[list[tuple[int, Jo
     yield now
 
 
-def more(core: State, jobs: list[tuple[int, JobSpec]]) -> list[JobSpec]:
-    """Those of which there will be one job more: their keys are free, or who has one is replaced in another queue."""
+def more(core: State, jobs: list[tuple[int, JobSpec]]) -> tuple[list[JobSpec], list[JobSpec]]:
+    """Those of which there will be one job more, because their keys are free; and one more in their queue only:
+
+    whoever has their key is replaced, and stands in another one.
+    """
     holders = core.store.changes.holding({spec.unique for _, spec in jobs if spec.unique is not None})
     stays = {key for key, holder in holders.items() if STATES[holder.state] not in WAITING}  # nothing replaces these
     queue_of = {key: core.queues[holder.bucket] for key, holder in holders.items()}
-    found: list[JobSpec] = []
+    new: list[JobSpec] = []
+    moved: list[JobSpec] = []
     for _, spec in jobs:
         key, queue = spec.unique, spec.queue or DEFAULT_QUEUE
         if key is None:
-            found.append(spec)
-        elif key not in queue_of or (spec.on_conflict == "replace" and key not in stays and queue_of[key] != queue):
-            found.append(spec)
+            new.append(spec)
+        elif key not in queue_of:
+            new.append(spec)
             queue_of[key] = queue
-    return found
+        elif spec.on_conflict == "replace" and key not in stays and queue_of[key] != queue:
+            moved.append(spec)
+            queue_of[key] = queue
+    return new, moved
 
 
 def settle(

@@ -131,6 +131,28 @@ def test_what_is_not_dead_is_not_retried_from_the_dead_letter_queue(dead: Comman
     assert "retry_of" not in dead.ok("list", "--json").replace('"retry_of": null', "")
 
 
+def test_where_there_is_no_room_for_all_each_that_stays_dead_is_told(dead: CommandLine) -> None:
+    first, second, third = bury(dead, "false", "false", "false", queue="mail")
+    dead.ok("enqueue", "--hold", "--", "true")
+    dead.ok("config", "set", "max_backlog", "2")
+
+    assert json.loads(dead.run("dlq", "retry", first, second, "-n", "--json").stdout)["ids"] == [first]
+    ran = dead.run("dlq", "retry", "--delay", "1h", first, second, "-n")
+    assert (ran.code, ran.stdout) == (75, f"{first}\n")
+    assert "max_backlog" in ran.stderr
+
+    dead.ok("dlq", "retry", "--delay", "1h", first)
+    ran = dead.run("dlq", "retry", second, third, "--json")
+    told = json.loads(ran.stdout)
+    assert (ran.code, told["ids"], [each["id"] for each in told["errors"]]) == (75, [], [second, third])
+
+    dead.ok("config", "set", "max_queue_backlog", "2")
+    dead.ok("config", "set", "max_backlog", "9")
+    ran = dead.run("dlq", "retry", "--all")
+    assert (ran.code, ran.stdout) == (75, f"Job {third} moved back to queue as 'pending'.\n")
+    assert ran.stderr == "error: at most 2 jobs may wait or run in queue 'mail' (max_queue_backlog)\n"
+
+
 def test_dead_jobs_go_out_and_come_in_elsewhere(dead: CommandLine, tmp_path: Path) -> None:
     ids = bury(dead, "cat; false", env={"SECRET": "s3"}, tags={"a": "b"}, stdin="hello", queue="mail")
     bury(dead, "false")

@@ -140,9 +140,39 @@ def test_job_that_is_there_by_its_key_needs_no_room(broker: BrokerHarness) -> No
     assert broker.ask("enqueue", jobs=[keyed])["ids"] == ["a1"]
     assert broker.ask("enqueue", jobs=[{**keyed, "on_conflict": "error"}])["errors"][0]["code"] == "unique_key_taken"
     assert broker.ask("enqueue", jobs=[{**keyed, "on_conflict": "replace"}, keyed])["ids"] == ["a3", "a3"]
-    for job in ({**keyed, "unique": "other"}, {**keyed, "queue": "b", "on_conflict": "replace"}):
-        assert isinstance(broker.refused("enqueue", jobs=[job]), QueueFull)
+    assert isinstance(broker.refused("enqueue", jobs=[{**keyed, "unique": "other"}]), QueueFull)
     assert broker.job("a3")["state"] == "pending"
+
+
+def test_replacement_in_another_queue_needs_room_there_and_not_in_all(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=3, max_queue_backlog=1)
+    keyed = {"command": "x", "unique": "k"}
+    broker.ask("enqueue", jobs=[keyed, {"command": "x", "queue": "full"}, {"command": "x", "queue": "third"}])
+
+    replaces = {**keyed, "on_conflict": "replace"}
+    assert isinstance(broker.refused("enqueue", jobs=[{**replaces, "queue": "full"}]), QueueFull)
+    assert broker.ask("enqueue", jobs=[{**replaces, "queue": "other"}])["errors"] == []
+    assert broker.job("a1")["state"] == "cancelled"
+
+
+def test_job_whose_id_is_in_use_is_told_so_however_full_the_queue_is(broker: BrokerHarness) -> None:
+    limit(broker, max_backlog=2)
+    named = {"command": "x", "id": "nightly"}
+    broker.turn(clients=[request("enqueue", jobs=[named]), request("enqueue", jobs=[{"command": "y"}, named])])
+    _, second = broker.replies()
+    assert [error["code"] for error in second["ok"]["errors"]] == ["job_exists"]
+
+    assert [error["code"] for error in broker.ask("enqueue", jobs=[named])["errors"]] == ["job_exists"]
+    assert isinstance(broker.refused("enqueue", jobs=[named, {"command": "z"}]), QueueFull)
+
+
+def test_dead_jobs_without_room_are_named_where_others_go_back(broker: BrokerHarness) -> None:
+    over(broker, 1, "a", "b", "b")
+    limit(broker, max_queue_backlog=1)
+
+    reply = broker.ask("dlq_retry", all=True)
+    assert reply["ids"] == ["a3", "a1"]
+    assert [(each["id"], each["code"]) for each in reply["skipped"]] == [("a2", "queue_full")]
 
 
 def test_keys_of_one_turn_are_counted_as_they_are_stored(broker: BrokerHarness) -> None:
