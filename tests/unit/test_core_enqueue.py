@@ -258,6 +258,7 @@ def test_seq_is_never_used_twice_even_if_the_last_job_is_gone(broker_on_disk: Br
         ({"backoff": [60, 86400], "backoff_max": 100}, 100),
         ({"backoff": [1, 2]}, 3600),
         ({"backoff": "fixed", "backoff_base": 7200}, 7200),
+        ({"backoff": "linear", "backoff_base": 7200}, 7200),
         ({"backoff_base": 7200}, 3600),
     ],
     ids=str,

@@ -158,6 +158,14 @@ def test_every_change_is_carried_out_once(broker: BrokerHarness, op: str, args: 
     assert raw(broker, body) == {**first, "repeated": True}
 
 
+def test_token_used_for_other_jobs_is_told_as_a_token(broker: BrokerHarness) -> None:
+    raw(broker, request("enqueue", request_id="token:" + "0" * 56, jobs=[{"command": "a"}]))
+
+    error = broker.refused("enqueue", request_id="token:" + "0" * 56, jobs=[{"command": "b"}])
+
+    assert error.message == "this idempotency token was used for other jobs before"
+
+
 def test_id_used_for_another_operation_is_refused(broker: BrokerHarness) -> None:
     raw(broker, request("enqueue", request_id=ID, jobs=[{"command": "a"}]))
 
