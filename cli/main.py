@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cli.completing import answer
 
         return answer(root)
+    _open_closed_streams()
     _make_encodable()
     flags = args[: args.index("--")] if "--" in args else args
     as_json = _wants_json(flags)
@@ -164,6 +165,17 @@ def _report(wire: dict[str, Any], code: int, *, as_json: bool) -> int:
         if as_json:
             _report({"message": f"nothing can be written: {error.strerror}"}, code, as_json=False)
     return code
+
+
+def _open_closed_streams() -> None:
+    """A stream that the caller has closed (`>&-`) takes and has nothing; no socket or database is to get its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it lasts as long as we do
 
 
 def _make_encodable() -> None:

@@ -243,8 +243,8 @@ def _check_env(env: dict[str, str]) -> None:
 
 
 def _check_id(job_id: str) -> None:
-    if not JOB_ID.fullmatch(job_id):
-        raise BadJob(f"id: {job_id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -")
+    if not JOB_ID.fullmatch(job_id) or job_id.startswith("-"):
+        raise BadJob(f"id: {job_id[:140]!r} is not an id", hint="1 to 128 of A-Z a-z 0-9 . _ : -, and no - at first")
     if job_id == LAST:
         raise BadJob(f"id: {LAST!r} means the newest job wherever a job is named", hint="give it another id")
 
@@ -255,8 +255,10 @@ def _check_retry_of(job_id: str) -> None:
 
 
 def _check_queue(queue: str) -> None:
-    if not QUEUE_NAME.fullmatch(queue):
-        raise BadJob(f"queue: {queue[:80]!r} is not a queue name", hint="1 to 64 of A-Z a-z 0-9 . _ -")
+    if not QUEUE_NAME.fullmatch(queue) or queue.startswith("-"):
+        raise BadJob(
+            f"queue: {queue[:80]!r} is not a queue name", hint="1 to 64 of A-Z a-z 0-9 . _ -, and no - at first"
+        )
 
 
 def _check_priority(priority: int) -> None:

@@ -265,7 +265,8 @@ class Status(_Args, frozen=True):
 class DlqRetry(_Args, frozen=True):
     """Dead jobs back to pending with a fresh budget. → `{ids, next}`.
 
-    Either `ids`, or `all` in slices: ask again with `cursor` = `next` until it is null.
+    Either `ids`, or `all` in slices: ask again with `cursor` = `next` until it is null. Of all jobs some may be
+    `skipped`, as by `retry`: those for which there is no room, and those whose unique key is in use.
     """
 
     ids: Annotated[list[IdText], Meta(max_length=JOBS_PER_REQUEST_MAX)] = []

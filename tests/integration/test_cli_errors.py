@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,3 +187,22 @@ def test_output_that_cannot_be_written_is_told_in_a_line(broker: ScriptedBroker,
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("No space left on device")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_stream_that_is_closed_takes_and_has_nothing(broker: ScriptedBroker, closed: str) -> None:
+    broker.on("enqueue", {"ids": ["a1"], "errors": []})
+    script = f"exec {shlex.join(cli('enqueue', '--', 'true'))} {closed}"
+
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "Job enqueued with ID: a1\n")
+
+
+def test_jobs_from_a_closed_stdin_are_none(broker: ScriptedBroker) -> None:
+    script = f"exec {shlex.join(cli('enqueue', '-'))} <&-"
+
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Enqueued 0 jobs.\n", "")

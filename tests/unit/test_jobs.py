@@ -102,12 +102,12 @@ def test_seconds_out_of_range_are_told_as_people_write_them() -> None:
     assert message == "timeout: must be between 0 and 315360000 seconds (10 years), not 863913600"
 
 
-@pytest.mark.parametrize("job_id", ["", "a b", "a/b", "ä", "x" * 129, "a\n", "last"])
+@pytest.mark.parametrize("job_id", ["", "a b", "a/b", "ä", "x" * 129, "a\n", "last", "-x", "--all"])
 def test_what_is_no_id(job_id: str) -> None:
     assert problem({"command": "x", "id": job_id}).message.startswith("id: ")
 
 
-@pytest.mark.parametrize("queue", ["", "a:b", "a b", "x" * 65])
+@pytest.mark.parametrize("queue", ["", "a:b", "a b", "x" * 65, "-x"])
 def test_what_is_no_queue(queue: str) -> None:
     assert problem({"command": "x", "queue": queue}).message.startswith("queue: ")
 
