@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from cli.options import shared
+from cli.options import shared, usage
 from cli.render import counted
 from cli.selecting import filter_of, filtering_dead
 from cli.session import Session
@@ -26,13 +27,16 @@ BASE64 = "stdin_base64"  # input that is no text
 def export_jobs(session: Session, file: Path | None, **options: Any) -> int:
     """Write dead jobs as lines of JSON, to FILE or stdout: all that was asked for, values of variables included.
 
-    They stay in the dead letter queue. `dlq import` or `enqueue --file` reads them. A FILE is readable by you alone.
+    They stay in the dead letter queue. `dlq import` or `enqueue --file` reads them. A FILE is readable by you alone,
+    and takes the place of no other.
 
     \b
     Examples:
       queuectl dlq export dead.jsonl
       queuectl dlq export --queue mail | gzip > dead.jsonl.gz
     """
+    if file is not None and os.path.lexists(file):
+        usage(f"{file} is there already", "name another file, or move that one away")
     lines = _lines(session, {**filter_of({**options, "state": None}), "state": "dead"})
     count = 0
     if file is None:

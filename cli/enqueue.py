@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.escape import visible
-from cli.job_options import DASHES, CommandAfterDashes, command_of, fields_of, job_options, request_id_of
+from cli.job_options import (
+    DASHES,
+    CommandAfterDashes,
+    at_option,
+    command_of,
+    fields_of,
+    job_options,
+    request_id_of,
+    run_at_of,
+)
 from cli.options import Whole, completed, shared, usage
 from cli.session import Session
 from cli.strict_json import parse_object
-
-_JUST_NOW_MS = 60_000  # a moment in minutes, written within its minute
 
 
 @click.command(cls=CommandAfterDashes)
 @click.argument("words", nargs=-1, metavar="'{JSON}' | - | -- COMMAND...", shell_complete=completed("files"))
 @click.option("--file", "file", type=click.Path(path_type=Path), metavar="F", help="Jobs from a file, one JSON a line.")
 @job_options
-@click.option("--at", metavar="T", help="The same in other words: +2h, 18:00, tomorrow 03:00, fri 22:30.")
+@at_option
 @click.option("--from-line", type=Whole(1), metavar="N", help="Of many: skip the lines before this one.")
 @click.option("--again", is_flag=True, help="Of a file: enqueue it once more, though it was enqueued before.")
 @click.option("--run", "run_token", metavar="TOKEN", help="Of many: resume the interrupted run of this token.")
@@ -58,7 +64,7 @@ def enqueue(
       queuectl enqueue --file jobs.jsonl
     """
     context = click.get_current_context()
-    fields = fields_of(options) | ({} if at is None else {"run_at": _run_at(at, options)})
+    fields = fields_of(options) | ({} if at is None else {"run_at": run_at_of(at, options)})
     request_id = request_id_of(request_id, token)
     is_many = file is not None or (words == ("-",) and not context.meta[DASHES])
     if at is not None and (is_many or request_id is not None):
@@ -75,25 +81,6 @@ def enqueue(
         usage("--from-line, --again and --run are about many jobs", "they go with --file or -")
     fields = {**_from_words(words, context.meta[DASHES]), **fields}
     return _enqueue_one(session, fields, request_id, tell_when=at is not None)
-
-
-def _run_at(at: str, options: dict[str, Any]) -> str:
-    """The moment of --at in RFC 3339. Raises BadRequest."""
-    from queuectl.times import human_duration, parse_when, rfc3339
-
-    if options["delay"] is not None or options["run_at"] is not None:
-        usage("--at, --delay and --run-at exclude each other")
-    now_ms = round(time.time() * 1000)
-    try:
-        at_ms = parse_when(at, now_ms)
-    except ValueError as error:
-        usage(f"--at: {error}")
-    if at_ms < now_ms - _JUST_NOW_MS:
-        usage(
-            f"--at {at!r} is over: it was {human_duration((now_ms - at_ms) / 1000)} ago",
-            "name a moment to come, such as tomorrow 03:00; without --at it runs as soon as it can",
-        )
-    return rfc3339(at_ms)
 
 
 def _refuse_moving(at: str, run_at: str) -> None:
@@ -157,4 +144,6 @@ def _from_words(words: tuple[str, ...], after_dashes: bool) -> dict[str, Any]:
         return parse_object(words[0])
     if words[0].lstrip().startswith("{"):
         usage("the JSON came in pieces", 'put quotes around it: \'{"command": "echo hello"}\'')
-    return usage("a command stands after --", f"write: queuectl enqueue -- {shlex.join(words)}")
+    text = shlex.join(words)
+    command = text if text.isprintable() else "COMMAND"  # what is not would be shown as another one
+    return usage("a command stands after --", f"write: queuectl enqueue -- {command}")

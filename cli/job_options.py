@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from cli.options import BACKOFF, CODES, DURATION, SIZE, Whole, completed, usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 DASHES = "queuectl.after_dashes"
+JUST_NOW_MS = 60_000  # a moment in minutes, written within its minute
 
 _OPTIONS = (
     click.option("--id", "id", metavar="ID", help="Its id; one is made up if left out."),
@@ -39,11 +41,16 @@ _OPTIONS = (
     click.option("--cwd", metavar="DIR", help="The directory it runs in."),
     click.option("--on-lost", metavar="[retry|dead]", help="If its worker is lost or stopped by force."),
     click.option("--keep-children", is_flag=True, help="Leave alone what the command leaves running."),
-    click.option("--output-limit", type=SIZE, metavar="SIZE", help="Bytes kept of each stream: 64KiB, 10MiB."),
+    click.option(
+        "--output-limit", type=SIZE, metavar="SIZE", help="Bytes kept of each stream, half from its start: 10MiB."
+    ),
     click.option("--request-id", metavar="ID", help="Of one job: repeating with this id stores it only once (24 h)."),
     click.option("--idempotency-token", "token", metavar="T", help="The same with a token of any form."),
     click.option("--stdin", metavar="FILE", help="What the command reads; - is what this one reads. At most 1 MiB."),
 )
+
+
+at_option = click.option("--at", metavar="T", help="The same in other words: +2h, 18:00, tomorrow 03:00, fri 22:30.")
 
 
 class CommandAfterDashes(click.Command):
@@ -80,6 +87,25 @@ def request_id_of(request_id: str | None, token: str | None) -> str | None:
     from queuectl.ids import OF_TOKEN
 
     return f"{OF_TOKEN}{sha256(token.encode(errors='surrogateescape')).hexdigest()[:56]}"
+
+
+def run_at_of(at: str, options: dict[str, Any]) -> str:
+    """The moment of --at in RFC 3339. Raises BadRequest."""
+    from queuectl.times import human_duration, parse_when, rfc3339
+
+    if options["delay"] is not None or options["run_at"] is not None:
+        usage("--at, --delay and --run-at exclude each other")
+    now_ms = round(time.time() * 1000)
+    try:
+        at_ms = parse_when(at, now_ms)
+    except ValueError as error:
+        usage(f"--at: {error}")
+    if at_ms < now_ms - JUST_NOW_MS:
+        usage(
+            f"--at {at!r} is over: it was {human_duration((now_ms - at_ms) / 1000)} ago",
+            "name a moment to come, such as tomorrow 03:00; without --at it runs as soon as it can",
+        )
+    return rfc3339(at_ms)
 
 
 def fields_of(options: dict[str, Any]) -> dict[str, Any]:

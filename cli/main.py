@@ -6,6 +6,7 @@ a traceback is shown with --debug only.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from cli.options import LazyGroup
 from queuectl import __version__
 
 EXIT_INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EXIT_BROKEN_PIPE = 141  # as if SIGPIPE had ended it
 
 COMMANDS = {
@@ -132,6 +134,8 @@ def _explain(error: Exception) -> tuple[dict[str, Any], int]:
         return wire | ({"hint": _hint(error, context)} if context else {}), 2
     if isinstance(error, OSError):
         words = error.strerror or str(error)
+        if error.errno in _UNWRITABLE and not error.filename:
+            words = f"nothing can be written: {words}"
         return {"code": "os_error", "message": f"{error.filename}: {words}" if error.filename else words}, 1
     wire = {"code": "internal", "message": f"{type(error).__name__}: {error}"}
     return wire | {"hint": "this is a bug of queuectl; --debug shows where it happened"}, 1

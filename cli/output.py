@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cli.render import counted
+
 if TYPE_CHECKING:
     from queuectl.client import Client
 
@@ -43,9 +45,9 @@ def pieces(pages: Iterable[dict[str, Any]], *, stream: str | None = None) -> Ite
             yield Piece(STREAMS[int(key)], reached.get(int(key), 0), b"", total - reached.get(int(key), 0))
 
 
-def mark(gap_bytes: int) -> str:
+def mark(gap_bytes: int, words: str = "were not kept") -> str:
     """The line that stands for a gap."""
-    return f"[queuectl: {gap_bytes} bytes are not shown here]\n"
+    return f"[queuectl: {counted(gap_bytes, 'byte')} {words}]\n"
 
 
 def attempt_text(
@@ -58,7 +60,9 @@ def attempt_text(
     raw = {"stdout": bytearray(), "stderr": bytearray()}
     for piece in pieces(client.output_pages(job_id, attempt=attempt, tail_bytes=tail_bytes)):
         text = raw[piece.stream]
-        if piece.gap_bytes and (text or mark_start):
-            text += (b"\n" if text and not text.endswith(b"\n") else b"") + mark(piece.gap_bytes).encode()
+        if piece.gap_bytes and text:
+            text += (b"" if text.endswith(b"\n") else b"\n") + mark(piece.gap_bytes).encode()
+        elif piece.gap_bytes and mark_start:
+            text += mark(piece.gap_bytes, "before this are not shown").encode()
         text += piece.data
     return {name: bytes(data).decode(errors="backslashreplace") for name, data in raw.items()}

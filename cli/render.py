@@ -133,6 +133,11 @@ def distance(instant: str | None, now_ms: int | None = None) -> str:
     return f"in {human_duration(round(gap_s))}" if gap_s > 0 else f"{human_duration(round(-gap_s))} ago"
 
 
+def is_to_come(instant: str | None) -> bool:
+    """Whether it is an RFC 3339 instant of the future."""
+    return distance(instant).startswith("in ")
+
+
 def local(instant: str) -> str:
     """An RFC 3339 instant by the clock here, in whole seconds and with its zone; what is none stays as it is."""
     try:

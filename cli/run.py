@@ -48,9 +48,10 @@ def run(
 
     It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
     attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
-    ran to an end. Ctrl-C asks whether to cancel the job or to leave it running; whatever else ends this command leaves
-    it running. --json prints how the job has ended, with the end of what its last attempt has printed; of one that was
-    left, its state.
+    ran to an end. Of each stream --output-limit bytes are kept (1 MiB unless set otherwise, at most 64 MiB), half of
+    them from its start and half from its end; a line on stderr says where some are missing. Ctrl-C asks whether to
+    cancel the job or to leave it running; whatever else ends this command leaves it running. --json prints how the job
+    has ended, with the end of what its last attempt has printed; of one that was left, its state.
 
     \b
     Examples:

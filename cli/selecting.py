@@ -229,7 +229,13 @@ def _confirmed(session: Session, op: str, choice: Choice, args: dict[str, Any], 
     sample = ", ".join(visible(job_id) for job_id in ids[:SAMPLE]) + (", …" if len(ids) > SAMPLE else "")
     many = f"over {COUNTED}" if len(ids) > COUNTED else str(len(ids))
     noun = "job is" if len(ids) == 1 else "jobs are"
-    return click.confirm(f"{many} {noun} to be {verb}: {sample}. Go on?", err=True)
+    try:
+        return click.confirm(f"{many} {noun} to be {verb}: {sample}. Go on?", err=True)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # Ctrl-C; Ctrl-D is a no
+            raise
+        session.warn("")  # what comes next begins a line
+        return False
 
 
 def report(

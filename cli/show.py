@@ -6,7 +6,7 @@ from typing import Any
 
 from cli.endings import whole_ending
 from cli.escape import visible, visible_lines
-from cli.render import bytes_text, counted, facts, moment, state_word
+from cli.render import bytes_text, counted, facts, is_to_come, moment, state_word
 from queuectl.times import human_duration
 
 TAIL_LINES = 10
@@ -35,9 +35,13 @@ def _job_facts(job: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("Command", visible(job["command"])),
         ("State", state),
         ("Queue", f"{visible(job['queue'])}, priority {job['priority']}"),
-        ("Failures", f"{job['attempts']} of {job['max_retries']} allowed"),
+        ("Failures", f"{job['attempts']} of {max(1, job['max_retries'])} allowed"),
         ("Lost", f"{counted(job['losses'], 'time')} with its worker" if job.get("losses") else None),
         ("Next run", _next_run(job) if waits else None),
+        (
+            "Not before",
+            moment(job["run_at"]) if job.get("reason") == "held" and is_to_come(job.get("run_at")) else None,
+        ),
         ("Retries", _policy(job)),
         (
             "Tags",

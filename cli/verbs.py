@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli.escape import visible
+from cli.job_options import at_option, run_at_of
 from cli.options import DURATION, Converted, Whole, completed, duration_up_to, shared, usage
 from cli.selecting import Choice, change, chosen, report, selecting
 from cli.session import Session
@@ -119,10 +120,11 @@ def release(session: Session, **options: Any) -> int:
 @click.option("--priority", type=Whole(), metavar="N", help="Higher runs first.")
 @click.option("--delay", type=DURATION, metavar="D", help="Start it so much later than now.")
 @click.option("--run-at", metavar="T", help="Start it then: 2026-11-22T03:00:00Z.")
+@at_option
 @click.option("--max-retries", type=Whole(), metavar="N", help="Attempts it gets, those it had included.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Longest run of an attempt; 0: none.")
 @shared
-def edit(session: Session, to_queue: str | None, **options: Any) -> int:
+def edit(session: Session, to_queue: str | None, at: str | None, **options: Any) -> int:
     """Change waiting jobs: what they run, where, when, and how often.
 
     --queue says which jobs are meant, and --to-queue where they go; where jobs are named, --queue does, too.
@@ -134,13 +136,16 @@ def edit(session: Session, to_queue: str | None, **options: Any) -> int:
     """
     if options["ids"] and to_queue is None:
         to_queue, options["queue"] = options["queue"], None
+    if at is not None:
+        options["run_at"] = run_at_of(at, options)
     names = ("command", "priority", "delay", "run_at", "max_retries", "timeout")
     changes = {name: value for name in names if (value := options.pop(name)) is not None}
     changes |= {"queue": to_queue} if to_queue is not None else {}
     if not changes:
-        usage(
-            "what is to be changed?", "--command, --to-queue, --priority, --delay, --run-at, --max-retries, --timeout"
-        )
+        usage("what is to be changed?", "--command, --to-queue, --priority, --delay, --at, --max-retries, --timeout")
+    from queuectl.jobs import parse_changes
+
+    parse_changes(changes)  # before a broker is asked which jobs these are
     return _do(session, "edit", chosen(session, options), {"changes": changes}, "changed")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cli.escape import visible
+from cli.render import moment
 from cli.session import Session
 from queuectl.errors import QueuectlError
 
@@ -10,6 +13,13 @@ from queuectl.errors import QueuectlError
 def away(session: Session, error: QueuectlError) -> None:
     """The broker does not answer; the command goes on when it does."""
     session.note(f"queuectl: waiting for the broker: {visible(error.message)}")
+
+
+def as_of_now(reason: dict[str, Any]) -> str:
+    """Why a job does not run, with its moment by the clock here, and how far from now that is."""
+    text = visible(reason["text"])
+    at = reason.get("at") or reason.get("until")
+    return text.replace(visible(at), moment(at) or "", 1) if at else text
 
 
 class Reasons:
@@ -30,6 +40,6 @@ class Reasons:
             return
         codes = frozenset(reason["code"] for reason in reasons)
         if not codes <= self._told:
-            texts = "; ".join(visible(reason["text"]) for reason in reasons)
+            texts = "; ".join(map(as_of_now, reasons))
             self._session.note(f"queuectl: {visible(self._job_id)} waits: {texts}")
             self._told |= codes

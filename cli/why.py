@@ -8,9 +8,9 @@ import click
 
 from cli.escape import visible
 from cli.options import JOB, completed, shared
-from cli.render import moment
 from cli.selecting import named
 from cli.session import Session
+from cli.waiting import as_of_now
 from queuectl.times import human_duration
 
 
@@ -37,16 +37,9 @@ def why(session: Session, job_id: str) -> int:
     return 0
 
 
-def _as_of_now(reason: dict[str, Any]) -> str:
-    """A reason, with its moment by the clock here, and how far from now that is."""
-    text = visible(reason["text"])
-    at = reason.get("at") or reason.get("until")
-    return text.replace(visible(at), moment(at) or "", 1) if at else text
-
-
 def why_text(told: dict[str, Any]) -> str:
     lines = [f"Job {visible(told['id'])} is {visible(told['state'])}:"]
-    lines += [f"  {_as_of_now(reason)}" for reason in told["reasons"]]
+    lines += [f"  {as_of_now(reason)}" for reason in told["reasons"]]
     if told["state"] == "dead":
         lines.append(f"  see: queuectl show {visible(told['id'])}; run it again: queuectl retry {visible(told['id'])}")
     if told["estimate_s"]:

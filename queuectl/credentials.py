@@ -114,8 +114,8 @@ def _put(draft: Path, path: Path, *, replace: bool) -> None:
         return
     try:
         os.link(draft, path)  # fails if there is one, which a rename would not
-    except FileExistsError:
-        raise
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

@@ -124,6 +124,12 @@ def parse_job(fields: Any) -> JobSpec:
     return spec
 
 
+def parse_changes(changes: Mapping[str, Any]) -> JobSpec:
+    """What is to become of a job that waits, in the fields of a job; a time-out of 0 is none. Raises BadJob."""
+    none = {"timeout": None} if changes.get("timeout") == 0 else {}
+    return parse_job({"command": "true", **changes, **none})
+
+
 def in_common(spec: JobSpec) -> tuple[Any, ...]:
     """All of a job but its command and its id: what neighbours in a long list mostly have in common."""
     return astuple(spec)[2:]
@@ -168,6 +174,8 @@ def _check(spec: JobSpec, names: Iterable[str]) -> None:
             _CHECKS[name](value)
     if spec.delay is not None and spec.run_at is not None:
         raise BadJob("delay and run_at exclude each other")
+    if spec.retry_on and spec.no_retry_on and (both := set(spec.retry_on) & set(spec.no_retry_on)):
+        raise BadJob(f"retry_on and no_retry_on both name {min(both)}")
     if spec.delay is not None:
         refuse_over_before(spec, spec.delay, f"delay {spec.delay:g} s")
 
@@ -329,7 +337,8 @@ def _check_stdin(data: bytes) -> None:
 def _within(name: str, high: float, unit: str = "") -> Callable[[float], None]:
     def check(value: float) -> None:
         if not 0 <= value <= high:  # so NaN is refused as well
-            shown = str(value)[:40].removesuffix(".0")
+            shown = str(value)
+            shown = f"{value:.4g}" if "e" in shown else shown[:40].removesuffix(".0")
             raise BadJob(f"{name}: must be between 0 and {high:.0f}{unit}, not {shown}")
 
     return check

@@ -25,7 +25,11 @@ def pack(data: Any) -> bytes:
     """The bytes of plain data, and of what msgspec knows how to make plain. Raises BadRequest for all other data."""
     try:
         packed: bytes = msgpack.packb(data, default=_plain)
-    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"not valid UTF-8: {error.object[:80]!r}") from None
+    except OverflowError:
+        raise BadRequest("the request has a number that is too large") from None
+    except (TypeError, ValueError) as error:
         raise BadRequest(f"the request cannot be encoded: {error}") from None
     return packed
 

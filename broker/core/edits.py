@@ -19,7 +19,7 @@ from broker.core.wall import leave
 from broker.store.changes import Editable
 from broker.store.rows import DUE_LATER, HELD, Known
 from queuectl.errors import BadRequest, QueuectlError, WrongState
-from queuectl.jobs import JobSpec, parse_job
+from queuectl.jobs import JobSpec, parse_changes
 from queuectl.requests import Edit, Edits
 from queuectl.times import parse_rfc3339
 
@@ -29,7 +29,7 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
     changes = _given(args.changes)
     if not changes:
         raise BadRequest("edit: nothing is to be changed", hint="say what: --priority, --queue, --command …")
-    wanted = _checked(changes)
+    wanted = parse_changes(changes)
     core.refuse_new_queues({args.changes.queue} if args.changes.queue is not None else set())
     chosen = choose(core, by, args, WAITING, EDITED)
     if args.changes.max_retries is not None:
@@ -70,12 +70,6 @@ def _spent(core: State, chosen: Chosen, max_retries: int) -> dict[int, QueuectlE
         for job in core.store.changes.editable(job.seq for job in chosen.jobs)
         if 0 < job.attempts >= max_retries
     }
-
-
-def _checked(changes: dict[str, Any]) -> JobSpec:
-    """The changes as a job has them. A time-out of 0 is none."""
-    has_none = changes.get("timeout") == 0
-    return parse_job({"command": "true", **changes, **({"timeout": None} if has_none else {})})
 
 
 def _edited(core: State, turn: Turn, job: Editable, wanted: JobSpec, changes: dict[str, Any]) -> Editable:

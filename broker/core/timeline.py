@@ -11,6 +11,7 @@ from broker.core.state import State
 from broker.store.history import AttemptView, DeedView
 from broker.store.rows import CODES, STATES, JobRow
 from queuectl.jobs import JobState, Outcome
+from queuectl.times import rfc3339
 
 # When, its place among what happened in the same millisecond, the type of event, its fields.
 Entry = tuple[int, tuple[int, int], str, dict[str, Any]]
@@ -50,18 +51,20 @@ def _attempts(core: State, row: JobRow, attempts: list[AttemptView]) -> Iterator
         about = {"attempt": ended.attempt, "worker": ended.worker}
         begun_ms = min(max(ended.started_at_ms, row.created_at_ms), ended.finished_at_ms)  # by its worker's clock
         yield begun_ms, (ended.attempt, _LEASED), "leased", about
-        yield ended.finished_at_ms, (ended.attempt, _ENDED), *_ended(ended, about)
+        yield ended.finished_at_ms, (ended.attempt, _ENDED), *_ended(row, ended, about)
     for lease in core.leases.values():
         if lease.seq == row.seq:
             about = {"attempt": lease.attempt, "worker": lease.holder.worker.name}
             yield lease.granted_at_ms, (lease.attempt, _LEASED), "leased", about
 
 
-def _ended(ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _ended(row: JobRow, ended: AttemptView, about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if ended.outcome in _WITHOUT_RESULT:
         return _WITHOUT_RESULT[Outcome(ended.outcome)], {**about, "reason": ended.note, "state": None}
     shown = views.attempt(ended)
     result = {field: shown[field] for field in ("outcome", "exit_code", "signal", "duration_s")}
+    if ended.attempt == row.attempt and STATES[row.state] is JobState.FAILED:
+        return "finished", {**about, **result, "state": "failed", "run_at": rfc3339(row.run_at_ms)}
     return "finished", {**about, **result, "state": _LED_TO.get(ended.outcome), "run_at": None}
 
 

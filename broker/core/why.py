@@ -34,7 +34,7 @@ def why(core: State, turn: Turn, by: Actor, args: Why) -> dict[str, Any]:
         return told | {"reasons": [_over(core, state, row)]}
     if state is JobState.PROCESSING:
         return told | {"reasons": _running(core, turn, row)}
-    reasons = [*_of_itself(core, row), *_of_workers(core, turn, core.queues[row.bucket], row)]
+    reasons = [*_of_itself(core, turn, row), *_of_workers(core, turn, core.queues[row.bucket], row)]
     if row.ready in (READY, READY_ALONE):
         ahead = core.store.jobs.ahead_of(row.bucket, row.priority, row.run_at_ms, row.seq, AHEAD_COUNTED + 1)
         is_capped = ahead > AHEAD_COUNTED
@@ -132,11 +132,14 @@ def _held(core: State, row: JobRow) -> Reason:
     return _reason("held", f"it is held since {at}{who}{said}; release it: queuectl release {row.id}", at=at)
 
 
-def _of_itself(core: State, row: JobRow) -> list[Reason]:
+def _of_itself(core: State, turn: Turn, row: JobRow) -> list[Reason]:
     """What the job itself waits for."""
     reasons = []
     if row.ready == HELD:
         reasons.append(_held(core, row))
+        if row.run_at_ms > turn.now.wall_ms:
+            until = rfc3339(row.run_at_ms)
+            reasons.append(_reason("delayed", f"it does not start before {until}", until=until))
     elif row.ready == DUE_LATER and STATES[row.state] is JobState.FAILED:
         until = rfc3339(row.run_at_ms)
         text = f"{_failure(row)}, and the next comes at {until}"

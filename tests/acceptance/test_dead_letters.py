@@ -166,6 +166,8 @@ def test_dead_jobs_go_out_and_come_in_elsewhere(dead: CommandLine, tmp_path: Pat
     exported = json.loads(line)
     assert (exported["env"], exported["stdin"], exported["retry_of"]) == ({"SECRET": "s3"}, "hello", ids[0])
     assert len(dead.ok("dlq", "export").splitlines()) == 2
+    ran = dead.run("dlq", "export", str(out))
+    assert (ran.code, ran.stderr.splitlines()[0]) == (2, f"error: {out} is there already")
 
     [new] = dead.ok("dlq", "import", str(out), "--hold", "-q").split()
     assert (dead.show(new)["retry_of"], dead.show(new)["held"]) == (ids[0], True)

@@ -297,3 +297,26 @@ def test_choice_that_makes_no_sense_is_refused(broker: ScriptedBroker, args: lis
 
     assert (ran.code, broker.asked) == (2, [])
     assert message in ran.err
+
+
+def test_edit_takes_a_moment_in_the_words_of_enqueue(broker: ScriptedBroker) -> None:
+    broker.on("edit", {"ids": ["a1"], "skipped": [], "next": None})
+
+    assert run_cli("edit", "a1", "--at", "2099-01-01T03:00:00Z").code == 0
+    assert broker.asked[0].args["changes"] == {"run_at": "2099-01-01T03:00:00.000Z"}
+    assert run_cli("edit", "a1", "--at", "+2h", "--delay", "1h").code == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--priority", "9" * 30], "priority: must be within"),
+        (["--command", "\udcff"], "command: is not valid UTF-8"),
+        (["--to-queue", "-x"], "queue: '-x' is not a queue name"),
+    ],
+)
+def test_edit_of_nonsense_is_refused_here(broker: ScriptedBroker, changes: list[str], words: str) -> None:
+    ran = run_cli("edit", "a1", *changes)
+
+    assert (ran.code, broker.asked) == (2, [])
+    assert words in ran.err

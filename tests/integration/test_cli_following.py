@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.render import local
 from queuectl import Client, following
 from queuectl.errors import BadJob, BadRequest, UnknownJob
 from tests.harness_client import ScriptedBroker, job_view, run_cli, scripted_broker
@@ -40,22 +42,25 @@ def ended(broker: ScriptedBroker, **changes: Any) -> None:
     broker.on("wait", {"done": True, "jobs_left": 0, "jobs": [job]})
 
 
+SINCE = "2026-11-22T10:00:00.000Z"
 WAITING = reply(over=False, attempt=0, latest=0)
 
 
 def test_waiting_command_is_told_why_once_for_each_reason(broker: ScriptedBroker) -> None:
     broker.on("output", one_after_the_other(*[WAITING] * 6, reply([1, 0, b"hi\n"])))
     no_worker = {"reasons": [{"code": "no_worker", "text": "no worker is connected"}]}
+    held = {"reasons": [{"code": "held", "text": f"held since {SINCE}", "at": SINCE}]}
     behind = {"reasons": [{"code": "behind", "text": "2 jobs of its queue come before it"}]}
     nearer = {"reasons": [{"code": "behind", "text": "1 job of its queue comes before it"}]}
-    broker.on("why", one_after_the_other(no_worker, no_worker, behind, nearer, no_worker))
+    broker.on("why", one_after_the_other(no_worker, held, behind, nearer, no_worker))
     ended(broker)
 
     ran = run_cli("run", "--", "echo hi")
 
     assert (ran.code, ran.out) == (0, "hi\n")
-    assert ran.err.splitlines() == [
+    assert re.sub(r" \(.* ago\)", "", ran.err).splitlines() == [
         "queuectl: a1 waits: no worker is connected",
+        f"queuectl: a1 waits: held since {local(SINCE)}",
         "queuectl: a1 waits: 2 jobs of its queue come before it",
     ]
     waits = [asked.args.get("wait_ms") for asked in broker.asked if asked.op == "output"]

@@ -118,8 +118,10 @@ def test_reply_that_is_none_is_refused(broker: ScriptedBroker, client: Client) -
 
 
 def test_request_that_cannot_be_encoded_is_not_sent(broker: ScriptedBroker, client: Client) -> None:
-    with pytest.raises(BadRequest, match="cannot be encoded"):
+    with pytest.raises(BadRequest, match="not valid UTF-8"):
         client.request("job", {"id": "\ud800"})
+    with pytest.raises(BadRequest, match="a number that is too large"):
+        client.request("edit", {"changes": {"priority": 2**70}})
     with pytest.raises(TooLarge):
         client.request("job", {"id": "x" * 5_000_000})
 

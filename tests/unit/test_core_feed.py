@@ -627,6 +627,20 @@ def test_timeline_is_whole_when_the_feed_has_forgotten(broker: BrokerHarness) ->
     assert (reply["more"], reply["missed"], reply["cursor"]) == (False, False, now(broker))
 
 
+def test_timeline_tells_of_the_last_attempt_when_the_next_comes(broker: BrokerHarness) -> None:
+    worker = working(broker)
+    broker.enqueue(id="job-1", max_retries=3, backoff=[2.0, 60.0])
+    worker.finish(worker.grant(), 1)
+    broker.after(2000)
+    worker.finish(worker.grant(), 1)
+
+    events = broker.ask("events", id="job-1")["events"]
+    assert told(events, "state", "run_at")[2::2] == [
+        ("finished", None, None),
+        ("finished", "failed", broker.job("job-1")["run_at"]),
+    ]
+
+
 def test_timeline_has_the_attempt_that_runs(broker: BrokerHarness) -> None:
     worker = working(broker, slots=2)
     broker.enqueue(id="other")

@@ -125,6 +125,10 @@ def test_held_job_says_how_to_release_it(broker: BrokerHarness) -> None:
     broker.enqueue("x", hold=True)
 
     assert codes(broker) == ["held", "no_worker"]
+    broker.ask("edit", select={"ids": ["a1"]}, changes={"delay": 60.0})
+    assert why(broker)["reasons"][1]["text"] == "it does not start before 2027-01-15T08:01:00.000Z"
+    broker.clock.advance(60_000)
+    assert codes(broker) == ["held", "no_worker"]
     assert why(broker)["reasons"][0]["text"] == (
         "it is held since 2027-01-15T08:00:00.000Z by uid:1000; release it: queuectl release a1"
     )

@@ -69,6 +69,11 @@ def test_job_is_an_object(fields: Any) -> None:
         ({"command": "x", "backoff_jitter": "some"}, "backoff_jitter: must be one of none, full, equal"),
         ({"command": "x", "timeout": 0}, "timeout: must be more than 0 seconds"),
         ({"command": "x", "delay": 1, "run_at": "2026-11-22T03:00:00Z"}, "delay and run_at exclude each other"),
+        ({"command": "x", "retry_on": [1, 75], "no_retry_on": [75]}, "retry_on and no_retry_on both name 75"),
+        (
+            {"command": "x", "delay": 8.64e18},
+            "delay: must be between 0 and 315360000 seconds (10 years), not 8.64e+18",
+        ),
         ({"command": "x", "cwd": "here"}, "cwd: must be an absolute path"),
         ({"command": "x", "cwd": "/a\0b"}, "cwd: must be an absolute path"),
         ({"command": "x", "cwd": "/\ud800"}, "cwd: is not valid UTF-8"),
