@@ -166,8 +166,8 @@ def _disk(case: Case) -> Finding:
 
 def _workers(case: Case) -> Finding:
     if not case.workers:
-        waiting = case.status["jobs"]["pending"] + case.status["jobs"]["failed"]
-        said = f"none is connected, and {counted(waiting, 'job')} wait" if waiting else "none is connected"
+        waiting = any(not job.get("held") for state in ("pending", "failed") for job in case.jobs(state))
+        said = "none is connected, and jobs wait" if waiting else "none is connected"
         return Finding(FAIL if waiting else WARN, said, "queuectl worker start")
     away = [worker for worker in case.workers if worker["state"] in ("away", "silent")]
     if away:

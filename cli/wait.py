@@ -93,8 +93,8 @@ def _wait(
     except WaitTimedOut:
         if timeout is None:
             raise  # the broker's own word for it
-        name = visible(ids[0]) if len(ids) == 1 else "ID"
-        hint = f"wait again, or see: queuectl why {name}"
+        command = f"why {visible(ids[0])}" if len(ids) == 1 else "list"
+        hint = f"wait again, or see: queuectl {command}"
         raise WaitTimedOut(f"not over after {timeout:g} s", hint=hint) from None
     finally:
         if tell is not None:

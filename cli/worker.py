@@ -65,11 +65,21 @@ def start(
     from cli.autostart import ensure_broker
 
     session.flags |= {"log_format": log_format, "log_level": log_level}
+    _refuse_bad_names(queues)
     if ready_fd is None:
         ensure_broker(session)
     if detach:
         return _detach(session, count, queues)
     return _serve(session, count, queues, ready_fd, log_file)
+
+
+def _refuse_bad_names(queues: tuple[str, ...]) -> None:
+    """A variable that is not set must not make a worker of all queues."""
+    from queuectl.ids import QUEUE_NAME
+
+    for queue in queues:
+        if not QUEUE_NAME.fullmatch(queue):
+            usage(f"--queue {queue!r} is not a queue name", "leave it out for all queues, or say which")
 
 
 def _serve(session: Session, count: int, queues: tuple[str, ...], ready_fd: int | None, log_file: Path | None) -> int:
@@ -193,7 +203,8 @@ def worker_table(workers: list[dict[str, Any]]) -> str:
             each["pid"],
             f"{each['last_seen_s']:.0f}s ago",
             each["host"],
+            ", ".join(each.get("queues") or ()) or "all",
         )
         for each in workers
     ]
-    return table(("WORKER", "STATE", "BUSY", "PID", "SEEN", "HOST"), rows, dispensable=(4, 3))
+    return table(("WORKER", "STATE", "BUSY", "PID", "SEEN", "HOST", "QUEUES"), rows, dispensable=(3, 4, 5))

@@ -41,7 +41,7 @@ def why(core: State, turn: Turn, by: Actor, args: Why) -> dict[str, Any]:
         told |= {"position": min(ahead, AHEAD_COUNTED), "ahead_capped": is_capped}
         if ahead:
             count = f"over {AHEAD_COUNTED:,} jobs" if is_capped else "1 job" if ahead == 1 else f"{ahead} jobs"
-            reasons.append(_reason("behind", f"{count} of its queue come before it"))
+            reasons.append(_reason("behind", f"{count} of its queue come{'s' * (ahead == 1)} before it"))
         if not is_capped:
             told["estimate_s"] = _estimate_s(core, core.queues[row.bucket], ahead)
     if not reasons:
@@ -160,7 +160,11 @@ def _of_workers(core: State, turn: Turn, queue: str, row: JobRow) -> list[Reason
     if not core.sessions:
         return [_reason("no_worker", "no worker is connected; start one: queuectl worker start")]
     if not serving:
-        return [_reason("no_worker", f"no worker serves the queue '{queue}'")]
+        return [
+            _reason(
+                "no_worker", f"no worker serves the queue '{queue}'; start one: queuectl worker start --queue {queue}"
+            )
+        ]
     if not working:
         return [_reason("no_worker", f"all workers of its queue are stopping or silent ({len(serving)})")]
     reasons = []

@@ -146,10 +146,20 @@ def test_disk(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, free: int
 
 @pytest.mark.parametrize(
     ("workers", "waiting", "status"),
-    [((), 3, "fail"), ((), 0, "warn"), (({**WORKER, "state": "away"},), 0, "warn"), ((WORKER,), 3, "ok")],
+    [
+        ((), [{}], "fail"),
+        ((), [{"held": True}], "warn"),
+        ((), [], "warn"),
+        (({**WORKER, "state": "away"},), [], "warn"),
+        ((WORKER,), [{"held": True}], "ok"),
+    ],
 )
-def test_workers(broker: ScriptedBroker, workers: tuple[dict[str, Any], ...], waiting: int, status: str) -> None:
-    tell(broker, workers=workers, pending=waiting)
+def test_workers(
+    broker: ScriptedBroker, workers: tuple[dict[str, Any], ...], waiting: list[dict[str, Any]], status: str
+) -> None:
+    tell(broker, workers=workers, pending=len(waiting))
+    jobs = [job_view(**each) for each in waiting]
+    broker.on("list", lambda args: {"jobs": jobs if args.get("state") == "pending" else [], "next": None})
 
     assert examined()["workers"]["status"] == status
 

@@ -38,7 +38,12 @@ def test_workers_of_other_queues_and_those_that_stop_do_not_count(broker: Broker
     broker.enqueue("x")
     worker = broker.worker(queues=["other"])
     worker.hello()
-    assert why(broker)["reasons"] == [{"code": "no_worker", "text": "no worker serves the queue 'default'"}]
+    assert why(broker)["reasons"] == [
+        {
+            "code": "no_worker",
+            "text": "no worker serves the queue 'default'; start one: queuectl worker start --queue default",
+        }
+    ]
     stopping = broker.worker("s")
     stopping.hello(draining=True)
 
