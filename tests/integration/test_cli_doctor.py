@@ -159,6 +159,7 @@ def test_workers(
 ) -> None:
     tell(broker, workers=workers, pending=len(waiting))
     jobs = [job_view(**each) for each in waiting]
+    broker.on("why", {"reasons": [{"code": "no_worker", "text": "because"}]})
     broker.on("list", lambda args: {"jobs": jobs if args.get("state") == "pending" else [], "next": None})
 
     assert examined()["workers"]["status"] == status

@@ -49,7 +49,6 @@ def test_error_of_the_broker_keeps_code_message_and_hint(broker: ScriptedBroker,
         (["worker", "start", "--count", "0"], "0 is not in the range"),
         (["worker", "start", "--count", "two"], "'two' is not a valid whole number"),
         (["edit", "a1", "--priority", "high"], "'high' is not a valid whole number"),
-        (["worker", "start", "--queue", ""], "--queue '' is not a queue name"),
         (["worker", "stop", ""], "an id is empty"),
         (["worker", "stop", "x" * 257], "no id has more than 256 characters"),
     ],
@@ -188,6 +187,13 @@ def test_output_that_cannot_be_written_is_told_in_a_line(broker: ScriptedBroker,
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("No space left on device")
+
+
+def test_worker_of_a_queue_without_a_name_is_refused(home: Path) -> None:
+    ran = run_cli("worker", "start", "--queue", "")
+
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "error: --queue '' is not a queue name")
+    assert not (home / "run").exists()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
