@@ -68,8 +68,8 @@ class Reader:
     ) -> None:
         """`attempt`: its number, "all", or None for the latest, and what follows it. `tail_bytes`: of the first one.
 
-        `on_wait` is called some seconds after the attempt that is followed has not begun, and now and then while it
-        does not.
+        `on_wait` is called some seconds after the attempt that is followed has not begun, or when its worker was lost,
+        and now and then while nothing follows.
         """
         self._client = client
         self._args: dict[str, Any] = {"id": job_id}
@@ -131,7 +131,8 @@ class Reader:
                 continue
             if reply["finished"] or not self._follow:
                 break
-            if wait_s and self._on_wait is not None and reply.get("latest", self._attempt) < self._attempt:
+            is_idle = reply.get("latest", self._attempt) < self._attempt or reply.get("outcome") == "lost"
+            if wait_s and is_idle and self._on_wait is not None:
                 self._on_wait()
             wait_s = WAIT_S if wait_s else FIRST_WAIT_S
         if reply["finished"]:

@@ -14,7 +14,7 @@ from broker.core.turn import Turn
 from broker.store.history import Chunk, Ended
 from broker.store.rows import STATES, Known
 from queuectl.errors import BadRequest
-from queuectl.jobs import TERMINAL
+from queuectl.jobs import TERMINAL, Outcome
 from queuectl.messages import STDERR, STDOUT
 from queuectl.requests import Output
 
@@ -38,7 +38,8 @@ class Follower(Waiter):
         if not self.is_next and not self.must_read(turn):
             return self
         reply = output(core, turn, self.by, self.args)
-        return reply if reply["segments"] or reply["finished"] else replace(self, is_next=False)
+        is_lost = reply["outcome"] == Outcome.LOST  # it may go on yet, but may be over as well
+        return reply if reply["segments"] or reply["finished"] or is_lost else replace(self, is_next=False)
 
     def give_up(self, core: State, turn: Turn) -> dict[str, Any]:
         return output(core, turn, self.by, self.args)

@@ -79,6 +79,17 @@ def test_broker_that_cannot_say_why_is_not_an_error(broker: ScriptedBroker, line
     assert "why" not in ran.err
 
 
+def test_job_whose_worker_was_lost_is_told_why_it_waits(broker: ScriptedBroker) -> None:
+    lost = reply(over=False, outcome="lost")
+    broker.on("output", one_after_the_other(reply([1, 0, b"hi\n"], over=False), lost, lost, reply()))
+    broker.on("why", {"reasons": [{"code": "no_worker", "text": "no worker is connected"}]})
+    ended(broker)
+
+    ran = run_cli("run", "--", "echo hi")
+
+    assert (ran.out, ran.err) == ("hi\n", "queuectl: a1 waits: no worker is connected\n")
+
+
 @pytest.mark.parametrize("code", ["backoff", "running", "queued_at_worker"])
 def test_what_is_no_news_is_not_told(broker: ScriptedBroker, code: str) -> None:
     second = {"attempt": 2, "latest": 1}

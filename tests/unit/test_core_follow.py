@@ -152,3 +152,20 @@ def test_fault_of_the_store_is_not_the_fault_of_who_waits(
     write(worker, grant, b"hello")
 
     assert broker.answer()["segments"] == [[1, 0, b"hello"]]
+
+
+def test_follower_of_an_attempt_that_is_lost_hears_of_it_once(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    worker.hello()
+    [job] = broker.enqueue()
+    worker.grant()
+    broker.turn(clients=[request("output", id=job, wait_ms=60_000)])
+    broker.turn(gone=[worker.route])
+    assert broker.replies() == []
+
+    broker.after(31_000)
+
+    answer = broker.answer()
+    assert (answer["segments"], answer["finished"], answer["outcome"]) == ([], False, "lost")
+    assert broker.job(job)["state"] == "pending"
+    follow(broker, job)
