@@ -12,12 +12,15 @@ from time import monotonic
 from queuectl.errors import BrokerUnreachable, NotAllowed
 from queuectl.home import refuse_foreign_directory
 from queuectl.ways import address_in
+from queuectl.zmtp import LocalLine
 
 IPC = "ipc://"
 GREETING_TIMEOUT_S = 2.0
+GREETED_WITHIN_S = 0.3  # on this machine; whoever is stopped listens all the same
 LOOKUP_TIMEOUT_S = 5.0  # of the address of a name
 ADDRESSES_MAX = 4  # of one name; each may take its time
 _GREETING_BYTES = 64
+_READY_BYTES = 255  # what ZeroMQ says next is a short frame
 _GREETING_START = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0"  # to the version: whoever heard of another mechanism would hang up
 _CONNECT_TIMEVAL = struct.pack("ll", 3, 0)  # seconds, microseconds: longer where a listener has a queue that is full
 
@@ -118,8 +121,14 @@ def silent(endpoint: str) -> BrokerUnreachable:
 
 
 def somebody_listens(endpoint: str) -> bool:
-    """Whether a process listens on this ipc endpoint. Raises NotAllowed as `dial` does."""
-    line = dial(endpoint)
-    if line is not None:
-        line.close()
-    return line is not None
+    """Whether a process listens on this ipc endpoint. Raises NotAllowed as `dial` does.
+
+    It is greeted: a broker counts those who hang up before that as turned away.
+    """
+    connected = dial(endpoint)
+    if connected is None:
+        return False
+    line = LocalLine(connected, bytes_max=_READY_BYTES)
+    line.greet(GREETED_WITHIN_S)
+    line.close()
+    return True

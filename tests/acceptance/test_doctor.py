@@ -28,3 +28,4 @@ def test_what_it_says_mends_what_it_finds(q: CommandLine) -> None:
         "queuectl worker start --queue mail"
     ]
     assert (well.code, "FAIL" in well.stdout) == (0, False)
+    assert q.json("broker", "status")["turned_away"] == 0  # none of these were strangers
