@@ -169,7 +169,7 @@ def _chunks(source: BinaryIO, run: Run) -> Iterator[Chunk]:
 
 def _prefix(run: Run) -> bytes:
     """The fields of the options, which go into every job."""
-    return json.dumps(run.fields, sort_keys=True).encode()
+    return json.dumps(run.fields, sort_keys=True, default=bytes.hex).encode()
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:

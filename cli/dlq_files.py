@@ -44,13 +44,21 @@ def export_jobs(session: Session, file: Path | None, **options: Any) -> int:
             sys.stdout.write(line)
             count += 1
     else:
-        from queuectl.credentials import write_secret
-
         text = list(lines)
         count = len(text)
-        write_secret(file, "".join(text))
+        _write(file, "".join(text))
     session.note(f"{counted(count, 'dead job')} exported.")
     return 0
+
+
+def _write(file: Path, text: str) -> None:
+    from queuectl.credentials import write_secret
+    from queuectl.errors import BadCredentials
+
+    try:
+        write_secret(file, text)
+    except BadCredentials as error:  # it is none of these
+        usage(error.message)
 
 
 def _lines(session: Session, select: dict[str, Any]) -> Iterator[str]:
@@ -85,7 +93,9 @@ def _as_json(job: dict[str, Any]) -> dict[str, Any]:
 def import_jobs(session: Session, file: Path, hold: bool, again: bool) -> int:
     """Enqueue the jobs of an export: new jobs, each of which says whose retry it is.
 
-    A file that was imported before, whole or in part, is not imported twice within 24 hours, unless --again.
+    A file that was imported, whole or in part, is not imported twice within 24 hours, unless --again; one that was
+    changed or moved since, or comes with or without --hold where it did not, is another one. What comes on stdin is new
+    each time.
 
     \b
     Examples:

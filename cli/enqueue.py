@@ -51,7 +51,8 @@ def enqueue(
     After `--`, one argument is shell text as it is; several are quoted into one. A JSON object has at least a
     "command"; its other fields are named like the options, with underscores, and durations in seconds.
     `-` and --file take many jobs, one JSON object a line; the options then hold for lines that say nothing else.
-    A file that was enqueued before, whole or in part, is not enqueued twice within 24 hours, unless --again.
+    A file that was enqueued, whole or in part, is not enqueued twice within 24 hours, unless --again; one that was
+    changed or moved since, or comes with other options, is another one, and what comes on stdin is new each time.
     --at is by the clock of this machine, if it names no zone; a time that the clocks skip is as much later as they
     skip, and of one that they show twice the first counts that is still to come.
 
@@ -115,6 +116,18 @@ def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | Non
     if stored["errors"]:
         raise from_wire(stored["errors"][0])
     job_id, existed = visible(stored["ids"][0]), bool(stored.get("found"))
+    try:
+        _tell(session, job_id, fields, existed=existed, tell_when=tell_when)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        session.warn(f"Job {job_id} is enqueued, whatever is told of it.")
+        raise
+    return 0
+
+
+def _tell(session: Session, job_id: str, fields: dict[str, Any], *, existed: bool, tell_when: bool) -> None:
     if session.as_json:
         session.emit({"id": job_id} | ({"existed": True} if existed else {}))
     elif session.quiet:
@@ -124,7 +137,6 @@ def _enqueue_one(session: Session, fields: dict[str, Any], request_id: str | Non
         if tell_when and not existed:
             _tell_when(session, fields["run_at"])
         session.hint(f"see how it goes: queuectl show {job_id}")
-    return 0
 
 
 def _tell_when(session: Session, run_at: str) -> None:

@@ -59,8 +59,8 @@ Examples:
 \b
 Exit codes:
   0 ok, 1 failed, 2 usage or bad input, 3 not found, 4 conflict or wrong state,
-  5 not allowed, 69 broker unreachable, 75 try later, 124 wait timed out,
-  130 interrupted
+  5 not allowed, 69 broker unreachable, 74 its disk has failed, 75 try later,
+  124 wait timed out, 130 interrupted; run and wait: as the job ended
 """
 
 
@@ -146,6 +146,8 @@ def _hint(error: click.ClickException, context: click.Context) -> str:
 
     if isinstance(error, click.NoSuchOption) and context.meta.get(DASHES) is False:
         return f"the command of a job, with its own options, stands after --: {context.command_path} -- COMMAND"
+    if isinstance(error, click.NoSuchOption) and context.parent is None:
+        return "options stand after the command: queuectl COMMAND --json"
     return f"see: {context.command_path} --help"
 
 

@@ -45,9 +45,12 @@ csv and --fields they are in UTC. Every command takes these options:
 | 4 | conflict or wrong state |
 | 5 | not allowed |
 | 69 | broker unreachable |
+| 74 | the broker's disk has failed or is full: the broker has ended |
 | 75 | try later: the disk is nearly full, as many jobs wait as may, or the broker is asked too often, or stopping |
 | 124 | the wait timed out |
 | 130 | interrupted |
+
+`run` and `wait` for one job end as it did: with its own code, 128+N if signal N ended it, 125 if it has none.
 
 With `--json` an error is `{{"error": {{"code": …, "message": …, "hint": …}}}}` on stdout; else it is `error: …` and
 `hint: …` on stderr."""

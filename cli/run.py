@@ -49,7 +49,8 @@ def run(
     It runs on whatever machine has room, in a directory of this name, and is retried like any other job; each
     attempt is shown once. The exit code is that of the last attempt, 128+N if signal N ended it, and 125 if it never
     ran to an end. Of each stream --output-limit bytes are kept (1 MiB unless set otherwise, at most 64 MiB), half of
-    them from its start and half from its end; a line on stderr says where some are missing. Ctrl-C asks whether to
+    them from its start and half from its end; a line on stderr says where some are missing. On a terminal, control
+    characters are shown as escapes; through a pipe all is as it was printed. Ctrl-C asks whether to
     cancel the job or to leave it running; whatever else ends this command leaves it running. --json prints how the job
     has ended, with the end of what its last attempt has printed; of one that was left, its state.
 
@@ -137,7 +138,8 @@ class Followed:
         elif own_code(job) and not (self._attempt == 1 and job["reason"] == "exit"):
             name = visible(job["id"])
             again = f"; run it again: queuectl retry {name}" if job["state"] == "dead" else ""
-            self._session.note(f"queuectl: {name} is {visible(job['state'])}: {because(self._client, job)}{again}")
+            why = because(self._client, job)
+            self._session.note(f"queuectl: {name} is {visible(job['state'])}{f': {why}' if why else ''}{again}")
         return code_of(self._session, job)
 
     def leave(self, state: str | None) -> int:

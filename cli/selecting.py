@@ -255,7 +255,8 @@ def report(
 def _as_json(changed: Changed) -> dict[str, Any]:
     skipped = [{"id": each.id, **each.error.to_wire()} for each in changed.skipped]
     error = {"error": changed.skipped[0].error.to_wire()} if changed.skipped else {}
-    return {"ids": changed.ids, "skipped": skipped} | ({"copies": changed.copies} if changed.copies else {}) | error
+    more = {"copies": changed.copies, "stopping": changed.stopping}
+    return {"ids": changed.ids, "skipped": skipped} | {name: told for name, told in more.items() if told} | error
 
 
 def _warn_of_skipped(session: Session, changed: Changed) -> None:
@@ -269,6 +270,12 @@ def _tell(session: Session, changed: Changed, choice: Choice, verb: str, sentenc
             session.print_id(changed.copies.get(job_id, job_id))
         elif choice.names:
             session.print(sentence(visible(job_id)) if sentence is not None else f"Job {visible(job_id)} {verb}.")
+    for job_id in changed.stopping:
+        if session.quiet:
+            session.print_id(job_id)
+        elif choice.names:
+            session.print(f"Job {visible(job_id)} was told to end.")
     _warn_of_skipped(session, changed)
     if not choice.names and not session.quiet:
-        session.print(f"{counted(len(changed.ids), 'job')} {verb}.")
+        also = f", {len(changed.stopping)} told to end" if changed.stopping else ""
+        session.print(f"{counted(len(changed.ids), 'job')} {verb}{also}.")

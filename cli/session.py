@@ -54,6 +54,10 @@ class Session:
 
     @cached_property
     def home(self) -> Home:
+        if self.home_path == "":  # a variable that is not set must not mean another home
+            from cli.options import usage
+
+            usage("--home is empty", "leave it out, or say which directory")
         return find_home(self.home_path)
 
     @cached_property

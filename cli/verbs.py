@@ -41,7 +41,7 @@ def cancel(session: Session, reason: str, signal: int, grace: float, no_wait: bo
     """End jobs, whether they wait or run.
 
     One that waits is over at once. Of one that runs, all processes get the signal, and SIGKILL after the grace; the
-    command ends when they are gone. A job that succeeds before that stays completed.
+    command ends when they are gone. A job that was over before it could be told stays as it was.
 
     \b
     Examples:
@@ -53,10 +53,7 @@ def cancel(session: Session, reason: str, signal: int, grace: float, no_wait: bo
     _check_reason(reason)
     args = {"reason": reason, "signal": signal, "grace_ms": round(grace * 1000)}
     changed = change(session, "cancel", choice, args, "cancelled")
-    if changed.stopping and no_wait:
-        session.note(f"Told to end: {', '.join(map(visible, changed.stopping))}")
-        changed.ids += changed.stopping
-    elif changed.stopping:
+    if changed.stopping and not no_wait:
         _await_end(session, changed)
     return report(session, changed, choice, "cancelled")
 
@@ -74,6 +71,7 @@ def _await_end(session: Session, changed: Any) -> None:
             changed.ids.append(job_id)
         else:
             changed.skipped.append(Skipped(job_id, WrongState(f"job '{job_id}' was {state} before it could be ended")))
+    changed.stopping = []
 
 
 @click.command()

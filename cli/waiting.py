@@ -13,6 +13,8 @@ from queuectl.errors import QueuectlError
 def away(session: Session, error: QueuectlError) -> None:
     """The broker does not answer; the command goes on when it does."""
     session.note(f"queuectl: waiting for the broker: {visible(error.message)}")
+    if session.config.is_local:
+        session.hint("it goes on when the broker is back: queuectl broker start --detach")
 
 
 def as_of_now(reason: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from queuectl.config import Config, load_config
-from queuectl.errors import BadRequest, QueuectlError, from_wire
+from queuectl.errors import BadJob, BadRequest, QueuectlError, from_wire
 from queuectl.following import Follows
 from queuectl.home import Home, find_home
 from queuectl.ids import new_request_id
@@ -343,6 +343,9 @@ def _fields(job: JobInput) -> dict[str, Any]:
     if isinstance(job, Mapping):
         return dict(job)
     import msgspec
+
+    if not isinstance(job, msgspec.Struct):
+        raise BadJob(f"a job is text, a mapping with a command, or a JobSpec; this is of type {type(job).__name__}")
 
     plain: dict[str, Any] = msgspec.to_builtins(job, builtin_types=(bytes,))
     return plain

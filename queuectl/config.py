@@ -66,7 +66,7 @@ def tcp_pair(endpoint: str) -> tuple[str, str]:
     """`tcp://host:7710` → itself for workers, and the next port for clients."""
     match = _TCP.fullmatch(endpoint)
     if match is None or not 1 <= int(match[2]) <= 65534:
-        raise BadConfig(f"endpoint: {endpoint!r} is not one", hint=f"write local, or tcp://HOST:{DEFAULT_PORT}")
+        raise BadConfig(f"endpoint: {endpoint!r} is not an endpoint", hint=f"write local, or tcp://HOST:{DEFAULT_PORT}")
     return endpoint, f"tcp://{match[1]}:{int(match[2]) + 1}"
 
 

@@ -104,6 +104,8 @@ class Reader:
             self._is_over = self._is_one or bool(reply["over"])
             self._attempt, self._tail = number + 1, {}
             self._begin(is_tail=False)
+            if self._is_one and reply["outcome"] is None:
+                return  # there was no such attempt
             yield AttemptEnd(
                 number, reply["outcome"], reply["exit_code"], reply["signal"], reply["state"], bool(reply["over"])
             )
@@ -167,6 +169,7 @@ class RunResult:
     signal: int | None
     stdout: bytes  # of the last attempt, as far as it is kept
     stderr: bytes
+    missing_bytes: int = 0  # that the last attempt has printed besides: --output-limit says how many are kept
 
     @property
     def returncode(self) -> int | None:
@@ -225,7 +228,7 @@ class Follows:
                 last, kept = kept, _Kept()
         [job] = client.wait([job_id])["jobs"]
         out, err = bytes(last.stdout), bytes(last.stderr)
-        return RunResult(job_id, job["state"], job["exit_code"], job["signal"], out, err)
+        return RunResult(job_id, job["state"], job["exit_code"], job["signal"], out, err, last.missing_bytes)
 
 
 @dataclass(slots=True)
@@ -234,6 +237,8 @@ class _Kept:
 
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
+    missing_bytes: int = 0
 
     def add(self, piece: Chunk) -> None:
         (self.stdout if piece.stream == "stdout" else self.stderr).extend(piece.data)
+        self.missing_bytes += piece.gap_bytes

@@ -47,6 +47,8 @@ class Waits:
         """
         if empty + (jobs is not None) + (workers is not None) != 1:
             raise BadRequest("wait for jobs, for an empty queue, or for workers: for one of the three")
+        if isinstance(jobs, str) or isinstance(workers, str):
+            raise BadRequest("jobs and workers are lists of ids")
         one = _Wait(cast("Client", self), timeout, progress, on_away)
         if workers is not None:
             return one.until({"workers": list(workers)})  # a broker that has begun anew knows none of them

@@ -242,7 +242,7 @@ def _store(core: State, turn: Turn, batch: Iterable[Asked], answered: Answered) 
             _refuse_revoked(core, asked)
             jobs = _wanted(turn, asked)
             if core.disk_low:
-                raise DiskFull(hint="free some space where the database is; running jobs and results are not affected")
+                raise DiskFull(hint="free some space where the database is: min_free is to be left; running jobs go on")
             taken.take(jobs)
             wanted.append((asked, jobs))
         except OF_THE_STORE:

@@ -21,7 +21,7 @@ _LEASED, _DONE_WHILE_IT_RAN, _ENDED, _DONE, _LAST, _DONE_AFTERWARDS = range(6)
 _FIRST = (-1, 0)
 # For good: whoever runs them again has a copy.
 _OVER = frozenset(CODES[state] for state in (JobState.COMPLETED, JobState.CANCELLED))
-_RUNNING = CODES[JobState.PROCESSING]
+_RUNNING, _DEAD = CODES[JobState.PROCESSING], CODES[JobState.DEAD]
 
 _LED_TO = {
     Outcome.COMPLETED.value: "completed",
@@ -36,7 +36,8 @@ def of(core: State, seq: int) -> list[dict[str, Any]]:
     row = core.store.listing.row(seq)
     ended = core.store.history.attempts(seq)
     deeds = [_dated(row, ended, deed) for deed in core.store.history.deeds(seq)]
-    entries = [*_beginning(core, row), *_attempts(core, row, ended), *_deeds(core, deeds), *_end(row, deeds)]
+    entries = [*_beginning(core, row), *_attempts(core, row, ended), *_deaths(ended, deeds)]
+    entries += [*_deeds(core, deeds), *_end(row, deeds)]
     entries.sort(key=lambda entry: entry[:2])
     return [views.event(at_ms, kind, {"job_id": row.id, **fields}) for at_ms, _, kind, fields in entries]
 
@@ -66,6 +67,15 @@ def _ended(row: JobRow, ended: AttemptView, about: dict[str, Any]) -> tuple[str,
     if ended.attempt == row.attempt and STATES[row.state] is JobState.FAILED:
         return "finished", {**about, **result, "state": "failed", "run_at": rfc3339(row.run_at_ms)}
     return "finished", {**about, **result, "state": _LED_TO.get(ended.outcome), "run_at": None}
+
+
+def _deaths(attempts: list[AttemptView], deeds: list[DeedView]) -> Iterator[Entry]:
+    """The ends from which somebody has brought a job back: they came with those of the attempts."""
+    endings = {ended.attempt: ended for ended in attempts}
+    for deed in deeds:
+        if deed.state == _DEAD and deed.attempt in endings:
+            ended = endings[deed.attempt]
+            yield ended.finished_at_ms, (ended.attempt, _ENDED), "dead", {"reason": ended.outcome}
 
 
 def _dated(row: JobRow, attempts: list[AttemptView], deed: DeedView) -> DeedView:

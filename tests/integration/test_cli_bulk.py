@@ -79,6 +79,14 @@ def test_options_count_in_the_size_of_a_chunk(memory: Memory) -> None:
     assert [len(asked.args["jobs"]) for asked in memory.broker.asked] == [10, 10, 5]
 
 
+def test_input_for_all_lines_goes_into_each(memory: Memory, tmp_path: Path) -> None:
+    given = tmp_path / "input"
+    given.write_bytes(b"\xff in")
+
+    assert run_cli("enqueue", "--stdin", str(given), "-", stdin=lines(2)).code == 0
+    assert [job["stdin"] for job in memory.jobs] == [b"\xff in"] * 2
+
+
 def test_bad_lines_are_named_and_good_ones_go_on(memory: Memory) -> None:
     text = '{"command":"a"}\n\nnonsense\n{"command":"b","x":1}\n{"command":"c","delay":NaN}\n{"command":"d"}'
 

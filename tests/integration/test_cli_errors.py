@@ -196,6 +196,25 @@ def test_worker_of_a_queue_without_a_name_is_refused(home: Path) -> None:
     assert not (home / "run").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_job_whose_id_cannot_be_written_is_told_to_be_stored(broker: ScriptedBroker) -> None:
+    broker.on("enqueue", {"ids": ["a1"], "errors": []})
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(cli("enqueue", "--", "true"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "Job a1 is enqueued, whatever is told of it.")
+    assert done.stderr.splitlines()[1].startswith("error: nothing can be written: ")
+
+
+def test_empty_home_is_not_the_usual_one(home: Path) -> None:
+    assert run_cli("list", "--home", "").err.splitlines()[0] == "error: --home is empty"
+
+
+def test_options_before_the_command_are_told_where_they_stand(home: Path) -> None:
+    assert "queuectl COMMAND --json" in run_cli("--json", "list").out
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_stream_that_is_closed_takes_and_has_nothing(broker: ScriptedBroker, closed: str) -> None:
     broker.on("enqueue", {"ids": ["a1"], "errors": []})

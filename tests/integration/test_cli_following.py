@@ -114,6 +114,7 @@ def test_what_is_no_news_is_not_told(broker: ScriptedBroker, code: str) -> None:
         ({"state": "dead", "exit_code": None, "reason": "deadline"}, 125, "is dead (its deadline came)"),
         ({"state": "cancelled", "exit_code": None, "reason": "expired"}, 125, "is cancelled (it expired"),
         ({"state": "cancelled", "exit_code": None, "reason": "cancelled"}, 125, "is cancelled: it has no exit code"),
+        ({"state": "cancelled", "exit_code": None, "signal": 15, "reason": "cancelled"}, 143, "a1 is cancelled"),
     ],
 )
 def test_exit_code_is_that_of_the_job(broker: ScriptedBroker, end: dict[str, Any], code: int, words: str) -> None:

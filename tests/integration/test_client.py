@@ -12,6 +12,7 @@ import pytest
 
 from queuectl import Client, link
 from queuectl.errors import (
+    BadJob,
     BadRequest,
     BrokerUnreachable,
     JobExists,
@@ -236,6 +237,26 @@ def test_enqueue_takes_text_and_fields(broker: ScriptedBroker, client: Client) -
     ]
 
 
+@pytest.mark.parametrize("job", [None, ["echo", "hi"], b"echo"])
+def test_what_can_be_no_job_is_refused_here(broker: ScriptedBroker, client: Client, job: Any) -> None:
+    with pytest.raises(BadJob, match="a job is text, a mapping"):
+        client.enqueue(job)
+    assert broker.asked == []
+
+
+def test_text_is_no_list_of_jobs(client: Client) -> None:
+    with pytest.raises(BadRequest, match="lists of ids"):
+        client.wait("a17")
+
+
+def test_attempt_that_there_was_not_has_not_ended(broker: ScriptedBroker, client: Client) -> None:
+    over = {"state": "dead", "latest": 1, "over": True, "finished": True, "next": None, "totals": None}
+    nothing = {"id": "a1", "attempt": 9, "segments": [], "outcome": None, "exit_code": None, "signal": None}
+    broker.on("output", {**over, **nothing})
+
+    assert list(client.logs("a1", attempt=9)) == []
+
+
 def test_job_that_is_refused_is_raised(broker: ScriptedBroker, client: Client) -> None:
     refused = {"index": 0, **JobExists("a job with id 'x' exists").to_wire()}
     broker.on("enqueue", {"ids": [None], "errors": [refused]})
@@ -405,7 +426,7 @@ def test_run_tells_what_the_last_attempt_has_printed(
     common = {"totals": None, "next": None, "cursor": [1, 1], "signal": None, "finished": True}
     first = {
         "attempt": 1,
-        "segments": [[1, 0, b"first"]],
+        "segments": [[1, 4, b"first"]],
         "over": False,
         "latest": 1,
         "outcome": "exit",
@@ -421,6 +442,7 @@ def test_run_tells_what_the_last_attempt_has_printed(
     ran = client.run("x")
 
     assert (ran.stdout, ran.returncode) == result
+    assert ran.missing_bytes == (4 if ran.stdout else 0)
 
 
 def test_wait_for_workers_is_not_patient(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_given_endpoint_comes_first(tmp_path: Path, given: str, endpoint: str) -
 
 
 def test_endpoint_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match="is not one"):
+    with pytest.raises(BadConfig, match="is not an endpoint"):
         Client("host:7710", home=tmp_path)
 
 

@@ -90,12 +90,12 @@ def test_directory_is_made_absolute(home: Path, monkeypatch: pytest.MonkeyPatch)
             {"QUEUECTL_DATA_DIR": "~nobody-of-that-name/q"},
             "data_dir: '~nobody-of-that-name/q': Could not determine home directory. (from environment)",
         ),
-        ({"QUEUECTL_ENDPOINT": "tcp://h:\uff17"}, "endpoint: 'tcp://h:\uff17' is not one (from environment)"),
+        ({"QUEUECTL_ENDPOINT": "tcp://h:\uff17"}, "endpoint: 'tcp://h:\uff17' is not an endpoint (from environment)"),
         (
             {"QUEUECTL_LOG_LEVEL": "loud"},
             "log_level: must be one of debug, info, warning, error, not 'loud' (from environment)",
         ),
-        ({"QUEUECTL_ENDPOINT": "broker:7710"}, "endpoint: 'broker:7710' is not one (from environment)"),
+        ({"QUEUECTL_ENDPOINT": "broker:7710"}, "endpoint: 'broker:7710' is not an endpoint (from environment)"),
         ({"QUEUECTL_ENDPOIN": "local"}, "unknown setting 'endpoin' (from environment)"),
         (
             {"QUEUECTL_MAX_RETRIES": "5"},
@@ -167,7 +167,7 @@ def test_local_endpoints_are_those_of_the_home(home: Path) -> None:
     "endpoint", ["tcp://x:0", "tcp://x:65535", "tcp://x", "ipc://x", "tcp://:7710", "tcp://a b:1", ""]
 )
 def test_what_is_no_endpoint(endpoint: str) -> None:
-    with pytest.raises(BadConfig, match="is not one"):
+    with pytest.raises(BadConfig, match="is not an endpoint"):
         tcp_pair(endpoint)
 
 

@@ -113,7 +113,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         ("endpoints", "endpoints = []", "endpoints is missing"),
         ("endpoints", 'endpoints = "tcp://a:1"', "endpoints is missing"),
         ("endpoints", "endpoints = [1]", "endpoints is missing"),
-        ("endpoints", 'endpoints = ["a:1"]', "is not one"),
+        ("endpoints", 'endpoints = ["a:1"]', "is not an endpoint"),
         ("server_keys", 'server_keys = ["x"]', "a key in it is not one"),
         ("public_key", 'public_key = "x"', "a key in it is not one"),
         ("secret_key", "", "secret_key is missing"),
