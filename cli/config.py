@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 from cli.autostart import home_flag
 from cli.options import Group, completed, shared, usage
 from cli.session import Session
+
+QUEUE = "queue.db"  # in the data directory
 
 
 @click.group(cls=Group)
@@ -176,8 +179,18 @@ def _set_machine(session: Session, name: str, text: str) -> int:
 
 
 def _data_dir(session: Session, name: str) -> Path | None:
-    """Where the data is; None if what is to change may be what keeps the configuration from being read."""
-    return None if name in ("endpoint", "credentials", "context") else session.config.data_dir
+    """Where the queue is, as a broker that runs says, or as is set; None if something else is to change."""
+    if name != "data_dir":
+        return None
+    from queuectl.errors import QueuectlError
+    from queuectl.probe import somebody_listens
+
+    try:
+        if session.config.is_local and somebody_listens(session.client_endpoint):
+            return Path(session.client().ping()["data_dir"])
+    except (QueuectlError, KeyError):
+        pass
+    return session.config.data_dir
 
 
 def _say_machine_changed(session: Session, name: str, data_dir_before: Path | None) -> int:
@@ -200,12 +213,17 @@ def _say_machine_changed(session: Session, name: str, data_dir_before: Path | No
 
 
 def _say_how_to_move(session: Session, before: Path, after: Path) -> None:
-    flag = home_flag(session)
-    session.note("It applies at the next broker start. Jobs and their history stay where they are:")
-    session.note(f"  {before / 'queue.db'}")
+    flag, old, new = home_flag(session), shlex.quote(str(before)), shlex.quote(str(after))
+    session.note("It applies at the next broker start.")
+    if not (before / QUEUE).exists():
+        return
+    session.note(f"Jobs and their history stay where they are:\n  {before / QUEUE}")
+    if (after / QUEUE).exists():
+        session.note(f"There is another queue already, with which the broker goes on then:\n  {after / QUEUE}")
+        return
     session.note("To take them along:")
     session.note(f"  queuectl broker stop{flag}")
-    session.note(f"  mkdir -p {after} && mv {before}/queue.db* {before}/broker.id {after}/")
+    session.note(f"  mkdir -p {new} && mv -n {old}/{QUEUE}* {old}/broker.id {new}/")
     session.note(f"  queuectl broker start{flag}")
 
 

@@ -120,14 +120,36 @@ def test_environment_that_says_otherwise_is_mentioned(home: Path, monkeypatch: p
 
 
 def test_data_dir_says_when_it_applies_and_how_to_move(broker: ScriptedBroker, home: Path, tmp_path: Path) -> None:
-    ran = run_cli("config", "set", "data-dir", str(tmp_path / "db"))
+    old, new = tmp_path / "where it runs", tmp_path / "db"
+    old.mkdir()
+    (old / "queue.db").touch()
+    broker.on("ping", {"data_dir": str(old)})
 
-    assert ran.out == f"Set data_dir = {tmp_path / 'db'}\n"
+    ran = run_cli("config", "set", "data-dir", str(new))
+
+    assert ran.out == f"Set data_dir = {new}\n"
     assert "next broker start" in ran.err
-    assert f"mv {home}/queue.db* {home}/broker.id {tmp_path / 'db'}/" in ran.err
+    assert f"mv -n '{old}'/queue.db* '{old}'/broker.id {new}/" in ran.err
     shown = run_cli("config", "show")
     assert shown.json["data_dir"] == str(home)
     assert f"data_dir = {tmp_path / 'db'} is set, and applies at the next broker start." in shown.err
+
+
+def test_data_dir_with_a_queue_is_not_to_be_moved_into(home: Path, tmp_path: Path) -> None:
+    for place in (home, tmp_path / "other"):
+        place.mkdir(exist_ok=True)
+        (place / "queue.db").touch()
+
+    ran = run_cli("config", "set", "data-dir", str(tmp_path / "other"))
+
+    assert (
+        f"There is another queue already, with which the broker goes on then:\n  {tmp_path}/other/queue.db" in ran.err
+    )
+    assert "mv " not in ran.err
+
+
+def test_data_dir_of_no_queue_has_nothing_to_be_moved(home: Path, tmp_path: Path) -> None:
+    assert run_cli("config", "set", "data-dir", str(tmp_path / "db")).err == "It applies at the next broker start.\n"
 
 
 def test_get_and_unset_of_a_queue_setting(broker: ScriptedBroker) -> None:
