@@ -6,7 +6,7 @@ needs; the rest (messages, errors, jobs, settings) is shared by the command line
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 __all__ = ["AttemptEnd", "Chunk", "Client", "Event", "JobSpec", "QueuectlError", "RunResult", "__version__"]
 
 if TYPE_CHECKING:

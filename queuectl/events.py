@@ -43,7 +43,7 @@ KEYS: dict[str, Key] = {
     "seq": Key(int, "number of the record, from 1 in each instance: a gap is a record lost on its way", 42),
     "host": Key(str, "name of the machine", "build-3"),
     "pid": Key(int, "process id", 2817),
-    "version": Key(str, "version of queuectl", "0.5.0"),
+    "version": Key(str, "version of queuectl", "0.6.0"),
     "truncated": Key(bool, "the record was over 8 KiB: its longest values were cut", True),
     "error_type": Key(str, "class of the exception", "OperationalError"),
     "error_message": Key(str, "text of the exception", "database or disk is full"),

@@ -253,7 +253,7 @@ def status_view(**changed: Any) -> dict[str, Any]:
         "broker": {
             "id": "b1",
             "pid": os.getpid(),
-            "version": "0.5.0",
+            "version": "0.6.0",
             "uptime_s": 75.0,
             "endpoints": ["ipc:///run/client.sock"],
             "database": "/data/queue.db",

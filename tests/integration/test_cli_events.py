@@ -17,7 +17,7 @@ from tests.harness_client import ScriptedBroker, job_view, run_cli, scripted_bro
 from tests.harness_feed import ScriptedFeed, event_view
 
 WORK = [
-    event_view("broker_started", epoch=1, version="0.5.0"),
+    event_view("broker_started", epoch=1, version="0.6.0"),
     event_view("worker_joined", worker="host-1", by="uid:0", slots=2),
     event_view("enqueued", job_id="a1", by="ann", queue="mail"),
     event_view("leased", job_id="a1", attempt=1, worker="host-1"),
@@ -43,7 +43,7 @@ WORK = [
     event_view("something_new", job_id="a1", colour="red"),
 ]
 LINES = """\
-broker_started   epoch 1, version 0.5.0
+broker_started   epoch 1, version 0.6.0
 worker_joined    host-1, slots 2, by uid:0
 enqueued         a1  queue mail, by ann
 leased           a1  attempt 1 on host-1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from queuectl import __version__
+from queuectl.messages import Stop
 from tests.harness import BrokerHarness
 
 FIRST = {
@@ -22,12 +23,14 @@ FIRST = {
 }
 # Jobs that the database of a version has beside those.
 _ONCE = {"once": "pending"}
+_WISHES = {**_ONCE, "theirs": "pending", "again": "pending", "held": "pending", "cancelled": "cancelled"}
 SINCE: dict[str, dict[str, str]] = {
     "0.1.0": {},
     "0.2.0": _ONCE,
     "0.3.0": _ONCE,
     "0.4.0": {**_ONCE, "theirs": "pending", "again": "pending"},
-    "0.5.0": {**_ONCE, "theirs": "pending", "again": "pending", "held": "pending", "cancelled": "cancelled"},
+    "0.5.0": _WISHES,
+    "0.6.0": _WISHES,
 }
 NEVER_LEASED = {"held", "cancelled"}
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("queue-*.db"))
@@ -123,6 +126,18 @@ def test_deeds_are_kept_in_the_order_of_their_time(tmp_path: Path) -> None:
 
     assert deeds("dead") == ["held", "released", "cancel_asked", "dead"]
     broker.ask("dlq_retry", ids=["dead"])
-    assert deeds("dead") == ["held", "released", "cancel_asked", "retried"]
+    assert deeds("dead") == ["held", "released", "cancel_asked", "dead", "retried"]
     assert (deeds("cancelled"), deeds("again")) == (["cancelled"], ["retried"])
+    broker.close()
+
+
+def test_worker_that_was_told_to_stop_hears_of_it_when_it_is_back(tmp_path: Path) -> None:
+    copy = tmp_path / "queue.db"
+    shutil.copyfile(next(path for path in FIXTURES if path.stem == "queue-0.6.0"), copy)
+    broker = BrokerHarness(copy)
+    worker = broker.worker("w", slots=4, queues=["default"])
+
+    worker.hello()
+
+    assert worker.take(Stop).now is False
     broker.close()

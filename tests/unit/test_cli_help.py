@@ -71,7 +71,7 @@ def test_bare_group_shows_its_help_and_fails() -> None:
 
 
 def test_version() -> None:
-    assert run_cli("--version").out == "queuectl 0.5.0\n"
+    assert run_cli("--version").out == "queuectl 0.6.0\n"
 
 
 def test_reference_is_current() -> None:

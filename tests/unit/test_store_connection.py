@@ -186,7 +186,7 @@ def _indexes(store: Store) -> set[tuple[str, str]]:
     return {(name, " ".join(sql.split())) for name, sql in rows}
 
 
-@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0"])
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0"])
 def test_rules_of_a_migrated_database_are_in_force(tmp_path: Path, version: str) -> None:
     path = tmp_path / "queue.db"
     shutil.copyfile(Path(__file__).parents[1] / "fixtures" / f"queue-{version}.db", path)

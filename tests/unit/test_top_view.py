@@ -61,7 +61,7 @@ def test_head_says_how_all_stands() -> None:
 
     first, second, third = lines(state)[:3]
 
-    assert first.startswith("queuectl 0.5.0")
+    assert first.startswith("queuectl 0.6.0")
     assert "up 1m15s" in first
     assert "pending 123k" in second
     assert "completed 1.2M" in second
