@@ -203,10 +203,10 @@ def _open_database(data_dir: Path, log: Log) -> Store:
     """The database of this directory, if it is well. What was there before is never silently made anew."""
     path = data_dir / DATABASE
     existed = path.exists()
-    _shut_to_others(path, log)
     store = _open_store(path, data_dir / IDENTITY_FILE)
     try:
         _refuse_damaged(store, path)
+        _shut_to_others(path, log)  # one that is not ours is left as it is
     except BaseException:
         store.abandon()
         raise

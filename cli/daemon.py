@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from queuectl.errors import QueuectlError, from_wire
 
 if TYPE_CHECKING:
@@ -162,7 +164,8 @@ def serving(session: Session, ready_fd: int | None, log_file: Path | None) -> It
         session.home.prepare()
         yield pipe
     except QueuectlError as error:
-        pipe.failed(error)
+        if pipe.failed(error) and log_file is not None:  # who started us says so: the log is for programs
+            raise click.exceptions.Exit(error.exit_code) from None
         raise
 
 
@@ -184,13 +187,17 @@ class ReadyPipe:
     def ready(self, facts: dict[str, Any]) -> None:
         self._write({"ready": facts})
 
-    def failed(self, error: QueuectlError) -> None:
-        self._write({"error": error.to_wire()})
+    def failed(self, error: QueuectlError) -> bool:
+        """Tell who waits for us; whether somebody does."""
+        return self._write({"error": error.to_wire()})
 
-    def _write(self, verdict: dict[str, Any]) -> None:
+    def _write(self, verdict: dict[str, Any]) -> bool:
         if self._fd is None:
-            return
+            return False
+        is_heard = False
         with contextlib.suppress(BrokenPipeError):  # the parent was interrupted; we go on without it
             os.write(self._fd, json.dumps(verdict).encode() + b"\n")
+            is_heard = True
         os.close(self._fd)
         self._fd = None
+        return is_heard

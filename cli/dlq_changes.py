@@ -187,6 +187,8 @@ def _edit(session: Session, choice: Choice) -> int:
     text = click.edit(json.dumps(before, indent=2) + "\n", extension=".json")
     if text is None:
         session.warn("Nothing was changed: the job stays dead.")
+        if session.as_json:
+            session.emit({"ids": [], "changes": {}})
         return 1
     changes = _changes(before, text)
     select = {"select": {"ids": [job["id"]]}}
@@ -260,7 +262,8 @@ def apply(session: Session, op: str, ids: Any, sentence: Sentence) -> int:
     verdict = stopped or (failed[0][1] if failed else None)
     if session.as_json:
         errors = [{"id": job_id, **error.to_wire()} for job_id, error in failed]
-        session.emit({"ids": done, "errors": errors} | ({"error": verdict.to_wire()} if verdict else {}))
+        told = {"ids": done, "skipped": errors, "errors": errors}
+        session.emit(told | ({"error": verdict.to_wire()} if verdict else {}))
     elif not done and not failed:
         session.note("The dead letter queue is empty.")
     return verdict.exit_code if verdict else 0

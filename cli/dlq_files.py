@@ -47,6 +47,8 @@ def export_jobs(session: Session, file: Path | None, **options: Any) -> int:
         text = list(lines)
         count = len(text)
         _write(file, "".join(text))
+        if session.as_json:
+            session.emit({"file": str(file), "jobs": count})
     session.note(f"{counted(count, 'dead job')} exported.")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,11 @@ class Followed:
             self._session.note(f"queuectl: {name} is {visible(job['state'])}{f': {why}' if why else ''}{again}")
         return code_of(self._session, job)
 
+    def has_come_to(self, job: Mapping[str, Any]) -> str:
+        """What the broker says of it now; its state."""
+        self._attempt = job["attempt"] or self._attempt
+        return str(job["state"])
+
     def leave(self, state: str | None) -> int:
         """Show no more of it, though it is not over; its state, as far as it is known."""
         if self._session.as_json:
@@ -225,7 +231,8 @@ def _interrupted(session: Session, followed: Followed, job_id: str, how: str | N
     name = visible(job_id)
     state: str | None = None
     try:
-        state = patiently(lambda: session.client().get(job_id))["state"]
+        job = patiently(lambda: session.client().get(job_id))
+        state = followed.has_come_to(job)
         if state in ENDS:
             session.warn(f"\nqueuectl: {name} was over by then")
             return followed.report(followed.to_the_end())
@@ -234,14 +241,14 @@ def _interrupted(session: Session, followed: Followed, job_id: str, how: str | N
             return followed.leave(state)
         session.warn(f"\nqueuectl: cancelling {name} …")
         session.client().cancel([job_id], reason="interrupted")
-        job = followed.to_the_end()
+        ended = followed.to_the_end()
     except KeyboardInterrupt:
         session.warn(f"\nqueuectl: left before {name} was over; see: queuectl show {name}")
         return followed.leave(state)
-    if job["state"] != "cancelled":
-        return followed.report(job)
+    if ended["state"] != "cancelled":
+        return followed.report(ended)
     if session.as_json:
-        followed.report(job)
+        followed.report(ended)
     return INTERRUPTED
 
 

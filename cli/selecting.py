@@ -171,6 +171,8 @@ def confirm(session: Session, op: str, choice: Choice, args: dict[str, Any], ver
     """Ask, unless jobs are named. Exits if somebody said no."""
     if not choice.names and not choice.yes and not _confirmed(session, op, choice, args, verb):
         session.warn(f"Nothing was {verb}.")
+        if session.as_json:
+            session.emit({"ids": [], "skipped": []})
         raise click.exceptions.Exit(1)
 
 

@@ -117,7 +117,7 @@ class _Listing:
 
 
 def _now() -> str:
-    return f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
+    return datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def _head(interval_s: float) -> str:

@@ -253,7 +253,14 @@ def _parse(key: str, value: Any, origin: str) -> Any:
     try:
         return _PARSERS[key](value)
     except BadConfig as error:
-        raise BadConfig(f"{error.message} (from {origin})", hint=error.hint) from None
+        mend = error.hint or f"{_out_of(key, origin)}, or write another" if origin != "flag" else error.hint
+        raise BadConfig(f"{error.message} (from {origin})", hint=mend) from None
+
+
+def _out_of(key: str, origin: str) -> str:
+    """How a setting is taken away from where it came from."""
+    place = origin.removeprefix("file ")
+    return f"take it out of {place}" if place != origin else f"unset QUEUECTL_{key.upper()}"
 
 
 def _not_ours(key: str, value: Any, origin: str) -> BadConfig:
@@ -262,7 +269,7 @@ def _not_ours(key: str, value: Any, origin: str) -> BadConfig:
     if key in SETTINGS:
         return BadConfig(
             f"{key} (from {origin}) is a setting of the queue, not of this machine",
-            hint=f"set it once for all: queuectl config set {key} {value}",
+            hint=f"{_out_of(key, origin)}; it is set once for all by: queuectl config set {key} {value}",
         )
     hint = did_you_mean(key, KEYS) or f"known: {', '.join(KEYS)}"
     return BadConfig(f"unknown setting '{key}' (from {origin})", hint=hint)

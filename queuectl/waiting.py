@@ -100,6 +100,8 @@ class _Wait:
     def until(self, what: dict[str, Any], behind: int = 0) -> dict[str, Any]:
         """Until the broker says so; `behind` jobs are left besides."""
         seen: dict[str, int] = {}
+        if self._progress is not None and "jobs" in what:  # how many are left at first is news, too
+            seen = {"seen": min(len(what["jobs"]) + 1, JOBS_PER_WAIT)}
         while True:
             left_s = min(SLICE_S, max(0.0, self._deadline - time.monotonic()))
             asked = {**what, **seen, "timeout_ms": int(left_s * 1000)}

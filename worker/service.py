@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from worker.loop import WorkerLoop
 
 OnReady = Callable[[dict[str, Any]], None]
-OnRefused = Callable[[QueuectlError], None]
+OnRefused = Callable[[QueuectlError], object]
 
 PATIENCE_MS = 2000  # how long a broker that is away is waited for when a worker stops
 ERRAND_MS = 5000  # how long the last words of a worker that died are tried to be told

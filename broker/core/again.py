@@ -76,7 +76,7 @@ def _without_held(chosen: Chosen) -> Chosen:
 
 def surplus(core: State, jobs: Sequence[Known]) -> dict[int, QueuectlError]:
     """Those of jobs that are over for which the backlog has no room, and why."""
-    return Backlog(core).surplus((job.seq, core.queues[job.bucket]) for job in jobs)
+    return Backlog(core).surplus((job, core.queues[job.bucket]) for job in jobs)
 
 
 def _hasten(core: State, turn: Turn, jobs: Sequence[tuple[int, Known]], due: Due) -> None:

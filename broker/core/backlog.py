@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from broker.core.state import State
+from broker.store.rows import Known
 from queuectl.errors import QueuectlError, QueueFull
 
 
@@ -41,14 +42,15 @@ class Backlog:
         for queue, more in queues.items():
             self._in_queue[queue] += more
 
-    def surplus(self, jobs: Iterable[tuple[int, str]], *, are_new: bool = True) -> dict[int, QueuectlError]:
-        """Of jobs (seq and queue) that are to wait again, or elsewhere, those for which there is no room, and why."""
+    def surplus(self, jobs: Iterable[tuple[Known, str]], *, are_new: bool = True) -> dict[int, QueuectlError]:
+        """Of jobs that are to wait again, or elsewhere, in that queue, those for which there is no room, and why."""
         refused: dict[int, QueuectlError] = {}
-        for seq, queue in jobs:
+        for job, queue in jobs:
             try:
                 (self.take if are_new else self.move)({queue: 1})
             except QueueFull as error:
-                refused[seq] = error
+                words = f"there is no room for job '{job.id}': {error.message}"
+                refused[job.seq] = QueueFull(words, hint=error.hint, details={**error.details, "id": job.id})
         return refused
 
     def _waiting(self, queue: str) -> int:
@@ -63,7 +65,7 @@ def _refuse_above(core: State, limit: str, jobs: int, where: str) -> None:
     assert isinstance(most, int | None)
     if most is not None and jobs > most:
         raise QueueFull(
-            f"at most {most} jobs may wait or run {where} ({limit})",
+            f"at most {most} job{'s' * (most != 1)} may wait or run {where} ({limit})",
             hint=f"try again when some are done, or raise it: queuectl config set {limit} N",
             details={"limit": limit, "value": most},
         )

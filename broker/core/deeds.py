@@ -116,7 +116,8 @@ def worker_stop(core: State, turn: Turn, by: Actor, args: WorkerStop) -> dict[st
     """Tell workers to stop; the reply names them."""
     chosen = {holder.worker.name: holder for holder in core.holders.values()}
     if args.workers:
-        named = [_worker_named(set(chosen), text) for text in args.workers]
+        boots = {holder.worker.boot: name for name, holder in chosen.items()}  # as jobs see it in their environment
+        named = [boots.get(text) or _worker_named(set(chosen), text) for text in args.workers]
         chosen = {name: chosen[name] for name in named}
     farewells.remember(core, turn, chosen.values(), at_once=args.now)
     for name, holder in chosen.items():

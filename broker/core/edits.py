@@ -55,7 +55,7 @@ def _given(edits: Edits) -> dict[str, Any]:
 
 def _crowded(core: State, chosen: Chosen, queue: str) -> dict[int, QueuectlError]:
     """Those for which there is no room in this queue."""
-    movers = [(job.seq, queue) for job in chosen.jobs if core.queues[job.bucket] != queue]
+    movers = [(job, queue) for job in chosen.jobs if core.queues[job.bucket] != queue]
     return Backlog(core).surplus(movers, are_new=False)
 
 

@@ -119,6 +119,16 @@ def test_no_broker_is_started_where_one_was_started_on_purpose(q: CommandLine, h
     assert not (q.home.path / "queue.db").exists() or "--data-dir" not in how
 
 
+def test_log_of_a_background_broker_is_for_programs_whoever_starts_another(q: CommandLine) -> None:
+    q.ok(*ENQUEUE)
+    refused = q.run("broker", "start", "--detach")
+    q.ok(*ENQUEUE)
+
+    assert (refused.code, "a broker of this home runs already" in refused.stderr) == (4, True)
+    lines = (q.home.path / "logs" / "broker.log").read_text().splitlines()
+    assert {json.loads(line)["service"] for line in lines} == {"queuectl-broker"}
+
+
 def test_broker_is_started_again_after_one_that_was_detached(q: CommandLine) -> None:
     q.broker().signal(signal.SIGTERM)
     until(lambda: q.run("broker", "status").code == 69)

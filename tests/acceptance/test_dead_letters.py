@@ -150,7 +150,8 @@ def test_where_there_is_no_room_for_all_each_that_stays_dead_is_told(dead: Comma
     dead.ok("config", "set", "max_backlog", "9")
     ran = dead.run("dlq", "retry", "--all")
     assert (ran.code, ran.stdout) == (75, f"Job {third} moved back to queue as 'pending'.\n")
-    assert ran.stderr == "error: at most 2 jobs may wait or run in queue 'mail' (max_queue_backlog)\n"
+    words = f"there is no room for job '{second}': at most 2 jobs may wait or run in queue 'mail' (max_queue_backlog)"
+    assert ran.stderr == f"error: {words}\n"
 
 
 def test_dead_jobs_go_out_and_come_in_elsewhere(dead: CommandLine, tmp_path: Path) -> None:

@@ -141,9 +141,11 @@ def test_a_database_that_is_not_ours_is_refused_and_left_alone(
     database = stopped.data_dir / "queue.db"
     spoil(database)
     before = database.read_bytes() if database.is_file() else b""
+    database.chmod(0o644)
 
     assert words in refused(stopped, 1, "database_refused")
     assert (database.read_bytes() if database.is_file() else b"") == before
+    assert database.stat().st_mode & 0o777 == 0o644
     assert not database.with_name("queue.db-wal").exists()
 
 

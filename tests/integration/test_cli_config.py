@@ -148,6 +148,14 @@ def test_data_dir_with_a_queue_is_not_to_be_moved_into(home: Path, tmp_path: Pat
     assert "mv " not in ran.err
 
 
+def test_wrong_setting_is_mended_by_the_command(home: Path) -> None:
+    (home / "config.toml").write_text('log-level = "loud"\n')
+
+    assert run_cli("list").code == 2
+    assert run_cli("config", "set", "log-level", "info").code == 0
+    assert run_cli("config", "show", "--no-autostart").code == 69
+
+
 def test_data_dir_of_no_queue_has_nothing_to_be_moved(home: Path, tmp_path: Path) -> None:
     assert run_cli("config", "set", "data-dir", str(tmp_path / "db")).err == "It applies at the next broker start.\n"
 

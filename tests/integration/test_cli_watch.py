@@ -66,7 +66,7 @@ def test_off_a_terminal_one_status_follows_the_other(broker: ScriptedBroker, wat
     assert (ran.code, watcher.waits) == (130, [2.0] * 4)
     assert ran.out.count("running for 1m15s") == 2
     assert "\x1b" not in ran.out
-    assert re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", ran.out, flags=re.MULTILINE) != []
+    assert re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d$", ran.out, flags=re.MULTILINE) != []
     assert ran.err.count("waiting for the broker: the broker does not answer\\x1b[2J") == 1
 
 

@@ -405,6 +405,17 @@ def test_wait_is_over_in_time_though_the_broker_says_nothing(
     assert len(broker.asked) == 1
 
 
+def test_progress_is_asked_for_from_the_first_request_on(broker: ScriptedBroker, client: Client) -> None:
+    replies = iter([{"done": False, "jobs_left": 2}, {"done": False, "jobs_left": 1}, {"done": True, "jobs_left": 0}])
+    broker.on("wait", lambda _: next(replies))
+    told: list[int] = []
+
+    client.wait(["a1", "a2"], progress=told.append)
+
+    assert told == [2, 1, 0]
+    assert [asked.args.get("seen") for asked in broker.asked] == [3, 2, 1]
+
+
 def test_progress_is_told_when_it_is_another(broker: ScriptedBroker, client: Client) -> None:
     left = iter([3, 3, 2, 2, 0])
     broker.on("wait", lambda _: {"jobs_left": (now := next(left)), "done": not now, "jobs": []})

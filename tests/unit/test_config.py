@@ -113,7 +113,16 @@ def test_refusal_says_where_it_came_from(home: Path, environ: dict[str, str], me
 def test_setting_of_the_queue_is_refused_with_the_line_to_use(home: Path) -> None:
     (home / "config.toml").write_text("max-retries = 5\n")
 
-    assert refused(home).hint == "set it once for all: queuectl config set max_retries 5"
+    mend = "it is set once for all by: queuectl config set max_retries 5"
+    assert refused(home).hint == f"take it out of {home / 'config.toml'}; {mend}"
+    (home / "config.toml").unlink()
+    assert refused(home, QUEUECTL_MAX_RETRIES="5").hint == f"unset QUEUECTL_MAX_RETRIES; {mend}"
+
+
+def test_value_that_is_wrong_says_how_it_is_taken_away(home: Path) -> None:
+    (home / "config.toml").write_text('log-level = "loud"\n')
+
+    assert refused(home).hint == f"take it out of {home / 'config.toml'}, or write another"
 
 
 def test_unknown_setting_says_what_was_meant(home: Path) -> None:

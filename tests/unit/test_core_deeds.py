@@ -244,6 +244,8 @@ def test_one_worker_is_told_to_stop_now(broker: BrokerHarness) -> None:
 
     assert reply["workers"] == ["host-a-610000"]
     assert one.take(Stop).now is True
+    assert broker.ask("worker_stop", workers=[one.boot])["workers"] == ["host-a-610000"]
+    assert one.take(Stop).now is False
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,7 @@ def test_jobs_that_run_again_take_room(broker: BrokerHarness, exit_code: int) ->
     assert reply["ids"] == [ids[0], ids[2]]
     [skipped] = reply["skipped"]
     assert (skipped["id"], skipped["code"], skipped["details"]["limit"]) == (ids[1], "queue_full", "max_queue_backlog")
+    assert skipped["message"].startswith(f"there is no room for job '{ids[1]}': at most 1 job may wait")
     broker.check_invariants()
 
 
