@@ -60,7 +60,7 @@ class WorkerLoop:
         rooms: Rooms,
         on_ready: Callable[[str, str], None],
         *,
-        on_refused: Callable[[QueuectlError], None] | None = None,
+        on_refused: Callable[[QueuectlError], object] | None = None,
         clock: Callable[[], Now] = read_clock,
     ) -> None:
         self.core = core
