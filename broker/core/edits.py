@@ -21,7 +21,7 @@ from broker.store.rows import DUE_LATER, HELD, Known
 from queuectl.errors import BadRequest, QueuectlError, WrongState
 from queuectl.jobs import JobSpec, parse_changes
 from queuectl.requests import Edit, Edits
-from queuectl.times import parse_rfc3339
+from queuectl.times import parse_rfc3339, rfc3339
 
 
 def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
@@ -36,6 +36,8 @@ def edit(core: State, turn: Turn, by: Actor, args: Edit) -> dict[str, Any]:
         chosen = chosen.without(_spent(core, chosen, args.changes.max_retries))
     if args.changes.queue is not None:
         chosen = chosen.without(_crowded(core, chosen, args.changes.queue))
+    if wanted.delay is not None or wanted.run_at is not None:
+        chosen = chosen.without(_over_before(core, turn, chosen, wanted))
     if not args.dry:
         before = core.store.changes.editable(job.seq for job in chosen.jobs)
         now = [_edited(core, turn, job, wanted, changes) for job in before]
@@ -70,6 +72,18 @@ def _spent(core: State, chosen: Chosen, max_retries: int) -> dict[int, QueuectlE
         for job in core.store.changes.editable(job.seq for job in chosen.jobs)
         if 0 < job.attempts >= max_retries
     }
+
+
+def _over_before(core: State, turn: Turn, chosen: Chosen, wanted: JobSpec) -> dict[int, QueuectlError]:
+    """Those whose time would be over before they may start."""
+    refused: dict[int, QueuectlError] = {}
+    for job in core.store.changes.editable(job.seq for job in chosen.jobs):
+        run_at_ms = _run_at_ms(turn, job, wanted)
+        for name, limit_ms in (("expires", job.expires_ms), ("deadline", job.deadline_ms)):
+            if limit_ms is not None and limit_ms <= run_at_ms:
+                words = f"job '{job.id}' would be over before it may start: its {name} is {rfc3339(limit_ms)}"
+                refused[job.seq] = WrongState(words, details={"id": job.id, name: rfc3339(limit_ms)})
+    return refused
 
 
 def _edited(core: State, turn: Turn, job: Editable, wanted: JobSpec, changes: dict[str, Any]) -> Editable:

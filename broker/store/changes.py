@@ -33,7 +33,7 @@ RESPECIFY = "UPDATE spec SET command = ?, max_retries = ?, timeout_ms = ? WHERE 
 # A waiting job as far as it may be edited.
 EDITABLE = """
 SELECT j.seq, j.id, bucket, priority, state, ready, run_at_ms, losses, attempts, created_at_ms,
-       command, max_retries, timeout_ms
+       command, max_retries, timeout_ms, iif(j.attempt = 0, expires_ms, NULL), deadline_ms
 FROM json_each(?) CROSS JOIN job j ON j.seq = json_each.value CROSS JOIN spec s ON s.seq = j.seq"""
 
 # What few jobs have.
@@ -120,6 +120,8 @@ class Editable(NamedTuple):
     command: str
     max_retries: int
     timeout_ms: int | None
+    expires_ms: int | None  # None, too, once it was started
+    deadline_ms: int | None
 
 
 class Overdue(NamedTuple):

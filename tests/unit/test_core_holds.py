@@ -209,6 +209,26 @@ def test_held_job_stays_held_when_it_is_edited(broker: BrokerHarness) -> None:
     assert broker.job("a1")["held"]
 
 
+def test_job_is_not_moved_behind_its_own_end(broker: BrokerHarness) -> None:
+    worker = broker.worker()
+    worker.hello()
+    broker.enqueue("retried", expires=100.0, max_retries=2, backoff=[1000.0])
+    worker.finish(worker.grant(), 1)
+    broker.enqueue("expires", hold=True, expires=100.0)
+    broker.enqueue("ends", hold=True, deadline=100.0)
+    broker.enqueue("free", hold=True)
+    ids = ["a1", "a2", "a3", "a4"]
+
+    reply = broker.ask("edit", select={"ids": ids}, changes={"delay": 100.0})
+
+    assert reply["ids"] == ["a1", "a4"]
+    assert [(each["id"], *(each["details"].keys() - {"id"})) for each in reply["skipped"]] == [
+        ("a2", "expires"),
+        ("a3", "deadline"),
+    ]
+    assert broker.ask("edit", select={"ids": ids}, changes={"delay": 99.0})["skipped"] == []
+
+
 def test_jobs_that_run_are_not_edited(broker: BrokerHarness) -> None:
     broker.enqueue("x")
     worker = broker.worker()
