@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -50,7 +50,8 @@ def logs(
     """Print the kept output of a job, byte for byte.
 
     On a terminal, control characters are shown as escapes. Where bytes were not kept, a line says how many. With -f it
-    goes on while the job runs, over its attempts, and over restarts of the broker. --json prints one object a line.
+    goes on while the job runs, over its attempts, and over restarts of the broker. --json prints one object a line, and
+    with -f or all attempts one more for the end of each: its outcome, and whether it is the last.
 
     \b
     Examples:
@@ -76,7 +77,11 @@ def logs(
         on_wait=Reasons(session, job_id).tell,
     )
     shows_ends = follow or number == ALL
-    writer = _JsonWriter() if session.as_json else _Writer(session.note, timestamps=timestamps, shows_ends=shows_ends)
+    writer = (
+        _JsonWriter(shows_ends=shows_ends)
+        if session.as_json
+        else _Writer(session.note, timestamps=timestamps, shows_ends=shows_ends)
+    )
     try:
         if lines is not None:
             _write(writer, last_lines(reader, lines))
@@ -148,8 +153,9 @@ def _start_of_last(data: bytes, lines: int) -> int:
 class _JsonWriter:
     """One JSON object for each piece, none of which ends within a letter."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_ends: bool = False) -> None:
         self.wrote_any = False
+        self._shows_ends = shows_ends
         self._letters = Letters()
 
     def write(self, piece: Chunk) -> None:
@@ -157,8 +163,10 @@ class _JsonWriter:
         self._tell(self._letters.cut(piece))
 
     def end(self, end: AttemptEnd | None) -> None:
-        """What is printed is output: of its end nothing is said."""
+        """One more object where attempts follow one another, or the end is waited for."""
         self._tell(self._letters.rest())
+        if self._shows_ends and end is not None and end.outcome is not None:
+            click.echo(json.dumps(asdict(end)))
 
     def _tell(self, pieces: list[Chunk]) -> None:
         for piece in pieces:

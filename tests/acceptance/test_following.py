@@ -107,6 +107,8 @@ def test_logs_of_all_attempts_the_last_lines_and_times(fast: CommandLine) -> Non
     assert all("T" in line.split()[0] for line in stamped)
     objects = [json.loads(line) for line in fast.ok("logs", job, "--json", "--attempt", "all").splitlines()]
     assert {each["attempt"] for each in objects} == {1, 2}
+    ends = [(each["attempt"], each["exit_code"], each["is_last"]) for each in objects if "outcome" in each]
+    assert (ends, "outcome" in objects[-1]) == ([(1, 1, False), (2, 1, True)], True)
     assert fast.run("logs", job, "--attempt", "nothing").code == 2
     assert fast.run("logs", job, "--attempt", "all", "-n", "1").code == 2
 
