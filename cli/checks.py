@@ -102,7 +102,7 @@ def _home(case: Case) -> Finding:
 def _configuration(case: Case) -> Finding:
     config = case.session.config
     changed = [f"{key} from {origin}" for key, origin in config.origins.items() if origin != "default"]
-    return Finding(OK, "; ".join(changed) or "all defaults")
+    return Finding(OK, "; ".join(changed) or "all defaults on this machine")
 
 
 # --- the broker ------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _clock(case: Case) -> Finding:
 def _disk(case: Case) -> Finding:
     broker = case.status["broker"]
     if broker.get("accepting") is False:
-        return Finding(FAIL, "the broker takes no new jobs", "free some room on its disk, or purge jobs that are over")
+        return Finding(FAIL, "the broker takes no new jobs", "free some room on its disk, of which min_free is to be left, or purge jobs")
     place = broker.get("data_dir")
     if place is None or not case.session.config.is_local:
         return Finding(OK, "the broker takes new jobs")
