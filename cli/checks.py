@@ -149,7 +149,8 @@ def _clock(case: Case) -> Finding:
 def _disk(case: Case) -> Finding:
     broker = case.status["broker"]
     if broker.get("accepting") is False:
-        return Finding(FAIL, "the broker takes no new jobs", "free some room on its disk, of which min_free is to be left, or purge jobs")
+        mend = "free some room on its disk, of which min_free is to be left, or purge jobs that are over"
+        return Finding(FAIL, "the broker takes no new jobs", mend)
     place = broker.get("data_dir")
     if place is None or not case.session.config.is_local:
         return Finding(OK, "the broker takes new jobs")
