@@ -25,7 +25,7 @@ class Backlog:
 
         Raises QueueFull if there are too many, then none of them is taken.
         """
-        jobs, all_queues = sum(queues.values()), Counter(queues) + Counter(moved)
+        jobs, all_queues = sum(queues.values()), Counter(queues) + Counter(moved) if moved else queues
         _refuse_above(self._core, "max_backlog", self._in_all + jobs, "in all queues")
         new = self._new | {queue for queue in all_queues if queue not in self._core.buckets}
         self._core.refuse_new_queues(new)
