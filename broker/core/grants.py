@@ -79,13 +79,14 @@ def _push(core: State, turn: Turn, session: Session, leases: list[tuple[Lease, C
     grants: list[Grant] = []
     chars = 0
     for lease, candidate in leases:
-        if grants and chars + candidate.size > PUSH_CHARS:
+        size = candidate.size
+        if grants and chars + size > PUSH_CHARS:
             session.pushes += 1
             turn.send(session.route, Push(session.number, session.pushes, grants))
             grants, chars = [], 0
         lease.push = session.pushes + 1
         grants.append(_grant(core, turn, lease, candidate))
-        chars += candidate.size
+        chars += size
     session.pushes += 1
     turn.send(session.route, Push(session.number, session.pushes, grants))
 

@@ -7,6 +7,8 @@ stale and changes nothing: so a late worker can never overwrite its successor.
 
 from __future__ import annotations
 
+from typing import Any
+
 from broker.core import feed, outputs
 from broker.core.adoption import adopt_to_end
 from broker.core.memory import Holder, Lease, Session
@@ -102,18 +104,17 @@ def _late(core: State, turn: Turn, result: Result) -> str:
 
 
 def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> None:
-    decision = _unless_cancelled(
-        lease,
-        decide_outcome(
-            outcome,
-            lease.policy,
-            attempts=lease.attempts,
-            losses=lease.losses,
-            chance=core.chance.random(),
-            code=code_of(outcome, result.exit_code, result.signal),
-            left_ms=None if lease.deadline_ms is None else lease.deadline_ms - turn.now.wall_ms,
-        ),
+    decision = decide_outcome(
+        outcome,
+        lease.policy,
+        attempts=lease.attempts,
+        losses=lease.losses,
+        chance=core.chance.random(),
+        code=code_of(outcome, result.exit_code, result.signal),
+        left_ms=None if lease.deadline_ms is None else lease.deadline_ms - turn.now.wall_ms,
     )
+    if lease.cancel is not None:
+        decision = _unless_cancelled(lease, decision)
     turn.settled.add(lease.lease)
     turn.ended.append(_heard(turn, lease, outcome, result))
     if result.stdout_bytes or result.stderr_bytes:
@@ -141,9 +142,10 @@ def _record(core: State, turn: Turn, lease: Lease, outcome: Outcome, result: Res
 
 def _note_end(turn: Turn, lease: Lease, decision: Decision, result: Result) -> None:
     state, worker = _AFTER[decision.event], lease.holder.worker.worker
-    told = (result.outcome, result.exit_code, result.signal, result.duration_ms, state)
-    again = (turn.now.wall_ms + decision.delay_ms,) if decision.event is Event.RETRY else ()
-    turn.note(feed.FINISHED, lease.job, lease.attempt, worker, *told, *again)
+    told: tuple[Any, ...] = (result.outcome, result.exit_code, result.signal, result.duration_ms, state)
+    if decision.event is Event.RETRY:
+        told = (*told, turn.now.wall_ms + decision.delay_ms)
+    turn.note(feed.FINISHED, lease.job, lease.attempt, worker, *told)
 
 
 def _heard(turn: Turn, lease: Lease, outcome: Outcome, result: Result) -> AttemptRow:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from shlex import quote
@@ -193,9 +193,9 @@ class Connection:
         """All rows of a question; no cursor stays open, it would pin the WAL."""
         return self._do(lambda: self._db.execute(sql, parameters).fetchall())
 
-    def query_while(self, sql: str, parameters: Sequence[Any], take: Callable[[tuple[Any, ...]], bool]) -> None:
-        """Hand over one row after the other while `take` wants more: those after that are not read."""
-        self._do(lambda: _hand_over(self._db.execute(sql, parameters), take))
+    def query_some(self, sql: str, parameters: Sequence[Any], read: Callable[[Iterator[tuple[Any, ...]]], T]) -> T:
+        """What `read` makes of the rows; those that it leaves are not read at all."""
+        return self._do(lambda: _read(self._db.execute(sql, parameters), read))
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
@@ -227,11 +227,9 @@ class Connection:
             raise _meaning(error) from error
 
 
-def _hand_over(cursor: sqlite3.Cursor, take: Callable[[tuple[Any, ...]], bool]) -> None:
+def _read(cursor: sqlite3.Cursor, read: Callable[[Iterator[tuple[Any, ...]]], T]) -> T:
     with closing(cursor):
-        for row in cursor:
-            if not take(row):
-                return
+        return read(cursor)
 
 
 def _meaning(error: sqlite3.Error) -> QueuectlError:

@@ -193,18 +193,17 @@ class Jobs:
         return {row.id: row for row in self._candidates(SPECIFIED, (json.dumps(list(ids)),), bytes_max)}
 
     def _candidates(self, sql: str, parameters: Sequence[Any], bytes_max: float) -> list[Candidate]:
-        found: list[Candidate] = []
-        left = bytes_max
+        def read(rows: Iterable[tuple[Any, ...]]) -> list[Candidate]:
+            found: list[Candidate] = []
+            left = bytes_max
+            for job in map(Candidate._make, rows):
+                found.append(job)
+                left -= job.size
+                if left <= 0:
+                    break
+            return found
 
-        def take(row: tuple[Any, ...]) -> bool:
-            nonlocal left
-            job = Candidate._make(row)
-            found.append(job)
-            left -= job.size
-            return left > 0
-
-        self._db.query_while(sql, parameters, take)
-        return found
+        return self._db.query_some(sql, parameters, read)
 
     def lease(self, grants: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Lease jobs that are ready: (lease, worker, slot, now_ms, seq) each."""

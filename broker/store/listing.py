@@ -8,7 +8,7 @@ order of arrival. What is left is looked at row by row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -165,16 +165,11 @@ class Listing:
 
     def _hand_over(self, wanted: Filter, columns: str, below_seq: int, floor: int, take: Take) -> int | None:
         """The seq of the row with which `take` had enough; None: these were all."""
-        stopped_at: int | None = None
 
-        def hand(row: tuple[Any, ...]) -> bool:
-            nonlocal stopped_at
-            wants_more = take(row)
-            stopped_at = None if wants_more else row[0]
-            return wants_more
+        def read(rows: Iterable[tuple[Any, ...]]) -> int | None:
+            return next((int(row[0]) for row in rows if not take(row)), None)
 
-        self._db.query_while(*statement(wanted, columns, below_seq, floor), hand)
-        return stopped_at
+        return self._db.query_some(*statement(wanted, columns, below_seq, floor), read)
 
     def _newest(self, below_seq: int) -> int:
         """The newest job before a place; 0: there is none."""

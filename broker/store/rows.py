@@ -56,6 +56,8 @@ class Candidate(NamedTuple):
     @property
     def size(self) -> int:
         """Characters and bytes of what is of any length."""
+        if self.env is None and self.stdin is None:  # as most are
+            return len(self.command)
         return len(self.command) + len(self.env or b"") + len(self.stdin or b"")
 
 
